@@ -1,0 +1,100 @@
+//! The sites where containers run and what one node of each offers (contract service.md, section 4).
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A compute site; the wire format calls it `cluster`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Site {
+    /// NERSC's Perlmutter through JAWS. Known, never available in this system.
+    #[serde(rename = "perlmutter-jaws")]
+    PerlmutterJaws,
+    /// LBNL's Lawrencium through JAWS. Known, never available in this system.
+    #[serde(rename = "lawrencium-jaws")]
+    LawrenciumJaws,
+    /// KBase's HTCondor pool.
+    #[serde(rename = "kbase")]
+    Kbase,
+    /// Executors as child processes of the service; our addition to the contract's list.
+    #[serde(rename = "local")]
+    Local,
+}
+
+/// What a site's nodes offer a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SiteLimits {
+    /// Number of nodes, if known.
+    pub nodes: Option<u32>,
+    /// CPUs of one node: the most a container may ask for.
+    pub cpus_per_node: u32,
+    /// Memory of one node in GB (10^9 bytes).
+    pub memory_per_node_gb: u32,
+    /// Longest runtime in minutes.
+    pub max_runtime_min: u32,
+}
+
+impl Site {
+    /// Every site, in the contract's order, ours last.
+    pub const ALL: [Self; 4] =
+        [Self::PerlmutterJaws, Self::LawrenciumJaws, Self::Kbase, Self::Local];
+
+    /// The name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PerlmutterJaws => "perlmutter-jaws",
+            Self::LawrenciumJaws => "lawrencium-jaws",
+            Self::Kbase => "kbase",
+            Self::Local => "local",
+        }
+    }
+
+    /// The site's limits.
+    #[must_use]
+    pub const fn limits(self) -> SiteLimits {
+        match self {
+            Self::PerlmutterJaws => SiteLimits {
+                nodes: Some(3072),
+                cpus_per_node: 256,
+                memory_per_node_gb: 492,
+                max_runtime_min: 2865,
+            },
+            Self::LawrenciumJaws => SiteLimits {
+                nodes: Some(8),
+                cpus_per_node: 32,
+                memory_per_node_gb: 492,
+                max_runtime_min: 4305,
+            },
+            Self::Kbase | Self::Local => SiteLimits {
+                nodes: None,
+                cpus_per_node: 168,
+                memory_per_node_gb: 990,
+                max_runtime_min: 10065,
+            },
+        }
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The name is no site's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a site; the sites are perlmutter-jaws, lawrencium-jaws, kbase and local")]
+pub struct UnknownSite(String);
+
+impl FromStr for Site {
+    type Err = UnknownSite;
+
+    fn from_str(text: &str) -> Result<Self, UnknownSite> {
+        Self::ALL
+            .into_iter()
+            .find(|site| site.as_str() == text)
+            .ok_or_else(|| UnknownSite(text.to_owned()))
+    }
+}

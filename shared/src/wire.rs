@@ -1,0 +1,8 @@
+//! REST and Kafka payloads, named as in the contract's OpenAPI document. Absent members are left
+//! out, never null, unless a type says otherwise.
+
+pub mod container;
+pub mod error;
+pub mod image;
+pub mod job;
+pub mod root;
