@@ -53,7 +53,11 @@ pub(crate) fn run(file: &str, check: impl Fn(&Row) -> Result<(), String>) {
     let rows = rows(file);
     let failures: Vec<String> = rows
         .iter()
-        .filter_map(|row| check(row).err().map(|failure| format!("{}: {failure}", row.name)))
+        .filter_map(|row| {
+            check(row)
+                .err()
+                .map(|failure| format!("{}: {failure}", row.name))
+        })
         .collect();
     assert!(
         failures.is_empty(),
@@ -73,6 +77,8 @@ pub(crate) fn equal<T: PartialEq + std::fmt::Debug>(
     if actual == expected {
         Ok(())
     } else {
-        Err(format!("{what}\n    is       {actual:?}\n    expected {expected:?}"))
+        Err(format!(
+            "{what}\n    is       {actual:?}\n    expected {expected:?}"
+        ))
     }
 }
