@@ -11,13 +11,20 @@ fn s3_paths() {
     let faults: Vec<String> = rows
         .iter()
         .filter_map(|row| {
-            let text = row.input.as_str().expect("the input of every row is a string");
+            let text = row
+                .input
+                .as_str()
+                .expect("the input of every row is a string");
             let actual = match S3Path::parse(text) {
                 Ok(path) => json!({"ok": path.to_string()}),
                 Err(error) => json!({"error": error.kind()}),
             };
-            (actual != row.expect)
-                .then(|| format!("{}: {text:?} gave {actual}, expected {}", row.name, row.expect))
+            (actual != row.expect).then(|| {
+                format!(
+                    "{}: {text:?} gave {actual}, expected {}",
+                    row.name, row.expect
+                )
+            })
         })
         .collect();
     assert_no_faults("s3_paths.jsonl", rows.len(), &faults);
