@@ -4,8 +4,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+mod buckets;
 mod container_args;
 mod crc64nvme;
 mod file_locations;
 mod loader;
+mod s3_paths;
 mod split;
