@@ -7,5 +7,7 @@
 mod container_args;
 mod crc64nvme;
 mod file_locations;
+mod job_flow;
 mod loader;
 mod split;
+mod subjob_lift;
