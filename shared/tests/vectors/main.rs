@@ -8,6 +8,8 @@ mod buckets;
 mod container_args;
 mod crc64nvme;
 mod file_locations;
+mod job_flow;
 mod loader;
 mod s3_paths;
 mod split;
+mod subjob_lift;
