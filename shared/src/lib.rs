@@ -39,4 +39,5 @@ pub mod split;
 pub mod state;
 pub mod timestamp;
 mod unicode;
+mod validation;
 pub mod wire;
