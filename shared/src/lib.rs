@@ -40,4 +40,5 @@ pub mod split;
 pub mod state;
 pub mod timestamp;
 mod unicode;
+mod validation;
 pub mod wire;

@@ -9,6 +9,7 @@ mod container_args;
 mod crc64nvme;
 mod file_locations;
 mod job_flow;
+mod job_input;
 mod loader;
 mod s3_paths;
 mod split;
