@@ -29,7 +29,9 @@ impl FromStr for JobId {
 
     /// Accepts every form a UUID parser takes: any case, with or without hyphens, braces, `urn:uuid:`.
     fn from_str(text: &str) -> Result<Self, InvalidJobId> {
-        Uuid::parse_str(text.trim()).map(Self).map_err(|_| InvalidJobId(text.to_owned()))
+        Uuid::parse_str(text.trim())
+            .map(Self)
+            .map_err(|_| InvalidJobId(text.to_owned()))
     }
 }
 

@@ -201,7 +201,11 @@ impl InputFiles {
             Self::Files(files) => files.clone(),
             Self::Paths(paths) => paths
                 .iter()
-                .map(|path| InputFile { file: path.clone(), crc64nvme: None, data_id: None })
+                .map(|path| InputFile {
+                    file: path.clone(),
+                    crc64nvme: None,
+                    data_id: None,
+                })
                 .collect(),
         }
     }

@@ -38,4 +38,5 @@ pub mod site;
 pub mod split;
 pub mod state;
 pub mod timestamp;
+mod unicode;
 pub mod wire;

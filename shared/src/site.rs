@@ -37,8 +37,12 @@ pub struct SiteLimits {
 
 impl Site {
     /// Every site, in the contract's order, ours last.
-    pub const ALL: [Self; 4] =
-        [Self::PerlmutterJaws, Self::LawrenciumJaws, Self::Kbase, Self::Local];
+    pub const ALL: [Self; 4] = [
+        Self::PerlmutterJaws,
+        Self::LawrenciumJaws,
+        Self::Kbase,
+        Self::Local,
+    ];
 
     /// The name on the wire.
     #[must_use]

@@ -15,7 +15,10 @@ use serde::{Deserialize, Serialize};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the diagram above says it better than one line each")]
+#[expect(
+    missing_docs,
+    reason = "the diagram above says it better than one line each"
+)]
 pub enum JobState {
     Created,
     DownloadSubmitted,

@@ -1,0 +1,13 @@
+//! The contract's vectors, run whole: one module per vector file.
+//!
+//! Set `CTS_VECTORS_DIR` to run another directory of the same format.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+mod buckets;
+mod container_args;
+mod crc64nvme;
+mod file_locations;
+mod loader;
+mod s3_paths;
+mod split;
