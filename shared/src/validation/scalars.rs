@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use super::{Checked, Fault};
 
@@ -47,29 +47,19 @@ where
 }
 
 /// An integer of any size; those beyond 128 bits become the largest or smallest.
-pub(crate) fn any_integer(value: &Value) -> Result<i128, Fault> {
-    match value {
-        Value::Bool(flag) => Ok(i128::from(*flag)),
-        Value::Number(number) => {
-            let integer = number
-                .as_i64()
-                .map(i128::from)
-                .or(number.as_u64().map(i128::from));
-            integer
-                .or_else(|| number.as_f64().and_then(integral))
-                .ok_or_else(|| {
-                    Fault::new("int_from_float", value, "give a number without a fraction")
-                })
-        }
-        Value::String(text) => integer_in_text(text).ok_or_else(|| {
-            Fault::new(
-                "int_parsing",
-                value,
-                "give an integer; this text does not hold one",
-            )
-        }),
-        _ => Err(Fault::new("int_type", value, "give an integer")),
-    }
+pub(crate) fn any_integer(value: &Value) -> Checked<i128> {
+    let fault = |kind, message| Err(Fault::new(kind, value, message).into());
+    let (read, kind, message) = match value {
+        Value::Bool(flag) => (Some(i128::from(*flag)), "", ""),
+        Value::Number(number) => (
+            integral(number),
+            "int_from_float",
+            "give a number without a fraction",
+        ),
+        Value::String(text) => (integer_in_text(text), "int_parsing", "give an integer"),
+        _ => (None, "int_type", "give an integer"),
+    };
+    read.map_or_else(|| fault(kind, message), Ok)
 }
 
 /// The integer that `text` holds, if it does.
@@ -87,32 +77,40 @@ pub(crate) fn integer_in_text(text: &str) -> Option<i128> {
     Some(digits.parse().unwrap_or(beyond))
 }
 
-/// The number without its fraction, if it has none.
-fn integral(number: f64) -> Option<i128> {
+/// The number as an integer, if it has no fraction.
+fn integral(number: &Number) -> Option<i128> {
+    if let Some(integer) = number.as_i64() {
+        return Some(i128::from(integer));
+    }
+    let float = number.as_f64()?;
     #[expect(
         clippy::cast_possible_truncation,
         reason = "saturates; the bounds refuse it then"
     )]
-    (number.fract() == 0.0).then_some(number as i128)
+    (float.fract() == 0.0).then_some(float as i128)
 }
 
 /// A boolean, 1 or 0, or one of the usual words.
 pub(crate) fn boolean(value: &Value) -> Checked<bool> {
-    let flag = match value {
-        Value::Bool(flag) => Some(*flag),
-        Value::String(text) => match text.to_ascii_lowercase().as_str() {
-            "true" | "t" | "yes" | "y" | "on" | "1" => Some(true),
-            "false" | "f" | "no" | "n" | "off" | "0" => Some(false),
-            _ => None,
-        },
-        Value::Number(_) if any_integer(value).is_ok() => match any_integer(value) {
-            Ok(1) => Some(true),
-            Ok(0) => Some(false),
-            _ => None,
-        },
-        _ => return Err(Fault::new("bool_type", value, "give true or false").into()),
+    let word = match value {
+        Value::Bool(flag) => return Ok(*flag),
+        Value::String(text) => text.to_ascii_lowercase(),
+        Value::Number(number) => integral(number).map_or_else(String::new, |n| n.to_string()),
+        _ => String::new(),
     };
-    flag.ok_or_else(|| Fault::new("bool_parsing", value, "give true or false").into())
+    match word.as_str() {
+        "true" | "t" | "yes" | "y" | "on" | "1" => Ok(true),
+        "false" | "f" | "no" | "n" | "off" | "0" => Ok(false),
+        _ => {
+            let has_words = value.is_string() || !word.is_empty();
+            let kind = if has_words {
+                "bool_parsing"
+            } else {
+                "bool_type"
+            };
+            Err(Fault::new(kind, value, "give true or false").into())
+        }
+    }
 }
 
 /// What a text must be.
