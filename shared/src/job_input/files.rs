@@ -39,7 +39,14 @@ fn s3_path(value: &Value) -> Checked<String> {
 /// The fault of a path, bucket first, that cannot become a path on a disk (decisions.md, row 2).
 fn illegal_segments(path: &str) -> Option<Faults> {
     let error = check_segments(path).err()?;
-    Some(Fault::new(ILLEGAL_S3_PATH, &Value::from(path), error.to_string()).into())
+    Some(
+        Fault::new(
+            ILLEGAL_S3_PATH,
+            &Value::from(path),
+            format!("{path:?} {error}"),
+        )
+        .into(),
+    )
 }
 
 /// A bucket and a prefix; the result ends in one slash.

@@ -8,7 +8,7 @@ use regex::Regex;
 use serde::de::DeserializeOwned;
 use serde_json::{Number, Value};
 
-use super::{Checked, Fault};
+use super::{Checked, Fault, Faults};
 
 /// A number in a text: no exponent; a fraction only of zeros.
 static INTEGER: LazyLock<Regex> = LazyLock::new(|| {
@@ -48,18 +48,16 @@ where
 
 /// An integer of any size; those beyond 128 bits become the largest or smallest.
 pub(crate) fn any_integer(value: &Value) -> Checked<i128> {
-    let fault = |kind, message| Err(Fault::new(kind, value, message).into());
-    let (read, kind, message) = match value {
-        Value::Bool(flag) => (Some(i128::from(*flag)), "", ""),
-        Value::Number(number) => (
-            integral(number),
-            "int_from_float",
-            "give a number without a fraction",
-        ),
-        Value::String(text) => (integer_in_text(text), "int_parsing", "give an integer"),
-        _ => (None, "int_type", "give an integer"),
-    };
-    read.map_or_else(|| fault(kind, message), Ok)
+    let fault = |kind, message: &str| Faults::from(Fault::new(kind, value, message));
+    match value {
+        Value::Bool(flag) => Ok(i128::from(*flag)),
+        Value::Number(number) => integral(number)
+            .ok_or_else(|| fault("int_from_float", "give a number without a fraction")),
+        Value::String(text) => {
+            integer_in_text(text).ok_or_else(|| fault("int_parsing", "give an integer"))
+        }
+        _ => Err(fault("int_type", "give an integer")),
+    }
 }
 
 /// The integer that `text` holds, if it does.
@@ -157,10 +155,10 @@ impl TextRule {
 }
 
 /// Any text; nothing else becomes one.
-pub(crate) fn any_text(value: &Value) -> Result<&str, Fault> {
+pub(crate) fn any_text(value: &Value) -> Checked<&str> {
     value
         .as_str()
-        .ok_or_else(|| Fault::new("string_type", value, "give a text"))
+        .ok_or_else(|| Fault::new("string_type", value, "give a text").into())
 }
 
 /// One of a closed set of words; `words` lists them for the message.

@@ -191,8 +191,9 @@ mod tests {
             (
                 "/job_input/input_files/0/file",
                 json!("cts/in/../a"),
-                "the job document is not valid at job_input.input_files[0].file: the path \
-                 \"cts/in/../a\" has the segment \"..\"; copy the object to a key without it",
+                "the job document is not valid at job_input.input_files[0].file: \"cts/in/../a\" has \
+                 the segment \"..\"; rename the object so that each part between slashes is a file \
+                 name",
             ),
             (
                 "/job_input/runtime",
