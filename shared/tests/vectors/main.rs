@@ -7,6 +7,7 @@
 mod container_args;
 mod crc64nvme;
 mod file_locations;
+mod image_names;
 mod job_flow;
 mod loader;
 mod split;
