@@ -1,1 +1,7 @@
-//! placeholder
+//! The worker's executor: one process, one container, one working directory.
+
+pub mod collect;
+pub mod container_engine;
+pub mod object_store;
+pub mod progress;
+pub mod transfer;

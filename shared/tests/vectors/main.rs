@@ -4,11 +4,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+mod buckets;
 mod container_args;
 mod crc64nvme;
 mod file_locations;
 mod image_names;
 mod job_flow;
+mod job_input;
 mod loader;
+mod s3_paths;
 mod split;
 mod subjob_lift;

@@ -1,0 +1,1 @@
+//! Looks images up in an OCI registry.

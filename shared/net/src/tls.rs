@@ -1,0 +1,154 @@
+//! One list of trust roots, made once, given to every client of the process: the certificates
+//! bundled with the binary plus the system's (or those of `SSL_CERT_FILE`/`SSL_CERT_DIR`).
+//!
+//! A worker may have no certificate bundle at all, and a private CA may be only in the system's.
+
+use std::sync::{Arc, OnceLock};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+/// Name and version sent to every server.
+pub const USER_AGENT: &str = concat!("cts/", env!("CARGO_PKG_VERSION"));
+
+/// An HTTP client could not be built.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up TLS: {0}; check the certificates in SSL_CERT_FILE, if set")]
+pub struct TlsError(String);
+
+impl TlsError {
+    /// From the error of whatever refused the settings.
+    pub fn new(cause: &dyn std::error::Error) -> Self {
+        Self(cause.to_string())
+    }
+}
+
+/// Installs ring as the process's TLS provider. Call first thing in `main`; calling again is harmless.
+pub fn install_provider() {
+    // Fails only when a provider is installed already, which is what we want.
+    let _already_installed = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// The trusted certificates: bundled ones plus the system's. Loaded at first use, then kept.
+#[must_use]
+pub fn trust_roots() -> &'static [CertificateDer<'static>] {
+    static ROOTS: OnceLock<Vec<CertificateDer<'static>>> = OnceLock::new();
+    ROOTS.get_or_init(|| {
+        let mut roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS.to_vec();
+        let system = rustls_native_certs::load_native_certs();
+        for error in &system.errors {
+            tracing::warn!(%error, "a system certificate file could not be read");
+        }
+        roots.extend(system.certs);
+        roots
+    })
+}
+
+fn client_config(verify: Verify) -> Result<ClientConfig, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError(error.to_string()))?;
+    Ok(match verify {
+        Verify::Certificates => {
+            let mut store = RootCertStore::empty();
+            let (accepted, _ignored) = store.add_parsable_certificates(trust_roots().to_vec());
+            if accepted == 0 {
+                return Err(TlsError("no usable certificate authority".to_owned()));
+            }
+            builder.with_root_certificates(store).with_no_client_auth()
+        }
+        Verify::Nothing => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider)))
+            .with_no_client_auth(),
+    })
+}
+
+/// Whether a client checks whom it talks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// The server's certificate must lead to one of [`trust_roots`].
+    Certificates,
+    /// Any certificate will do (`S3_INSECURE`): for test systems with self-signed certificates.
+    Nothing,
+}
+
+/// A builder for HTTP clients with the process's trust roots. Redirects are never followed, so that
+/// a credential cannot travel to another host.
+///
+/// # Errors
+/// When no usable certificate authority is found.
+pub fn http_client_builder(verify: Verify) -> Result<reqwest::ClientBuilder, TlsError> {
+    let tls = match verify {
+        Verify::Nothing => client_config(verify)?,
+        Verify::Certificates => {
+            // Parsing the roots costs milliseconds; every client of the process shares one result.
+            static CONFIG: OnceLock<ClientConfig> = OnceLock::new();
+            match CONFIG.get() {
+                Some(config) => config.clone(),
+                None => CONFIG
+                    .get_or_init({
+                        let config = client_config(verify)?;
+                        || config
+                    })
+                    .clone(),
+            }
+        }
+    };
+    Ok(reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .user_agent(USER_AGENT)
+        .redirect(reqwest::redirect::Policy::none()))
+}
+
+/// Accepts every certificate, still checks that the server owns the one it shows.
+#[derive(Debug)]
+struct AcceptAnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AcceptAnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
