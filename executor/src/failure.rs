@@ -24,6 +24,9 @@ impl RunFailure {
             let _infallible = write!(trace, "\n  caused by: {cause}");
             source = cause.source();
         }
-        Self { message: error.to_string(), trace }
+        Self {
+            message: error.to_string(),
+            trace,
+        }
     }
 }

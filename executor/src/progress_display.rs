@@ -33,7 +33,9 @@ impl Display {
     /// Shows phases on this screen.
     #[must_use]
     pub const fn new(screen: Screen) -> Self {
-        Self { screen: Some(screen) }
+        Self {
+            screen: Some(screen),
+        }
     }
 
     /// Shows nothing: for tests.
@@ -67,14 +69,25 @@ impl Display {
                 }
             }),
         };
-        Phase { task, bar, counters, name, start }
+        Phase {
+            task,
+            bar,
+            counters,
+            name,
+            start,
+        }
     }
 }
 
 impl Phase {
     /// Says in one log line what the phase moved.
     pub fn finish(self) {
-        let Snapshot { bytes_done, files_done, retries, .. } = self.counters.snapshot();
+        let Snapshot {
+            bytes_done,
+            files_done,
+            retries,
+            ..
+        } = self.counters.snapshot();
         tracing::info!(
             files = files_done,
             bytes = bytes_done,
@@ -111,7 +124,11 @@ fn update(bar: &ProgressBar, now: Snapshot) {
 }
 
 fn files(now: Snapshot) -> String {
-    format!("{}/{} files", now.files_done, now.files_total.max(now.files_done))
+    format!(
+        "{}/{} files",
+        now.files_done,
+        now.files_total.max(now.files_done)
+    )
 }
 
 /// Rounds down; a whole number of bytes a second is fine enough.
@@ -124,7 +141,10 @@ fn log(name: &str, now: Snapshot, elapsed: Duration) {
     let left = now.bytes_total.saturating_sub(now.bytes_done);
     let time_left = match left.checked_div(rate) {
         Some(seconds) if left > 0 => {
-            format!(", about {} left", HumanDuration(Duration::from_secs(seconds)))
+            format!(
+                ", about {} left",
+                HumanDuration(Duration::from_secs(seconds))
+            )
         }
         _ => String::new(),
     };

@@ -14,6 +14,7 @@ use std::time::Duration;
 use cts_net::registry::Registry;
 use cts_shared::state::JobState;
 use cts_shared::wire::job::{AdminJob, S3File};
+use futures::FutureExt;
 
 use crate::clock::Clock;
 use crate::config::RunConfig;
@@ -160,29 +161,30 @@ async fn fetch(
     let clock = parts.clock.as_ref();
     let coordinator = parts.coordinator.as_ref();
     // A refused token is told at once here: nothing is lost yet, and somebody may be watching.
-    let now = |result| match result {
+    let at_once = |result| match result {
         Err(error @ CoordinatorError::TokenRefused { .. }) => Ok(Err(error)),
         Err(error) => Err(error),
         Ok(value) => Ok(Ok(value)),
     };
+    let budget = config.update_budget;
     let calls = async {
-        let root = report::retry(clock, config.update_budget, "greeting the service", async || {
-            coordinator.root().await.map(Ok).or_else(|error| match error {
-                CoordinatorError::TokenRefused { .. } => Ok(Err(error)),
-                other => Err(other),
+        let root = report::retry(clock, budget, "greeting the service", || {
+            coordinator.root().map(|result| match result {
+                Err(error @ CoordinatorError::TokenRefused { .. }) => Ok(Err(error)),
+                other => other.map(Ok),
             })
         })
         .await?
         .map_err(ReportError::Refused)?;
         tracing::info!(
-            service = root.service_name, version = root.version, commit = root.git_hash,
+            service = root.service_name,
+            version = root.version,
+            commit = root.git_hash,
             "reached the service"
         );
-        report::retry(clock, config.update_budget, "fetching the job", async || {
-            now(coordinator.job().await)
-        })
-        .await?
-        .map_err(ReportError::Refused)
+        report::retry(clock, budget, "fetching the job", || coordinator.job().map(at_once))
+            .await?
+            .map_err(ReportError::Refused)
     };
     let result = shutdown.unless_interrupted(calls).await;
     match result {

@@ -1,7 +1,7 @@
 //! SIGTERM and SIGINT, from the first moment to the last (contract executor.md, section 5).
 
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
