@@ -1,5 +1,10 @@
 //! Reads the contract's vectors.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests read the vectors from disk, the domain does not"
+)]
+
 use std::path::PathBuf;
 
 use serde::Deserialize;
