@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cts_net::registry::Registry;
+use cts_net::registry::RegistryOptions;
 use cts_shared::state::JobState;
 use cts_shared::wire::job::{AdminJob, S3File};
 use futures::FutureExt;
@@ -28,11 +28,12 @@ use crate::progress_display::Display;
 use crate::report::{self, Budget, ReportError, Reporter};
 use crate::run_state::{Event, Outcome, Phase};
 use crate::shutdown::{Interrupted, Shutdown};
+use crate::transfer::TransferRuntime;
 use crate::workdir::Workdir;
 
-mod execute;
+pub mod execute;
 mod publish;
-mod stage;
+pub mod stage;
 
 /// How long the report of an error is tried when the service was away too long already: waiting the
 /// whole budget a second time would hold the worker for hours (contract executor.md, section 6.23).
@@ -54,13 +55,13 @@ pub struct Parts {
     /// The container engine.
     pub engine: Arc<dyn ContainerEngine>,
     /// Looks the image up before it is pulled; without one the engine's own errors must do.
-    pub registry: Option<Registry>,
+    pub registry: Option<RegistryOptions>,
     /// Opens the object store.
     pub open_store: OpenStore,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Where transfers run.
-    pub transfers: tokio::runtime::Handle,
+    pub transfers: TransferRuntime,
     /// Where progress shows.
     pub display: Display,
     /// The job directory, absolute.

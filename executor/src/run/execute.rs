@@ -1,6 +1,9 @@
 //! Execute: the container, from its start to its end.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cts_shared::id::{ContainerNumber, JobId};
 
 use super::{Run, Stop, failed, log_tail, log_usage};
 use crate::container_engine::{
@@ -10,7 +13,6 @@ use crate::container_engine::{
 use crate::labels;
 use crate::plan::ContainerPlan;
 use crate::run_state::Event;
-use std::time::Duration;
 
 /// Reported for a container that was stopped at its runtime limit and ended with 0: 128 + SIGTERM,
 /// which is what ended it.
@@ -32,7 +34,9 @@ impl Run<'_> {
         )
         .map_err(failed("open the log files"))?;
         self.has_logs = true;
-        let spec = self.spec(plan, &info)?;
+        let owner = (self.config.job, self.config.container);
+        let grace = self.config.limits.stop_grace;
+        let spec = container_spec(plan, owner, self.mounts(plan)?, &info, grace);
         let started = self.shutdown.unless_interrupted(engine.run(spec, logs)).await?;
         self.container = Some(started.map_err(failed("start the container"))?);
         tracing::info!(image = plan.image, "container started");
@@ -41,7 +45,7 @@ impl Run<'_> {
         if let Some(container) = &self.container {
             log_usage(container.usage());
         }
-        let event = self.judge(plan, exit, timed_out);
+        let event = self.ended(plan, &exit, timed_out);
         // Nothing may write to the outputs any more, not even a process that outlived its parent.
         self.remove_container(false).await;
         Ok(event)
@@ -77,14 +81,9 @@ impl Run<'_> {
         Ok((exit, Some(runtime)))
     }
 
-    /// What the end means.
-    fn judge(&self, plan: &ContainerPlan, exit: Exit, timed_out: Option<Duration>) -> Event {
-        let oom_limit = exit.oom_killed.then_some(plan.limits.memory_bytes);
-        let explanation = explain_exit(exit.code, oom_limit, timed_out);
-        let exit_code = match (exit.code, timed_out) {
-            (0, Some(_)) => STOPPED_AT_LIMIT,
-            (code, _) => i64::from(code),
-        };
+    /// Writes down how it ended and turns it into the event.
+    fn ended(&self, plan: &ContainerPlan, exit: &Exit, timed_out: Option<Duration>) -> Event {
+        let (exit_code, explanation) = judge(plan, exit, timed_out);
         for (stream, summary) in [("stdout", &exit.stdout), ("stderr", &exit.stderr)] {
             if let Some(error) = &summary.error {
                 tracing::warn!("the container's {stream} is incomplete: {error}");
@@ -110,18 +109,14 @@ impl Run<'_> {
         Event::Exited { exit_code, explanation }
     }
 
-    fn spec(&self, plan: &ContainerPlan, info: &EngineInfo) -> Result<ContainerSpec, Stop> {
-        let (job, number) = (self.config.job, self.config.container);
-        let instance = uuid::Uuid::new_v4().simple().to_string();
-        let mut labels = BTreeMap::from_iter(labels::of_container(job, number));
-        labels.insert(labels::INSTANCE.to_owned(), instance.clone());
-        let mounts = plan
-            .mounts
+    fn mounts(&self, plan: &ContainerPlan) -> Result<Vec<Mount>, Stop> {
+        let prefix = self.config.mount_prefix.as_ref();
+        plan.mounts
             .iter()
             .map(|mount| {
                 let host = self
                     .workdir
-                    .on_host(&mount.host, self.config.mount_prefix.as_ref())
+                    .on_host(&mount.host, prefix)
                     .map_err(failed("find the job directory on the container host"))?;
                 Ok(Mount {
                     host,
@@ -129,24 +124,54 @@ impl Run<'_> {
                     read_only: mount.read_only,
                 })
             })
-            .collect::<Result<_, Stop>>()?;
-        Ok(ContainerSpec {
-            name: container_name(&job, number, &instance[..8]),
-            image: plan.image.clone(),
-            command: plan.command.clone(),
-            environment: plan
-                .environment
-                .iter()
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect(),
-            mounts,
-            cpus: usable_cpus(plan.limits.cpus, info.cpus),
-            memory_bytes: plan.limits.memory_bytes,
-            pids_limit: plan.limits.pids,
-            labels,
-            stop_grace: self.config.limits.stop_grace,
-        })
+            .collect()
     }
+}
+
+/// What the engine is asked for: the plan, labelled, with its directories on the container host.
+#[must_use]
+pub fn container_spec(
+    plan: &ContainerPlan,
+    (job, number): (JobId, ContainerNumber),
+    mounts: Vec<Mount>,
+    info: &EngineInfo,
+    stop_grace: Duration,
+) -> ContainerSpec {
+    let instance = uuid::Uuid::new_v4().simple().to_string();
+    let mut labels = BTreeMap::from_iter(labels::of_container(job, number));
+    labels.insert(labels::INSTANCE.to_owned(), instance.clone());
+    ContainerSpec {
+        name: container_name(&job, number, instance.get(..8).unwrap_or(&instance)),
+        image: plan.image.clone(),
+        command: plan.command.clone(),
+        environment: plan
+            .environment
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect(),
+        mounts,
+        cpus: usable_cpus(plan.limits.cpus, info.cpus),
+        memory_bytes: plan.limits.memory_bytes,
+        pids_limit: plan.limits.pids,
+        labels,
+        stop_grace,
+    }
+}
+
+/// What an end means: the exit code to report, and words where the number does not say it all.
+#[must_use]
+pub fn judge(
+    plan: &ContainerPlan,
+    exit: &Exit,
+    timed_out: Option<Duration>,
+) -> (i64, Option<String>) {
+    let oom_limit = exit.oom_killed.then_some(plan.limits.memory_bytes);
+    let explanation = explain_exit(exit.code, oom_limit, timed_out);
+    let exit_code = match (exit.code, timed_out) {
+        (0, Some(_)) => STOPPED_AT_LIMIT,
+        (code, _) => i64::from(code),
+    };
+    (exit_code, explanation)
 }
 
 /// An engine refuses a limit above what it has; such a limit would not limit anything.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cts_net::registry::{ImageLookup, RegistryError};
+use cts_net::registry::{ImageLookup, Registry, RegistryError};
 
 use super::{Run, Stop, failed};
 use crate::container_engine::EngineInfo;
@@ -95,8 +95,8 @@ impl Run<'_> {
             tracing::info!(image, "the engine has the image already");
             return Ok(());
         }
-        if let Some(registry) = &self.parts.registry {
-            match registry.lookup(image).await {
+        if let Some(options) = &self.parts.registry {
+            match Registry::new(options.clone()).lookup(image).await {
                 Ok(found) => {
                     let info = engine.info().await.map_err(failed("ask the engine"))?;
                     check_space(image, &found, &info).map_err(failed("look the image up"))?;
