@@ -56,7 +56,12 @@ impl Crc64Nvme {
         if next_len == 0 {
             return self;
         }
-        Self(checksum_combine(CrcAlgorithm::Crc64Nvme, self.0, next.0, next_len))
+        Self(checksum_combine(
+            CrcAlgorithm::Crc64Nvme,
+            self.0,
+            next.0,
+            next_len,
+        ))
     }
 
     /// Parses base64 of the eight big-endian bytes: exactly 12 characters of the standard alphabet,
@@ -66,7 +71,9 @@ impl Crc64Nvme {
     ///
     /// [`InvalidCrc64Nvme`] for everything else, among it S3's composite checksums (`…=-3`).
     pub fn from_base64(text: &str) -> Result<Self, InvalidCrc64Nvme> {
-        let invalid = || InvalidCrc64Nvme { text: shortened(text) };
+        let invalid = || InvalidCrc64Nvme {
+            text: shortened(text),
+        };
         let bytes = STANDARD.decode(text).map_err(|_| invalid())?;
         let bytes: [u8; 8] = bytes.try_into().map_err(|_| invalid())?;
         Ok(Self(u64::from_be_bytes(bytes)))
@@ -136,7 +143,9 @@ impl Crc64NvmeHasher {
     /// A hasher that has seen no bytes.
     #[must_use]
     pub fn new() -> Self {
-        Self { digest: Digest::new(CrcAlgorithm::Crc64Nvme) }
+        Self {
+            digest: Digest::new(CrcAlgorithm::Crc64Nvme),
+        }
     }
 
     /// Takes the next bytes.
@@ -213,7 +222,10 @@ mod tests {
     fn serialises_as_a_string() {
         let crc = Crc64Nvme::of(b"123456789");
         assert_eq!(serde_json::to_string(&crc).unwrap(), "\"rosUhgp5mIg=\"");
-        assert_eq!(serde_json::from_str::<Crc64Nvme>("\"rosUhgp5mIg=\"").unwrap(), crc);
+        assert_eq!(
+            serde_json::from_str::<Crc64Nvme>("\"rosUhgp5mIg=\"").unwrap(),
+            crc
+        );
         assert!(serde_json::from_str::<Crc64Nvme>("\"rosU\"").is_err());
         assert!(serde_json::from_str::<Crc64Nvme>("12").is_err());
     }

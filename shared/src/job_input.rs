@@ -2,11 +2,28 @@
 //! every fault with the place it has in the body.
 
 use indexmap::IndexMap;
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::site::Site;
+use crate::validation::scalars::{TextRule, integer, word};
+use crate::validation::{Checked, Fault, Faults, Members};
+use crate::wire::error::ValidationDetail;
+
+/// Containers of a job.
+const CONTAINERS: RangeInclusive<u32> = 1..=1000;
+
+/// CPUs of a container: the most that any site's nodes have.
+const CPUS: RangeInclusive<u32> = 1..=256;
+
+const IMAGE: TextRule = TextRule::of_length(1..=1000);
 
 /// A validated job submission, in the form the service holds and returns it.
+///
+/// [`JobInput::from_json`] applies the rules. Deserialising is for what a service returns: it takes
+/// any texts, and passes over members it does not know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobInput {
     /// Where the containers run.
@@ -211,5 +228,153 @@ impl InputFiles {
     }
 }
 
+mod files;
+mod memory;
+mod parameters;
 mod runtime;
-pub use runtime::Runtime;
+
+pub use files::ILLEGAL_S3_PATH;
+pub use runtime::{InvalidRuntime, Runtime};
+
+impl JobInput {
+    /// Checks the body of a submission against every rule of the contract (service.md, section 3)
+    /// and normalises it. What was normalised once passes again unchanged.
+    ///
+    /// Not checked here: limits of the site, and where the files land in the container
+    /// (`file_location`).
+    ///
+    /// # Errors
+    ///
+    /// With every fault found, in the existing service's form. They are answered with 30010, or
+    /// with 30020 if each is an [`ILLEGAL_S3_PATH`].
+    pub fn from_json(body: &Value) -> Result<Self, Vec<ValidationDetail>> {
+        Self::check(body).map_err(Faults::into_details)
+    }
+
+    /// As [`JobInput::from_json`], for documents that hold a job input.
+    pub(crate) fn check(value: &Value) -> Checked<Self> {
+        let mut members = Members::of(value)?;
+        let cluster = members.required("cluster", |value| {
+            word(value, "perlmutter-jaws, lawrencium-jaws, kbase, local")
+        });
+        let image = members.required("image", |value| IMAGE.check(value));
+        let params = members.required("params", parameters::parameters);
+        let num_containers =
+            members.defaulted("num_containers", one(), |value| integer(value, CONTAINERS));
+        let cpus = members.defaulted("cpus", one(), |value| integer(value, CPUS));
+        let memory_bytes = members.defaulted("memory", default_memory_bytes(), memory::memory);
+        let runtime = members.defaulted("runtime", Runtime::default(), Runtime::check);
+        let input_roots = members.optional("input_roots", files::input_roots);
+        let output_dir = members.required("output_dir", files::output_dir);
+        let input_files = members.required("input_files", files::input_files);
+        let faults = members.finish();
+        let (
+            true,
+            Some(cluster),
+            Some(image),
+            Some(params),
+            Some(num_containers),
+            Some(cpus),
+            Some(memory_bytes),
+            Some(runtime),
+            Some(input_roots),
+            Some(output_dir),
+            Some(input_files),
+        ) = (
+            faults.is_empty(),
+            cluster,
+            image,
+            params,
+            num_containers,
+            cpus,
+            memory_bytes,
+            runtime,
+            input_roots,
+            output_dir,
+            input_files,
+        )
+        else {
+            return Err(faults);
+        };
+        let job_input = Self {
+            cluster,
+            image,
+            params,
+            num_containers,
+            cpus,
+            memory_bytes,
+            runtime,
+            input_roots,
+            output_dir,
+            input_files,
+        };
+        match job_input.rule_across_members() {
+            None => Ok(job_input),
+            Some(message) => Err(Fault::new("value_error", value, message).into()),
+        }
+    }
+
+    /// What is wrong with the members taken together.
+    fn rule_across_members(&self) -> Option<String> {
+        let (containers, files) = (self.num_containers, self.input_files.len());
+        if usize::try_from(containers).is_ok_and(|containers| containers > files) {
+            return Some(format!(
+                "give at most as many containers as input files; there are {containers} \
+                 containers and {files} files"
+            ));
+        }
+        let lists_data_ids = self.params.all().any(|parameter| {
+            parameter.kind == ParameterKind::ManifestFile
+                && parameter.manifest_file_format == Some(ManifestFileFormat::DataIds)
+        });
+        let has_data_ids = match &self.input_files {
+            InputFiles::Paths(_) => false,
+            InputFiles::Files(files) => files.iter().all(|file| file.data_id.is_some()),
+        };
+        (lists_data_ids && !has_data_ids)
+            .then(|| "give the input files data_ids; the manifest file is to list them".to_owned())
+    }
+}
+
+impl Parameters {
+    /// The placeholders in `args` and `environment`.
+    pub fn all(&self) -> impl Iterator<Item = &Parameter> {
+        self.in_args().chain(self.in_environment())
+    }
+
+    /// The placeholders in `args`.
+    pub fn in_args(&self) -> impl Iterator<Item = &Parameter> {
+        self.args
+            .iter()
+            .flatten()
+            .filter_map(|argument| match argument {
+                Argument::Parameter(parameter) => Some(parameter),
+                Argument::Literal(_) => None,
+            })
+    }
+
+    /// The placeholders in `environment`.
+    pub fn in_environment(&self) -> impl Iterator<Item = &Parameter> {
+        self.environment
+            .iter()
+            .flatten()
+            .filter_map(|(_, value)| match value {
+                EnvironmentValue::Parameter(parameter) => Some(parameter),
+                EnvironmentValue::Literal(_) => None,
+            })
+    }
+}
+
+impl Parameter {
+    /// Whether the container's input files fill it in, directly or through a manifest file.
+    #[must_use]
+    pub const fn carries_files(&self) -> bool {
+        matches!(
+            self.kind,
+            ParameterKind::InputFiles | ParameterKind::ManifestFile
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@
 //! | [`crc64nvme`] | hash, base64, combine |
 //! | [`site`] | the sites and their limits |
 //! | [`job_input`] | a job submission and every rule about it |
-//! | [`split`], [`file_location`], [`container_args`], [`manifest`] | from a job to one container's files, command and environment |
+//! | [`split`], [`file_location`], [`container_args`], [`manifest`], [`mount_point`] | from a job to one container's files, command and environment |
 //! | [`state`] | job, container and refdata states; the lift from containers to the job |
 //! | [`error_code`], [`failure`] | the codes users see; who is to blame and whether a retry helps |
 //! | [`wire`] | REST and Kafka payloads |
@@ -33,9 +33,12 @@ pub mod id;
 pub mod image_name;
 pub mod job_input;
 pub mod manifest;
+pub mod mount_point;
 pub mod s3_path;
 pub mod site;
 pub mod split;
 pub mod state;
 pub mod timestamp;
+mod unicode;
+mod validation;
 pub mod wire;

@@ -20,7 +20,7 @@ pub struct TlsError(String);
 
 impl TlsError {
     /// From the error of whatever refused the settings.
-    pub(crate) fn new(cause: &dyn std::error::Error) -> Self {
+    pub fn new(cause: &dyn std::error::Error) -> Self {
         Self(cause.to_string())
     }
 }

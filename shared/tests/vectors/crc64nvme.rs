@@ -17,7 +17,11 @@ fn vectors() {
             hasher.update(chunk);
         }
         equal("in pieces", &hasher.finish(), &expected)?;
-        equal("written", &Some(expected.to_string().as_str()), &row.expect.as_str())
+        equal(
+            "written",
+            &Some(expected.to_string().as_str()),
+            &row.expect.as_str(),
+        )
     });
 }
 
@@ -32,12 +36,17 @@ fn bytes_of(descriptor: &Value) -> Vec<u8> {
     let mut x: u64 = descriptor["lcg_seed"].as_str().unwrap().parse().unwrap();
     (0..descriptor["length"].as_u64().unwrap())
         .map(|_| {
-            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            x = x
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             u8::try_from(x >> 56).unwrap()
         })
         .collect()
 }
 
 fn unhex(hex: &str) -> Vec<u8> {
-    (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
+    (0..hex.len())
+        .step_by(2)
+        .map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap())
+        .collect()
 }

@@ -1,5 +1,10 @@
 //! Reads the contract's vectors.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests read the vectors from disk, the domain does not"
+)]
+
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -53,7 +58,11 @@ pub(crate) fn run(file: &str, check: impl Fn(&Row) -> Result<(), String>) {
     let rows = rows(file);
     let failures: Vec<String> = rows
         .iter()
-        .filter_map(|row| check(row).err().map(|failure| format!("{}: {failure}", row.name)))
+        .filter_map(|row| {
+            check(row)
+                .err()
+                .map(|failure| format!("{}: {failure}", row.name))
+        })
         .collect();
     assert!(
         failures.is_empty(),
@@ -73,6 +82,8 @@ pub(crate) fn equal<T: PartialEq + std::fmt::Debug>(
     if actual == expected {
         Ok(())
     } else {
-        Err(format!("{what}\n    is       {actual:?}\n    expected {expected:?}"))
+        Err(format!(
+            "{what}\n    is       {actual:?}\n    expected {expected:?}"
+        ))
     }
 }

@@ -2,7 +2,15 @@
 //!
 //! Set `CTS_VECTORS_DIR` to run another directory of the same format.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at what it did not expect")]
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+mod buckets;
+mod container_args;
 mod crc64nvme;
+mod file_locations;
+mod job_flow;
+mod job_input;
 mod loader;
+mod s3_paths;
+mod split;
+mod subjob_lift;

@@ -1,0 +1,266 @@
+//! Reports: state updates in order, each tried until the service has taken or refused it.
+//!
+//! A task of its own sends them, so that a service that is away never holds up the container
+//! (contract executor.md, section 6.18). What must not happen before the service knows (publishing
+//! outputs) waits with [`Reporter::settled`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cts_shared::state::JobState;
+use rand::Rng;
+use tokio::sync::{mpsc, watch};
+
+use crate::clock::Clock;
+use crate::coordinator::{Coordinator, CoordinatorError};
+use crate::run_state::Report;
+
+/// Waits between tries, the last one repeated (contract executor.md, section 3).
+const WAITS_SECS: [u64; 7] = [5, 10, 30, 60, 120, 300, 600];
+
+/// Each wait is shortened by up to this share, at random, so that a thousand executors do not
+/// come back to a restarted service in the same second.
+const JITTER: f64 = 0.2;
+
+/// The most reports that can wait: one more than a run has.
+const QUEUE: usize = 8;
+
+/// How long one call is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget(pub Duration);
+
+/// The wait after the n-th failed try, before jitter.
+fn wait_after(tries: usize) -> Duration {
+    Duration::from_secs(WAITS_SECS[tries.min(WAITS_SECS.len()) - 1])
+}
+
+/// Gave up on a call.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReportError {
+    /// Trying again cannot help.
+    #[error(transparent)]
+    Refused(CoordinatorError),
+    /// The time for trying is used up.
+    #[error("gave up after {tries} tries in {} s: {last}", elapsed.as_secs())]
+    BudgetUsedUp {
+        /// Number of tries.
+        tries: usize,
+        /// Time since the first.
+        elapsed: Duration,
+        /// What the last one said.
+        last: CoordinatorError,
+    },
+    /// The job ended while this container was at work: cancelled, or in error.
+    #[error("the job is {state} already; this container's work is no longer wanted")]
+    JobEnded {
+        /// The job's state.
+        state: JobState,
+    },
+}
+
+/// Tries a call until it succeeds, cannot succeed, or the budget is used up.
+///
+/// # Errors
+/// When the call is refused or the budget is used up.
+pub async fn retry<T, F, Attempt>(
+    clock: &dyn Clock,
+    budget: Budget,
+    what: &str,
+    mut attempt: F,
+) -> Result<T, ReportError>
+where
+    F: FnMut() -> Attempt,
+    Attempt: Future<Output = Result<T, CoordinatorError>>,
+{
+    let start = clock.elapsed();
+    let mut tries = 0;
+    loop {
+        let error = match attempt().await {
+            Ok(value) => {
+                if tries > 0 {
+                    tracing::info!(tries = tries + 1, "{what} succeeded");
+                }
+                return Ok(value);
+            }
+            Err(error) if error.is_permanent() => return Err(ReportError::Refused(error)),
+            Err(error) => error,
+        };
+        tries += 1;
+        let elapsed = clock.elapsed().saturating_sub(start);
+        let wait = wait_after(tries);
+        if elapsed + wait >= budget.0 {
+            return Err(ReportError::BudgetUsedUp {
+                tries,
+                elapsed,
+                last: error,
+            });
+        }
+        let wait = wait.mul_f64(1.0 - JITTER * rand::rng().random::<f64>());
+        tracing::warn!(%error, tries, wait_secs = wait.as_secs(), "{what} failed, trying again");
+        clock.sleep(wait).await;
+    }
+}
+
+/// Sends one report until it is taken.
+///
+/// A refusal as "wrong state" of a report whose earlier try had no answer is most likely the echo
+/// of our own success: the service is asked where the container, or else the job, stands.
+///
+/// # Errors
+/// When the service refuses it, the job has ended, or the budget is used up.
+pub async fn send(
+    coordinator: &dyn Coordinator,
+    clock: &dyn Clock,
+    budget: Budget,
+    report: &Report,
+) -> Result<(), ReportError> {
+    let an_answer_was_lost = &AtomicBool::new(false);
+    let what = format!("reporting {}", report.state);
+    let sent = retry(clock, budget, &what, || async move {
+        let result = coordinator.update(report.state, &report.body).await;
+        if result.as_ref().is_err_and(CoordinatorError::is_ambiguous) {
+            an_answer_was_lost.store(true, Ordering::Relaxed);
+        }
+        result
+    })
+    .await;
+    match sent {
+        Err(ReportError::Refused(refusal))
+            if an_answer_was_lost.load(Ordering::Relaxed) && is_wrong_state(&refusal) =>
+        {
+            resolve_lost_answer(coordinator, clock, budget, report.state, refusal).await
+        }
+        other => other,
+    }
+}
+
+/// "No such (sub) job" also means: it exists, but not in a state that allows the update.
+const fn is_wrong_state(error: &CoordinatorError) -> bool {
+    matches!(
+        error,
+        CoordinatorError::Refused {
+            appcode: Some(40040 | 40050),
+            ..
+        }
+    )
+}
+
+async fn resolve_lost_answer(
+    coordinator: &dyn Coordinator,
+    clock: &dyn Clock,
+    budget: Budget,
+    wanted: JobState,
+    refusal: CoordinatorError,
+) -> Result<(), ReportError> {
+    let accept = |how: &str| {
+        tracing::info!(state = %wanted, "an earlier try had arrived, its answer was lost ({how})");
+        Ok(())
+    };
+    match coordinator.container_state().await {
+        Ok(state) if state == wanted => return accept("the container is in that state"),
+        Ok(_) => return Err(ReportError::Refused(refusal)),
+        // The existing service shows containers to administrators only.
+        Err(_) => {}
+    }
+    let job = retry(clock, budget, "asking for the job", || coordinator.job()).await?;
+    let state = job.job.status.state;
+    let is_ours = wanted.is_terminal() && state == wanted;
+    if (state.is_terminal() || state == JobState::Canceling) && !is_ours {
+        return Err(ReportError::JobEnded { state });
+    }
+    accept("the job is still at work")
+}
+
+/// What the sending task has done so far.
+#[derive(Debug, Clone, Default)]
+struct Progress {
+    taken: u64,
+    failure: Option<ReportError>,
+}
+
+/// Queue of reports and the task that sends them.
+#[derive(Debug)]
+pub struct Reporter {
+    queue: mpsc::Sender<Report>,
+    progress: watch::Receiver<Progress>,
+    queued: u64,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Reporter {
+    /// Starts the sending task.
+    #[must_use]
+    pub fn start(coordinator: Arc<dyn Coordinator>, clock: Arc<dyn Clock>, budget: Budget) -> Self {
+        let (queue, mut reports) = mpsc::channel::<Report>(QUEUE);
+        let (progress_sender, progress) = watch::channel(Progress::default());
+        let task = tokio::spawn(async move {
+            while let Some(report) = reports.recv().await {
+                let sent = send(coordinator.as_ref(), clock.as_ref(), budget, &report).await;
+                match sent {
+                    Ok(()) => {
+                        tracing::info!(state = %report.state, "reported");
+                        progress_sender.send_modify(|progress| progress.taken += 1);
+                    }
+                    Err(error) => {
+                        progress_sender.send_modify(|progress| progress.failure = Some(error));
+                        // What follows a report that was not taken cannot be taken either.
+                        return;
+                    }
+                }
+            }
+        });
+        Self {
+            queue,
+            progress,
+            queued: 0,
+            task,
+        }
+    }
+
+    /// Puts a report into the queue. Never waits for the service.
+    pub async fn report(&mut self, report: Report) {
+        self.queued += 1;
+        // The queue is closed only after a failure, which `settled` then tells.
+        let _failure_is_told_by_settled = self.queue.send(report).await;
+    }
+
+    /// Waits until the service has taken every report so far.
+    ///
+    /// # Errors
+    /// When one was refused or given up. Cancel safe.
+    pub async fn settled(&mut self) -> Result<(), ReportError> {
+        let queued = self.queued;
+        let settled = self
+            .progress
+            .wait_for(|progress| progress.failure.is_some() || progress.taken >= queued)
+            .await;
+        match settled {
+            Ok(progress) => progress.failure.clone().map_or(Ok(()), Err),
+            Err(_closed) => Err(ReportError::Refused(CoordinatorError::Malformed {
+                call: "reporting".to_owned(),
+                cause: "the reporting task ended".to_owned(),
+            })),
+        }
+    }
+
+    /// Waits until a report is refused or given up; for ever, if none is. Cancel safe.
+    pub async fn failed(&mut self) -> ReportError {
+        let failed = self
+            .progress
+            .wait_for(|progress| progress.failure.is_some())
+            .await;
+        if let Ok(progress) = failed
+            && let Some(failure) = &progress.failure
+        {
+            return failure.clone();
+        }
+        std::future::pending().await
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

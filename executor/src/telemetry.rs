@@ -1,0 +1,127 @@
+//! Logs go to standard error: text for people, one JSON object a line for machines.
+
+use std::io::{self, IsTerminal, Write};
+use std::str::FromStr;
+
+use indicatif::MultiProgress;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// The least level that is logged, by Python's names, which operators of the existing system use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogLevel(LevelFilter);
+
+impl Default for LogLevel {
+    fn default() -> Self {
+        Self(LevelFilter::INFO)
+    }
+}
+
+impl FromStr for LogLevel {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Ok(Self(match text.to_ascii_uppercase().as_str() {
+            "NOTSET" | "TRACE" => LevelFilter::TRACE,
+            "DEBUG" => LevelFilter::DEBUG,
+            "INFO" => LevelFilter::INFO,
+            "WARNING" | "WARN" => LevelFilter::WARN,
+            "ERROR" | "CRITICAL" | "FATAL" => LevelFilter::ERROR,
+            _ => return Err(()),
+        }))
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(()),
+        }
+    }
+}
+
+/// Where progress is shown: bars on a terminal, nothing (log lines instead) elsewhere.
+#[derive(Debug, Clone)]
+pub struct Screen {
+    bars: Option<MultiProgress>,
+}
+
+impl Screen {
+    /// The bars, on a terminal.
+    #[must_use]
+    pub const fn bars(&self) -> Option<&MultiProgress> {
+        self.bars.as_ref()
+    }
+}
+
+/// Whether to colour: only a terminal, and only if `NO_COLOR` is not set (no-color.org).
+fn wants_colour(no_color: bool) -> bool {
+    io::stderr().is_terminal() && !no_color
+}
+
+/// Starts logging. Call once.
+#[must_use]
+pub fn start(level: LogLevel, format: LogFormat, no_color: bool) -> Screen {
+    let bars = (io::stderr().is_terminal() && format == LogFormat::Text).then(MultiProgress::new);
+    let screen = Screen { bars };
+    let subscriber = tracing_subscriber::fmt()
+        // Libraries talk about connections at DEBUG; that helps only their authors.
+        .with_max_level(level.0)
+        .with_writer(screen.clone())
+        .with_target(false);
+    // Fails only when logging was started before, by a test.
+    let _already_started = match format {
+        LogFormat::Json => {
+            tracing::subscriber::set_global_default(subscriber.json().flatten_event(true).finish())
+        }
+        LogFormat::Text => tracing::subscriber::set_global_default(
+            subscriber.with_ansi(wants_colour(no_color)).finish(),
+        ),
+    };
+    screen
+}
+
+impl<'a> MakeWriter<'a> for Screen {
+    type Writer = LineWriter;
+
+    fn make_writer(&'a self) -> LineWriter {
+        LineWriter {
+            screen: self.clone(),
+        }
+    }
+}
+
+/// Writes log lines above the bars, not through them.
+#[derive(Debug)]
+pub struct LineWriter {
+    screen: Screen,
+}
+
+impl Write for LineWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let write = || io::stderr().write_all(bytes);
+        match &self.screen.bars {
+            Some(bars) => bars.suspend(write)?,
+            None => write()?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}

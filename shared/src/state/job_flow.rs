@@ -1,0 +1,685 @@
+//! The life of one job in the service, as pure steps over its record: container reports, cancel, and
+//! what ends the job (contract service.md, sections 5.2 to 5.4).
+//!
+//! A store loads the [`JobRecord`], applies one step, and saves what [`Change`] names, all in one
+//! transaction. A step that is refused leaves the record as it was.
+//!
+//! ```text
+//! JobRecord::new -> queued -> apply_report ... -> (pending: Complete or Error) -> finish
+//!                       \-> cancel             -> (pending: Cancel)            -> finish
+//! ```
+//!
+//! What this module decides differently from the existing system (contract decisions.md):
+//! the same report again changes nothing and is no fault (5); no report is refused for its time, but a
+//! transition is never stored before the previous one (6); a job that entered `canceling` ends in
+//! `canceled`, late reports are recorded on the container only (7).
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error_code::ErrorCode;
+use crate::id::ContainerNumber;
+use crate::state::lift::{LiftError, lift};
+use crate::state::{JobState, REPORTED_STATES, Step};
+use crate::timestamp::UtcTime;
+use crate::wire::job::S3File;
+
+/// One entry of a history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transition {
+    /// The state entered.
+    pub state: JobState,
+    /// When; never before the previous entry.
+    pub time: UtcTime,
+    /// The time the worker's clock gave, where it differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported_time: Option<UtcTime>,
+}
+
+impl Transition {
+    /// The time as it was reported.
+    #[must_use]
+    pub fn reported(&self) -> UtcTime {
+        self.reported_time.unwrap_or(self.time)
+    }
+}
+
+/// The state a history has come to.
+fn current(transitions: &[Transition]) -> JobState {
+    transitions
+        .last()
+        .map_or(JobState::Created, |last| last.state)
+}
+
+/// The entry for `state`, put off to the previous entry's time if it were before it.
+fn next_entry(transitions: &[Transition], state: JobState, time: UtcTime) -> Transition {
+    let stored = transitions.last().map_or(time, |last| last.time.max(time));
+    Transition {
+        state,
+        time: stored,
+        reported_time: (stored != time).then_some(time),
+    }
+}
+
+/// One container of a job, as the service keeps it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// Its history, oldest first.
+    pub transitions: Vec<Transition>,
+    /// Exit code of its process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i64>,
+    /// What it wrote; there from `complete` on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<Vec<S3File>>,
+    /// What went wrong, for administrators.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_error: Option<String>,
+    /// Where in the program it went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceback: Option<String>,
+}
+
+impl ContainerRecord {
+    /// The container's state.
+    #[must_use]
+    pub fn state(&self) -> JobState {
+        current(&self.transitions)
+    }
+
+    /// Whether the report says what is recorded already: the same state and data, and either the
+    /// state is the current one or it was reported with the same time.
+    fn repeats(&self, report: &ContainerReport) -> bool {
+        let Some(entry) = self
+            .transitions
+            .iter()
+            .find(|entry| entry.state == report.state)
+        else {
+            return false;
+        };
+        let same_data = match report.state {
+            JobState::UploadSubmitting | JobState::ErrorProcessingSubmitting => {
+                self.exit_code == report.exit_code
+            }
+            JobState::Complete => {
+                self.outputs.as_deref().unwrap_or_default()
+                    == report.outputs.as_deref().unwrap_or_default()
+            }
+            JobState::Error => self.admin_error == report.admin_error,
+            _ => true,
+        };
+        // Stores keep milliseconds.
+        let same_time = entry.reported().truncated_to_millis() == report.time.truncated_to_millis();
+        same_data && (self.state() == report.state || same_time)
+    }
+}
+
+/// What a job came to; every member is absent until it is known.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct JobOutcome {
+    /// What the batch system measured.
+    #[serde(flatten)]
+    pub statistics: Statistics,
+    /// What the containers wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<Vec<S3File>>,
+    /// Number of `outputs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_file_count: Option<u64>,
+    /// What went wrong, for the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What went wrong, for administrators.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_error: Option<String>,
+    /// Where in the program it went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceback: Option<String>,
+    /// S3 path below which the container logs are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logpath: Option<String>,
+}
+
+/// The batch system's account of a job.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Statistics {
+    /// CPU hours used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_hours: Option<f64>,
+    /// CPU time used over CPU time reserved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_factor: Option<f64>,
+    /// Largest memory of a container, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_memory: Option<u64>,
+}
+
+/// The part of a job that changes while it runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobRecord {
+    /// Its history, oldest first.
+    pub transitions: Vec<Transition>,
+    /// Its containers, by number.
+    pub containers: Vec<ContainerRecord>,
+    /// What it came to.
+    #[serde(flatten)]
+    pub outcome: JobOutcome,
+}
+
+/// What an executor reports of its container. Data that does not belong to the state is ignored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerReport {
+    /// The state the container entered.
+    pub state: JobState,
+    /// When, by the worker's clock.
+    pub time: UtcTime,
+    /// For `upload_submitting` and `error_processing_submitting`: needed, not negative.
+    pub exit_code: Option<i64>,
+    /// For `complete`.
+    pub outputs: Option<Vec<S3File>>,
+    /// For `error`: needed, not blank.
+    pub admin_error: Option<String>,
+    /// For `error`.
+    pub traceback: Option<String>,
+}
+
+/// What a step changed: what to save, whom to tell, what to do next.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[must_use = "what changed must be saved, and notifications sent"]
+pub struct Change {
+    /// The container that changed.
+    pub container: Option<ContainerNumber>,
+    /// The job's new transitions, oldest first. Each is one notification (contract section 7.2), and
+    /// is stored with a transition id of its own, in the same transaction.
+    pub transitions: Vec<Transition>,
+    /// Whether the job's outcome changed.
+    pub outcome: bool,
+    /// What the service must do next, in the background; the same as [`JobRecord::pending`].
+    pub pending: Option<Pending>,
+}
+
+impl Change {
+    /// Whether there is nothing to save: the step was already true.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.container.is_none() && self.transitions.is_empty() && !self.outcome
+    }
+}
+
+/// Work that ends a job and needs other systems first. It ends with [`JobRecord::finish`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pending {
+    /// All containers completed: collect statistics and the checksums of
+    /// [`JobRecord::merged_outputs`].
+    Complete,
+    /// All containers ended, some in error: collect statistics.
+    Error,
+    /// The job is being canceled: remove it from the batch system, collect statistics.
+    Cancel,
+}
+
+/// What [`JobRecord::finish`] needs to know.
+#[derive(Debug, Clone, Copy)]
+pub struct Evidence<'a> {
+    /// From the batch system.
+    pub statistics: Statistics,
+    /// For [`Pending::Complete`]: the CRC64NVME in S3 of each merged output, by path; an object that
+    /// is missing or has no checksum is left out.
+    pub checksums: &'a HashMap<String, String>,
+    /// `<log directory>/<job id>`: where the logs are if there are any.
+    pub log_path: &'a str,
+    /// Whether logs are known to be there. They are taken to be there when a container exited
+    /// non-zero, as the existing executor stores them in that case only.
+    pub logs_stored: bool,
+}
+
+/// A step that cannot be taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Executors do not report this state.
+    #[error("containers cannot be updated to state {0}")]
+    UnsupportedState(JobState),
+    /// The report lacks what its state needs.
+    #[error("an update to state {state} needs {field}")]
+    MissingData {
+        /// The state.
+        state: JobState,
+        /// What is needed, in words.
+        field: &'static str,
+    },
+    /// The job has no such container.
+    #[error("there is no container {container}; the job's containers are 0 to {}", .num_containers.saturating_sub(1))]
+    NoSuchContainer {
+        /// The number given.
+        container: ContainerNumber,
+        /// How many there are.
+        num_containers: usize,
+    },
+    /// The container is in a state that the reported one cannot follow.
+    #[error("container {container} cannot go to state {next}, it is in state {current}")]
+    ContainerState {
+        /// The container.
+        container: ContainerNumber,
+        /// Its state.
+        current: JobState,
+        /// The state reported.
+        next: JobState,
+    },
+    /// The job is in a state that the new one cannot follow.
+    #[error("the job cannot go to state {next}, it is in state {current}")]
+    JobState {
+        /// Its state.
+        current: JobState,
+        /// The state wanted.
+        next: JobState,
+    },
+    /// The stored records contradict each other.
+    #[error("the job's records contradict each other")]
+    Inconsistent(#[from] LiftError),
+}
+
+impl Refusal {
+    /// The code for the caller; none for a fault of the service's own records.
+    #[must_use]
+    pub const fn error_code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::UnsupportedState(_) => Some(ErrorCode::UnsupportedOperation),
+            Self::MissingData { .. } => Some(ErrorCode::IllegalParameter),
+            Self::NoSuchContainer { .. } | Self::ContainerState { .. } => {
+                Some(ErrorCode::NoSuchSubjob)
+            }
+            Self::JobState { .. } => Some(ErrorCode::NoSuchJob),
+            Self::Inconsistent(_) => None,
+        }
+    }
+}
+
+/// What users see of a failure that is not theirs.
+pub const UNEXPECTED_ERROR: &str = "An unexpected error occurred.";
+
+/// What users see when a container of theirs failed.
+pub const CONTAINER_FAILED: &str =
+    "At least one container exited with a non-zero exit code. See the job's logs.";
+
+impl JobRecord {
+    /// A job that has just been submitted: `created`, its containers already `download_submitted`
+    /// (contract section 5.2). The `created` transition is to be notified like all others.
+    #[must_use]
+    pub fn new(num_containers: u32, submitted: UtcTime) -> Self {
+        let entry = |state| Transition {
+            state,
+            time: submitted,
+            reported_time: None,
+        };
+        let container = ContainerRecord {
+            transitions: vec![entry(JobState::Created), entry(JobState::DownloadSubmitted)],
+            ..ContainerRecord::default()
+        };
+        Self {
+            transitions: vec![entry(JobState::Created)],
+            containers: (0..num_containers).map(|_| container.clone()).collect(),
+            outcome: JobOutcome::default(),
+        }
+    }
+
+    /// The job's state.
+    #[must_use]
+    pub fn state(&self) -> JobState {
+        current(&self.transitions)
+    }
+
+    /// What must be done to end the job, if it can end now. A reconciler asks this of stored jobs to
+    /// find work that was lost.
+    #[must_use]
+    pub fn pending(&self) -> Option<Pending> {
+        let state = self.state();
+        if state == JobState::Canceling {
+            Some(Pending::Cancel)
+        } else if state.is_terminal()
+            || self.containers.is_empty()
+            || !self
+                .containers
+                .iter()
+                .all(|container| container.state().is_terminal())
+        {
+            None
+        } else if self
+            .containers
+            .iter()
+            .any(|container| container.state() == JobState::Error)
+        {
+            Some(Pending::Error)
+        } else {
+            Some(Pending::Complete)
+        }
+    }
+
+    /// The batch system has accepted the job: it goes to `download_submitted`. Changes nothing if a
+    /// container's report came first and has taken the job further.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::JobState`] if the job was canceled or failed meanwhile: the batch job must go.
+    pub fn queued(&mut self, now: UtcTime) -> Result<Change, Refusal> {
+        let (current, next) = (self.state(), JobState::DownloadSubmitted);
+        if current.is_terminal() || current.is_cancel() {
+            return Err(Refusal::JobState { current, next });
+        }
+        let mut change = Change::default();
+        self.advance(next, now, &mut change);
+        change.pending = self.pending();
+        Ok(change)
+    }
+
+    /// Records an executor's report, and moves the job if all containers have come that far.
+    ///
+    /// Reads and changes this container's record and the job's history; of the other containers it
+    /// only reads the histories.
+    ///
+    /// # Errors
+    ///
+    /// Each [`Refusal`] but that of the job's state, in the contract's order: state, data, container.
+    pub fn apply_report(
+        &mut self,
+        container: ContainerNumber,
+        report: &ContainerReport,
+    ) -> Result<Change, Refusal> {
+        check_report(report)?;
+        let num_containers = self.containers.len();
+        let no_such_container = Refusal::NoSuchContainer {
+            container,
+            num_containers,
+        };
+        let Some(index) = usize::try_from(container)
+            .ok()
+            .filter(|index| *index < num_containers)
+        else {
+            return Err(no_such_container);
+        };
+        let record = self.containers.get_mut(index).ok_or(no_such_container)?;
+        let mut change = Change::default();
+        if record.repeats(report) {
+            change.pending = self.pending();
+            return Ok(change);
+        }
+        let (current, next) = (record.state(), report.state);
+        if record.state().enter(next) != Ok(Step::Enter) {
+            return Err(Refusal::ContainerState {
+                container,
+                current,
+                next,
+            });
+        }
+        let before = record.clone();
+        record
+            .transitions
+            .push(next_entry(&record.transitions, next, report.time));
+        record.take_data(report);
+        if let Err(error) = self.lift_to(next, &mut change) {
+            if let Some(record) = self.containers.get_mut(index) {
+                *record = before;
+            }
+            return Err(error.into());
+        }
+        change.container = Some(container);
+        change.pending = self.pending();
+        Ok(change)
+    }
+
+    /// The job is to be canceled: it goes to `canceling`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::JobState`] if it has ended or is being canceled.
+    pub fn cancel(&mut self, now: UtcTime) -> Result<Change, Refusal> {
+        self.enter(JobState::Canceling, now)
+    }
+
+    /// The job cannot go on: it goes to `error` with these messages. A job that is being canceled
+    /// stays so, and ends in `canceled`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::JobState`] if it has ended or is being canceled.
+    pub fn fail(
+        &mut self,
+        error: &str,
+        admin_error: &str,
+        traceback: Option<&str>,
+        now: UtcTime,
+    ) -> Result<Change, Refusal> {
+        if self.state() == JobState::Canceling {
+            return Err(Refusal::JobState {
+                current: self.state(),
+                next: JobState::Error,
+            });
+        }
+        let mut change = self.enter(JobState::Error, now)?;
+        self.outcome.error = Some(error.to_owned());
+        self.outcome.admin_error = Some(admin_error.to_owned());
+        self.outcome.traceback = traceback.map(ToOwned::to_owned);
+        change.outcome = true;
+        Ok(change)
+    }
+
+    /// Ends a job for which something is [`pending`](Self::pending); for others changes nothing.
+    ///
+    /// A completed job whose outputs are not in S3 as reported, or that has none, ends in `error`.
+    ///
+    /// # Errors
+    ///
+    /// None in practice: a job with something pending can always end.
+    pub fn finish(&mut self, evidence: &Evidence<'_>, now: UtcTime) -> Result<Change, Refusal> {
+        match self.pending() {
+            None => Ok(Change::default()),
+            Some(Pending::Cancel) => {
+                let mut change = self.enter(JobState::Canceled, now)?;
+                self.outcome.statistics = evidence.statistics;
+                change.outcome = true;
+                Ok(change)
+            }
+            Some(Pending::Error) => {
+                let failed = self
+                    .containers
+                    .iter()
+                    .any(|one| one.exit_code.unwrap_or(0) != 0);
+                let message = if failed {
+                    CONTAINER_FAILED
+                } else {
+                    UNEXPECTED_ERROR
+                };
+                let admin_error = self.containers_in_error();
+                let change = self.fail(message, &admin_error, None, now)?;
+                self.outcome.statistics = evidence.statistics;
+                if failed || evidence.logs_stored {
+                    self.outcome.logpath = Some(evidence.log_path.to_owned());
+                }
+                Ok(change)
+            }
+            Some(Pending::Complete) => {
+                let outputs = self.merged_outputs();
+                if let Err((error, admin_error)) = check_outputs(&outputs, evidence.checksums) {
+                    let change = self.fail(&error, &admin_error, None, now)?;
+                    if evidence.logs_stored {
+                        self.outcome.logpath = Some(evidence.log_path.to_owned());
+                    }
+                    return Ok(change);
+                }
+                let mut change = Change::default();
+                self.advance(JobState::Complete, now, &mut change);
+                self.outcome.statistics = evidence.statistics;
+                self.outcome.output_file_count = u64::try_from(outputs.len()).ok();
+                self.outcome.outputs = Some(outputs);
+                if evidence.logs_stored {
+                    self.outcome.logpath = Some(evidence.log_path.to_owned());
+                }
+                change.outcome = true;
+                Ok(change)
+            }
+        }
+    }
+
+    /// All containers' outputs by path, one for each path: a later container's wins.
+    #[must_use]
+    pub fn merged_outputs(&self) -> Vec<S3File> {
+        let mut merged: BTreeMap<&str, &S3File> = BTreeMap::new();
+        for output in self
+            .containers
+            .iter()
+            .filter_map(|one| one.outputs.as_deref())
+            .flatten()
+        {
+            merged.insert(&output.file, output);
+        }
+        merged.into_values().cloned().collect()
+    }
+
+    /// Enters a state that must be a legal step from the current one.
+    fn enter(&mut self, next: JobState, now: UtcTime) -> Result<Change, Refusal> {
+        let current = self.state();
+        if current.enter(next) != Ok(Step::Enter) {
+            return Err(Refusal::JobState { current, next });
+        }
+        let mut change = Change::default();
+        self.push(next, now, &mut change);
+        change.pending = self.pending();
+        Ok(change)
+    }
+
+    /// A container entered `entered`: moves the job if that lets it.
+    fn lift_to(&mut self, entered: JobState, change: &mut Change) -> Result<(), LiftError> {
+        if self.state().is_terminal() || self.state().is_cancel() {
+            return Ok(());
+        }
+        let num_containers = u32::try_from(self.containers.len()).unwrap_or(u32::MAX);
+        let histories = self.containers.iter().map(|one| {
+            one.transitions
+                .iter()
+                .map(|entry| (entry.state, entry.time))
+        });
+        match lift(num_containers, entered, histories)? {
+            // The job ends with `finish`, when the other systems have been asked.
+            Some(lifted) if lifted.state.is_terminal() => {}
+            Some(lifted) => self.advance(lifted.state, lifted.time, change),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Goes to `target` through every state between. A report may come before the service has
+    /// recorded that the batch system took the job, so more than one step can be due. Changes
+    /// nothing if the job is past `target`.
+    fn advance(&mut self, target: JobState, time: UtcTime, change: &mut Change) {
+        let current = self.state();
+        let mut way = Vec::new();
+        let mut at = target;
+        while at != current {
+            way.push(at);
+            match at.predecessors() {
+                [before] => at = *before,
+                _ => return,
+            }
+        }
+        for state in way.into_iter().rev() {
+            self.push(state, time, change);
+        }
+    }
+
+    fn push(&mut self, state: JobState, time: UtcTime, change: &mut Change) {
+        let mut entry = next_entry(&self.transitions, state, time);
+        // Only a worker's clock is worth keeping beside; the containers' records have it.
+        entry.reported_time = None;
+        self.transitions.push(entry);
+        change.transitions.push(entry);
+    }
+
+    /// Names the containers that ended in error, with the first one's message.
+    fn containers_in_error(&self) -> String {
+        let mut failed = self
+            .containers
+            .iter()
+            .enumerate()
+            .filter(|(_, container)| container.state() == JobState::Error);
+        let Some((first, container)) = failed.next() else {
+            return "no container is in state error".to_owned();
+        };
+        let message = container.admin_error.as_deref().unwrap_or("no message");
+        match failed.count() {
+            0 => format!("container {first} ended in error: {message}"),
+            more => format!(
+                "container {first} ended in error: {message}; and {more} more, see the containers' records"
+            ),
+        }
+    }
+}
+
+impl ContainerRecord {
+    fn take_data(&mut self, report: &ContainerReport) {
+        match report.state {
+            JobState::UploadSubmitting | JobState::ErrorProcessingSubmitting => {
+                self.exit_code = report.exit_code;
+            }
+            JobState::Complete => self.outputs = Some(report.outputs.clone().unwrap_or_default()),
+            JobState::Error => {
+                self.admin_error.clone_from(&report.admin_error);
+                self.traceback.clone_from(&report.traceback);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn check_report(report: &ContainerReport) -> Result<(), Refusal> {
+    let state = report.state;
+    if !REPORTED_STATES.contains(&state) {
+        return Err(Refusal::UnsupportedState(state));
+    }
+    let missing = match state {
+        JobState::UploadSubmitting | JobState::ErrorProcessingSubmitting => report
+            .exit_code
+            .is_none_or(|code| code < 0)
+            .then_some("exit_code, 0 or more"),
+        JobState::Error => report
+            .admin_error
+            .as_deref()
+            .is_none_or(|text| text.trim().is_empty())
+            .then_some("admin_error, not blank"),
+        _ => None,
+    };
+    missing.map_or(Ok(()), |field| Err(Refusal::MissingData { state, field }))
+}
+
+/// The messages for user and administrator if the outputs are not there as reported.
+fn check_outputs(
+    outputs: &[S3File],
+    checksums: &HashMap<String, String>,
+) -> Result<(), (String, String)> {
+    if outputs.is_empty() {
+        return Err((
+            "The containers ended without error but wrote no output files.".to_owned(),
+            "no container reported an output file".to_owned(),
+        ));
+    }
+    for output in outputs {
+        let stored = checksums.get(&output.file);
+        if stored.is_none() || stored != output.crc64nvme.as_ref() {
+            let shown = |value: Option<&String>| value.map_or("none", String::as_str).to_owned();
+            return Err((
+                format!(
+                    "Output file {} is not in S3 as it was uploaded; it may have been changed or \
+                     removed meanwhile.",
+                    output.file
+                ),
+                format!(
+                    "output file {} has CRC64NVME {} in S3, its container reported {}",
+                    output.file,
+                    shown(stored),
+                    shown(output.crc64nvme.as_ref())
+                ),
+            ));
+        }
+    }
+    Ok(())
+}

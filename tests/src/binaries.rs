@@ -1,0 +1,55 @@
+//! The programs under test.
+
+use std::path::{Path, PathBuf};
+
+/// A program under test was not found.
+#[derive(Debug, thiserror::Error)]
+#[error("{program} is not at {}; build it with `cargo build -p {program}` or set {variable}", path.display())]
+pub struct MissingBinary {
+    program: &'static str,
+    variable: &'static str,
+    path: PathBuf,
+}
+
+/// The executor: `CTS_EXECUTOR_BIN`, else the one of this workspace's development build.
+///
+/// # Errors
+/// When there is none.
+pub fn executor() -> Result<PathBuf, MissingBinary> {
+    find("cts-executor", "CTS_EXECUTOR_BIN")
+}
+
+/// The service: `CTS_SERVICE_BIN`, else the one of this workspace's development build.
+///
+/// # Errors
+/// When there is none.
+pub fn service() -> Result<PathBuf, MissingBinary> {
+    find("cts-service", "CTS_SERVICE_BIN")
+}
+
+/// The root of the checkout.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("this crate is a directory of it")
+}
+
+fn find(program: &'static str, variable: &'static str) -> Result<PathBuf, MissingBinary> {
+    let path = match std::env::var_os(variable).filter(|value| !value.is_empty()) {
+        Some(path) => PathBuf::from(path),
+        None => std::env::var_os("CARGO_TARGET_DIR")
+            .filter(|value| !value.is_empty())
+            .map_or_else(|| workspace().join("target"), |dir| workspace().join(dir))
+            .join("debug")
+            .join(program),
+    };
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(MissingBinary {
+            program,
+            variable,
+            path,
+        })
+    }
+}
