@@ -124,7 +124,7 @@ impl InputTree {
     /// Removes whatever is still partial. What cannot be removed is logged: its name shows what it
     /// is, and the next run removes it.
     pub(super) fn remove_partials(&self) {
-        if let Err(errno) = remove_staging(&self.root, self.staging_name.as_ref()) {
+        if let Err(errno) = remove_staging(&self.root, self.staging_name.as_str()) {
             let directory = self.path.join(&self.staging_name);
             tracing::warn!("cannot remove {}: {errno}", directory.display());
         }
