@@ -227,7 +227,9 @@ impl ObjectStore for FaultyStore {
         Box::pin(async move {
             // Not before the fault is known: a call of the double acts at once.
             let call = async move { self.inner.put(object, body, checksum).await };
-            self.run(Operation::Put, object, call).await.map(checksum_of)
+            self.run(Operation::Put, object, call)
+                .await
+                .map(checksum_of)
         })
     }
 

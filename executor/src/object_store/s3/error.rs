@@ -19,7 +19,9 @@ pub(super) fn store_error<E>(
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
-    let status = error.raw_response().map(|response| response.status().as_u16());
+    let status = error
+        .raw_response()
+        .map(|response| response.status().as_u16());
     let (kind, detail) = match error {
         SdkError::ServiceError(context) => {
             let metadata = context.err().meta();
@@ -79,8 +81,14 @@ fn classify(code: Option<&str>, status: Option<u16>) -> StoreErrorKind {
         Some("NoSuchBucket") => StoreErrorKind::BucketMissing,
         Some("NoSuchKey" | "NotFound" | "NoSuchUpload") => StoreErrorKind::NotFound,
         Some(
-            "AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken"
-            | "InvalidToken" | "AllAccessDisabled" | "AccountProblem" | "Forbidden",
+            "AccessDenied"
+            | "InvalidAccessKeyId"
+            | "SignatureDoesNotMatch"
+            | "ExpiredToken"
+            | "InvalidToken"
+            | "AllAccessDisabled"
+            | "AccountProblem"
+            | "Forbidden",
         ) => StoreErrorKind::AccessDenied,
         Some("RequestTimeTooSkewed") => StoreErrorKind::ClockSkew,
         Some("PreconditionFailed") => StoreErrorKind::Changed,
