@@ -129,7 +129,11 @@ mod tests {
             opener(&root, Path::new("a/b/file")).unwrap();
             opener(&root, Path::new("")).unwrap();
             for bad in ["../outside", "/etc/passwd", "a/../../outside"] {
-                assert_eq!(opener(&root, Path::new(bad)).unwrap_err(), Errno::XDEV, "{bad}");
+                assert_eq!(
+                    opener(&root, Path::new(bad)).unwrap_err(),
+                    Errno::XDEV,
+                    "{bad}"
+                );
             }
             for link in ["climbs", "absolute", "to-file", "to-dir/b/file", "loop"] {
                 opener(&root, Path::new(link)).unwrap_err();
@@ -141,7 +145,13 @@ mod tests {
     fn links_that_stay_inside_can_be_followed() {
         let (_dir, root) = tree();
         let follow = |path| {
-            open(&root, Path::new(path), OFlags::RDONLY, Mode::empty(), Links::FollowInside)
+            open(
+                &root,
+                Path::new(path),
+                OFlags::RDONLY,
+                Mode::empty(),
+                Links::FollowInside,
+            )
         };
         follow("to-file").unwrap();
         follow("to-dir/b/file").unwrap();

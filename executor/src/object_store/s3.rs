@@ -473,10 +473,7 @@ mod tests {
 
     #[test]
     fn content_range_is_read_or_refused() {
-        assert_eq!(
-            parse_content_range("bytes 0-9/100"),
-            Some((0..10, 100))
-        );
+        assert_eq!(parse_content_range("bytes 0-9/100"), Some((0..10, 100)));
         for bad in [
             "",
             "bytes */100",

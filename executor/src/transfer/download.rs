@@ -41,7 +41,10 @@ pub(super) async fn run(
 ) -> Result<Summary, TransferError> {
     counters.expect(items.len() as u64, 0);
     let tree = InputTree::prepare(&input_root, &items)?;
-    let firsts = (0..items.len()).map(|index| Work::Begin { index, try_number: 1 });
+    let firsts = (0..items.len()).map(|index| Work::Begin {
+        index,
+        try_number: 1,
+    });
     let downloads = Arc::new(Downloads {
         queue: WorkQueue::new(firsts),
         space: Space::new(options.reserve_bytes),
@@ -109,7 +112,10 @@ impl std::fmt::Display for Version {
             "{} bytes, ETag {}, last modified {}",
             self.size,
             self.etag.as_deref().unwrap_or(unknown).escape_debug(),
-            self.last_modified.as_deref().unwrap_or(unknown).escape_debug()
+            self.last_modified
+                .as_deref()
+                .unwrap_or(unknown)
+                .escape_debug()
         )
     }
 }
@@ -284,7 +290,8 @@ impl Downloads {
             let range = at..part.end;
             let received = match response.take() {
                 Some(response) => {
-                    self.receive(origin, file, response, range, &mut at, &mut hasher).await
+                    self.receive(origin, file, response, range, &mut at, &mut hasher)
+                        .await
                 }
                 None if range.is_empty() => Ok(()),
                 None => {
@@ -379,7 +386,10 @@ impl Downloads {
     }
 
     fn local(&self, action: &'static str, item: &Download, cause: io::Error) -> TransferError {
-        if matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        if matches!(
+            cause.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        ) {
             return self.space.exhausted(&self.tree);
         }
         TransferError::Local {

@@ -130,16 +130,34 @@ mod tests {
             ..RetryPolicy::default()
         };
         let mut attempts = Attempts::new(&policy, &counters);
-        attempts.wait_after(error(StoreErrorKind::Unavailable)).await.unwrap();
-        attempts.wait_after(error(StoreErrorKind::Throttled)).await.unwrap();
+        attempts
+            .wait_after(error(StoreErrorKind::Unavailable))
+            .await
+            .unwrap();
+        attempts
+            .wait_after(error(StoreErrorKind::Throttled))
+            .await
+            .unwrap();
         attempts.made_progress();
-        attempts.wait_after(error(StoreErrorKind::Unavailable)).await.unwrap();
-        attempts.wait_after(error(StoreErrorKind::Unavailable)).await.unwrap();
-        attempts.wait_after(error(StoreErrorKind::Unavailable)).await.unwrap_err();
+        attempts
+            .wait_after(error(StoreErrorKind::Unavailable))
+            .await
+            .unwrap();
+        attempts
+            .wait_after(error(StoreErrorKind::Unavailable))
+            .await
+            .unwrap();
+        attempts
+            .wait_after(error(StoreErrorKind::Unavailable))
+            .await
+            .unwrap_err();
         assert_eq!(counters.snapshot().retries, 4);
 
         let mut attempts = Attempts::new(&policy, &counters);
-        attempts.wait_after(error(StoreErrorKind::NotFound)).await.unwrap_err();
+        attempts
+            .wait_after(error(StoreErrorKind::NotFound))
+            .await
+            .unwrap_err();
 
         let policy = RetryPolicy::default();
         let mut attempts = Attempts::new(&policy, &counters);

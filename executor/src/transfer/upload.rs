@@ -32,7 +32,10 @@ pub(super) async fn run(
     counters: Arc<Counters>,
     cancel: CancellationToken,
 ) -> Result<Vec<Uploaded>, TransferError> {
-    counters.expect(items.len() as u64, items.iter().map(Upload::known_size).sum());
+    counters.expect(
+        items.len() as u64,
+        items.iter().map(Upload::known_size).sum(),
+    );
     let uploads = Arc::new(Uploads {
         queue: WorkQueue::new((0..items.len()).map(|index| Work::Begin { index })),
         buffers: BufferPool::new(options.upload_memory_bytes, options.upload_part_bytes),
@@ -158,7 +161,10 @@ impl Uploads {
             let limit = self.send_limit(body.len(), &attempts);
             match within(limit, "put", object, put).await {
                 Ok(answered) => return Ok(answered),
-                Err(error) => self.wait_to_resend(&mut attempts, error, object, &body, checksum).await?,
+                Err(error) => {
+                    self.wait_to_resend(&mut attempts, error, object, &body, checksum)
+                        .await?
+                }
             }
         }
     }

@@ -47,7 +47,11 @@ async fn a_stalled_upload_ends_and_aborts_its_multipart_uploads() {
     for operation in [Operation::UploadPart, Operation::CompleteMultipart] {
         let setup = patient(Setup::with(|store| store.always(operation, Fault::Stall)));
         let items = vec![setup.file("k", &bytes(130))];
-        let calls = if operation == Operation::UploadPart { 2 } else { 5 };
+        let calls = if operation == Operation::UploadPart {
+            2
+        } else {
+            5
+        };
         let (result, cancelled) =
             tokio::join!(setup.upload(items), cancel_after_calls(&setup, calls));
         assert!(result.unwrap_err().is_cancelled());
@@ -85,7 +89,9 @@ async fn cancelled_before_it_starts_does_nothing() {
 
 #[tokio::test]
 async fn dropping_the_future_stops_the_work() {
-    let setup = patient(Setup::with(|store| store.always(Operation::Get, Fault::StallBody(10))));
+    let setup = patient(Setup::with(|store| {
+        store.always(Operation::Get, Fault::StallBody(10))
+    }));
     let items = vec![setup.object("k", &bytes(1000))];
     let wait = async {
         while setup.faulty.calls().len() < 2 {

@@ -33,7 +33,11 @@ pub(crate) fn uploads(collected: Collected) -> Vec<Upload> {
 }
 
 fn paths(collected: &Collected) -> Vec<&str> {
-    collected.files.iter().map(cts_executor::collect::CollectedFile::path).collect()
+    collected
+        .files
+        .iter()
+        .map(cts_executor::collect::CollectedFile::path)
+        .collect()
 }
 
 fn unusable(result: Result<Collected, CollectError>) -> BTreeMap<String, String> {
@@ -42,7 +46,10 @@ fn unusable(result: Result<Collected, CollectError>) -> BTreeMap<String, String>
         other => panic!("{other:?}"),
     };
     assert_eq!(report.count(), report.listed().count() as u64);
-    report.listed().map(|(name, reason)| (name, reason.to_owned())).collect()
+    report
+        .listed()
+        .map(|(name, reason)| (name, reason.to_owned()))
+        .collect()
 }
 
 fn write(path: impl AsRef<Path>, body: &str) {
@@ -82,7 +89,12 @@ fn an_empty_tree_has_no_files_and_a_missing_one_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(collect(dir.path()).unwrap().files.len(), 0);
     let error = collect(&dir.path().join("none")).unwrap_err();
-    assert!(error.to_string().starts_with("cannot read the output directory"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with("cannot read the output directory"),
+        "{error}"
+    );
     symlink("/etc", dir.path().join("link")).unwrap();
     collect(&dir.path().join("link")).unwrap_err();
 }
@@ -112,7 +124,11 @@ fn everything_unusable_is_reported_at_once() {
     let report = unusable(collect(&out));
     let reason = |name: &str| report.get(name).map_or("not reported", |reason| &**reason);
     for link in ["passwd", "environ", "climbs", "parent"] {
-        assert!(reason(link).starts_with("is a link that leads out"), "{link}: {}", reason(link));
+        assert!(
+            reason(link).starts_with("is a link that leads out"),
+            "{link}: {}",
+            reason(link)
+        );
     }
     assert_eq!(reason("dangling"), "is a link to nothing");
     assert_eq!(reason("through a file"), "is a link to nothing");
@@ -120,11 +136,19 @@ fn everything_unusable_is_reported_at_once() {
     assert_eq!(reason("fifo"), "is a FIFO");
     assert_eq!(reason("to fifo"), "is a link to something that is a FIFO");
     assert_eq!(reason("socket"), "is a socket");
-    assert_eq!(reason("new\\nline"), "has a control, format, private or unassigned character");
+    assert_eq!(
+        reason("new\\nline"),
+        "has a control, format, private or unassigned character"
+    );
     assert_eq!(reason("quo\\'te"), "has a ' or ;");
     assert_eq!(reason("semi;colon"), "has a ' or ;");
     assert_eq!(reason("latin\\xe9"), "is not UTF-8");
-    assert!(report.values().any(|reason| reason.contains("more than 1024 bytes")), "{report:?}");
+    assert!(
+        report
+            .values()
+            .any(|reason| reason.contains("more than 1024 bytes")),
+        "{report:?}"
+    );
     assert_eq!(report.len(), 15);
 }
 
@@ -141,8 +165,15 @@ fn unreadable_files_and_directories_are_reported_by_name() {
         fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0)).unwrap();
     }
     let report = unusable(collect(dir.path()));
-    fs::set_permissions(dir.path().join("directory"), fs::Permissions::from_mode(0o700)).unwrap();
-    assert_eq!(report.get("file").unwrap(), "is a file that only the container's user may read");
+    fs::set_permissions(
+        dir.path().join("directory"),
+        fs::Permissions::from_mode(0o700),
+    )
+    .unwrap();
+    assert_eq!(
+        report.get("file").unwrap(),
+        "is a file that only the container's user may read"
+    );
     assert_eq!(
         report.get("directory").unwrap(),
         "is a directory that only the container's user may read"
@@ -175,7 +206,10 @@ fn too_many_entries_are_refused() {
     }
     let limits = CollectLimits { max_entries: 39 };
     let error = collect::collect(dir.path(), "b/o", limits, &CancellationToken::new()).unwrap_err();
-    assert!(matches!(error, CollectError::TooMany { limit: 39 }), "{error}");
+    assert!(
+        matches!(error, CollectError::TooMany { limit: 39 }),
+        "{error}"
+    );
     let limits = CollectLimits { max_entries: 40 };
     collect::collect(dir.path(), "bucket/o", limits, &CancellationToken::new()).unwrap();
 }
@@ -223,6 +257,10 @@ async fn swaps_during_the_walk_never_lead_outside() {
     stop.store(true, Ordering::Relaxed);
     racer.join().unwrap();
     for object in setup.memory.objects() {
-        assert_eq!(setup.memory.object(&object).unwrap(), "harmless", "{object}");
+        assert_eq!(
+            setup.memory.object(&object).unwrap(),
+            "harmless",
+            "{object}"
+        );
     }
 }

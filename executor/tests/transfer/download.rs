@@ -23,7 +23,10 @@ fn some_objects(setup: &Setup) -> (Vec<Download>, BTreeMap<String, Vec<u8>>) {
     ]
     .map(|(key, len)| (key.to_owned(), bytes(len)))
     .into();
-    let items = bodies.iter().map(|(key, body)| setup.object(key, body)).collect();
+    let items = bodies
+        .iter()
+        .map(|(key, body)| setup.object(key, body))
+        .collect();
     (items, bodies)
 }
 
@@ -40,7 +43,16 @@ async fn all_sizes_arrive_checked_and_readable() {
     assert_eq!(progress.retries, 0);
     // 1 + 1 + 1 + 2 + 24: no request beyond the parts.
     assert_eq!(setup.faulty.calls(), vec![Operation::Get; 29]);
-    let mode = |path| setup.input().join(path).metadata().unwrap().permissions().mode() & 0o777;
+    let mode = |path| {
+        setup
+            .input()
+            .join(path)
+            .metadata()
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777
+    };
     assert_eq!(mode("dir/sub"), 0o755);
     assert_eq!(mode("dir/small"), 0o644);
     setup.assert_no_partials();
@@ -52,7 +64,10 @@ async fn an_empty_object_that_is_not_expected_is_a_mismatch() {
     let mut item = setup.object("k", b"");
     item.expected = Crc64Nvme::new(1);
     let error = setup.download(vec![item]).await.unwrap_err();
-    assert!(matches!(error, TransferError::ChecksumMismatch { .. }), "{error}");
+    assert!(
+        matches!(error, TransferError::ChecksumMismatch { .. }),
+        "{error}"
+    );
     assert_eq!(setup.files(), BTreeMap::new());
 }
 
@@ -111,7 +126,12 @@ async fn a_permanent_failure_of_any_call_is_reported_and_leaves_nothing_partial(
         let (items, bodies) = some_objects(&setup);
         let error = setup.download(items).await.unwrap_err();
         assert!(error.is_permanent());
-        assert!(error.to_string().contains("access denied; check the S3 keys"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("access denied; check the S3 keys"),
+            "{error}"
+        );
         setup.assert_no_partials();
         for (name, body) in setup.files() {
             assert_eq!(bodies.get(&name), Some(&body), "{name} looks finished");
@@ -125,7 +145,10 @@ async fn retries_end() {
     let (items, _) = some_objects(&setup);
     let error = setup.download(items).await.unwrap_err();
     assert!(!error.is_permanent());
-    assert!(error.to_string().contains("cannot be used at the moment"), "{error}");
+    assert!(
+        error.to_string().contains("cannot be used at the moment"),
+        "{error}"
+    );
     assert_eq!(setup.files(), BTreeMap::new());
     setup.assert_no_partials();
 }
@@ -171,7 +194,9 @@ async fn an_object_replaced_meanwhile_is_refused() {
     for plan in [
         |store: FaultyStore| store.on_call(1, Fault::OtherEtag),
         |store: FaultyStore| {
-            store.on_call(0, Fault::BreakBody(50)).on_call(1, Fault::Fail(StoreErrorKind::Changed))
+            store
+                .on_call(0, Fault::BreakBody(50))
+                .on_call(1, Fault::Fail(StoreErrorKind::Changed))
         },
     ] {
         let mut setup = Setup::with(plan);
@@ -180,7 +205,9 @@ async fn an_object_replaced_meanwhile_is_refused() {
         let error = setup.download(vec![item]).await.unwrap_err();
         assert!(error.is_permanent());
         assert!(
-            error.to_string().starts_with("input s3://b/k was replaced while it was being"),
+            error
+                .to_string()
+                .starts_with("input s3://b/k was replaced while it was being"),
             "{error}"
         );
         assert_eq!(setup.files(), BTreeMap::new());
@@ -209,12 +236,20 @@ async fn inputs_that_do_not_fit_are_refused_before_they_are_written() {
     setup.options.reserve_bytes = u64::MAX / 2;
     let item = setup.object("k", &bytes(300));
     let error = setup.download(vec![item]).await.unwrap_err();
-    let TransferError::NoSpace { need_bytes, have_bytes, .. } = &error else {
+    let TransferError::NoSpace {
+        need_bytes,
+        have_bytes,
+        ..
+    } = &error
+    else {
         panic!("{error}");
     };
     assert_eq!(*need_bytes, 300 + u64::MAX / 2);
     assert!(have_bytes < need_bytes);
-    assert!(error.to_string().contains("no space for the inputs"), "{error}");
+    assert!(
+        error.to_string().contains("no space for the inputs"),
+        "{error}"
+    );
     assert_eq!(setup.counters.snapshot().bytes_done, 0);
     setup.assert_no_partials();
 }
@@ -224,7 +259,9 @@ async fn a_store_without_the_checksum_does_not_matter() {
     let setup = Setup::new();
     let body = bytes(300);
     let item = setup.object("k", &body);
-    setup.memory.insert(&item.object, body, ObjectChecksum::Absent);
+    setup
+        .memory
+        .insert(&item.object, body, ObjectChecksum::Absent);
     setup.download(vec![item]).await.unwrap();
 }
 
@@ -235,7 +272,10 @@ async fn places_outside_the_input_directory_are_refused_before_any_request() {
         let mut item = setup.object("k", b"body");
         item.destination = place.into();
         let error = setup.download(vec![item]).await.unwrap_err();
-        assert!(matches!(error, TransferError::Destination { .. }), "{place}: {error}");
+        assert!(
+            matches!(error, TransferError::Destination { .. }),
+            "{place}: {error}"
+        );
         assert_eq!(setup.faulty.calls(), []);
         assert_eq!(setup.files(), BTreeMap::new());
     }

@@ -61,10 +61,7 @@ impl Setup {
         Self::over(MemoryStore::with_buckets(&["b"]).with_chunk_bytes(7), plan)
     }
 
-    pub(crate) fn over(
-        memory: MemoryStore,
-        plan: impl FnOnce(FaultyStore) -> FaultyStore,
-    ) -> Self {
+    pub(crate) fn over(memory: MemoryStore, plan: impl FnOnce(FaultyStore) -> FaultyStore) -> Self {
         let memory = Arc::new(memory);
         let inner: Arc<dyn ObjectStore> = Arc::clone(&memory) as _;
         let dir = tempfile::tempdir().unwrap();
@@ -152,7 +149,12 @@ fn read_tree(root: &Path, directory: &Path, files: &mut BTreeMap<String, Vec<u8>
         if path.is_dir() {
             read_tree(root, &path, files);
         } else {
-            let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+            let name = path
+                .strip_prefix(root)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned();
             files.insert(name, std::fs::read(&path).unwrap());
         }
     }
@@ -160,5 +162,7 @@ fn read_tree(root: &Path, directory: &Path, files: &mut BTreeMap<String, Vec<u8>
 
 /// Bytes that are all different from their neighbours.
 pub(crate) fn bytes(len: usize) -> Vec<u8> {
-    (0..len).map(|n| u8::try_from((n * 7 + n / 251) % 251).unwrap()).collect()
+    (0..len)
+        .map(|n| u8::try_from((n * 7 + n / 251) % 251).unwrap())
+        .collect()
 }

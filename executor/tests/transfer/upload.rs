@@ -9,11 +9,19 @@ use cts_shared::crc64nvme::Crc64Nvme;
 
 use crate::setup::{Setup, bytes};
 
-const SIZES: [(&str, usize); 5] =
-    [("empty", 0), ("small", 10), ("one part", 64), ("one more", 65), ("many", 1000)];
+const SIZES: [(&str, usize); 5] = [
+    ("empty", 0),
+    ("small", 10),
+    ("one part", 64),
+    ("one more", 65),
+    ("many", 1000),
+];
 
 fn some_files(setup: &Setup) -> Vec<Upload> {
-    SIZES.iter().map(|(name, len)| setup.file(name, &bytes(*len))).collect()
+    SIZES
+        .iter()
+        .map(|(name, len)| setup.file(name, &bytes(*len)))
+        .collect()
 }
 
 fn assert_all_there(setup: &Setup) {
@@ -29,7 +37,10 @@ async fn all_sizes_arrive_and_their_checksums_come_back_in_order() {
     let setup = Setup::new();
     let sent = setup.upload(some_files(&setup)).await.unwrap();
     assert_all_there(&setup);
-    let sent: Vec<_> = sent.iter().map(|sent| (&*sent.object.key, sent.checksum, sent.size)).collect();
+    let sent: Vec<_> = sent
+        .iter()
+        .map(|sent| (&*sent.object.key, sent.checksum, sent.size))
+        .collect();
     let expected = SIZES.map(|(name, len)| (name, Crc64Nvme::of(&bytes(len)), len as u64));
     assert_eq!(sent, expected);
     let progress = setup.counters.snapshot();
@@ -70,7 +81,11 @@ async fn a_permanent_failure_of_any_call_leaves_no_open_upload_and_no_half_objec
         assert!(error.to_string().contains("access denied"), "{error}");
         assert_eq!(setup.memory.open_uploads(), 0, "call {n}");
         for object in setup.memory.objects() {
-            let len = SIZES.iter().find(|(name, _)| *name == object.key).unwrap().1;
+            let len = SIZES
+                .iter()
+                .find(|(name, _)| *name == object.key)
+                .unwrap()
+                .1;
             assert_eq!(setup.memory.object(&object).unwrap(), bytes(len));
         }
     }
@@ -80,7 +95,9 @@ async fn a_permanent_failure_of_any_call_leaves_no_open_upload_and_no_half_objec
 async fn a_refused_checksum_is_sent_again_a_few_times() {
     let refuse = || Fault::Fail(StoreErrorKind::ChecksumRefused);
     let setup = Setup::with(|store| {
-        store.on(Operation::Put, 0, refuse()).on(Operation::UploadPart, 0, refuse())
+        store
+            .on(Operation::Put, 0, refuse())
+            .on(Operation::UploadPart, 0, refuse())
     });
     setup.upload(some_files(&setup)).await.unwrap();
     assert_all_there(&setup);
@@ -88,7 +105,12 @@ async fn a_refused_checksum_is_sent_again_a_few_times() {
     for operation in [Operation::Put, Operation::UploadPart] {
         let setup = Setup::with(|store| store.always(operation, refuse()));
         let error = setup.upload(some_files(&setup)).await.unwrap_err();
-        assert!(error.to_string().contains("the store got other bytes than were sent"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("the store got other bytes than were sent"),
+            "{error}"
+        );
         assert_eq!(setup.memory.open_uploads(), 0);
     }
 }
@@ -100,7 +122,10 @@ async fn a_lost_answer_of_the_completion_is_decided_by_what_the_store_has() {
     let file = setup.file("many", &bytes(1000));
     setup.upload(vec![file]).await.unwrap();
     let calls = setup.faulty.calls();
-    let completes = calls.iter().filter(|call| **call == Operation::CompleteMultipart).count();
+    let completes = calls
+        .iter()
+        .filter(|call| **call == Operation::CompleteMultipart)
+        .count();
     assert_eq!(completes, 1);
     assert!(calls.contains(&Operation::Head));
 }
@@ -125,7 +150,12 @@ async fn a_store_that_confirms_nothing_is_asked() {
     });
     setup.upload(some_files(&setup)).await.unwrap();
     assert_all_there(&setup);
-    let heads = setup.faulty.calls().iter().filter(|call| **call == Operation::Head).count();
+    let heads = setup
+        .faulty
+        .calls()
+        .iter()
+        .filter(|call| **call == Operation::Head)
+        .count();
     assert_eq!(heads, 5);
 }
 
@@ -133,7 +163,10 @@ async fn a_store_that_confirms_nothing_is_asked() {
 async fn a_store_that_has_something_else_is_named_and_its_object_removed() {
     let composite = ObjectChecksum::Composite("AAAAAAAAAAA=-2".to_owned());
     for (checksum, words) in [
-        (ObjectChecksum::FullObject(Crc64Nvme::new(1)), "AAAAAAAAAAE="),
+        (
+            ObjectChecksum::FullObject(Crc64Nvme::new(1)),
+            "AAAAAAAAAAE=",
+        ),
         (composite, "only a composite CRC64NVME"),
         (ObjectChecksum::Absent, "no CRC64NVME"),
     ] {
@@ -141,7 +174,10 @@ async fn a_store_that_has_something_else_is_named_and_its_object_removed() {
             let setup = Setup::with(|store: FaultyStore| {
                 store
                     .always(Operation::Put, Fault::Checksum(checksum.clone()))
-                    .always(Operation::CompleteMultipart, Fault::Checksum(checksum.clone()))
+                    .always(
+                        Operation::CompleteMultipart,
+                        Fault::Checksum(checksum.clone()),
+                    )
                     .always(Operation::Head, Fault::Checksum(checksum.clone()))
             });
             let file = setup.file("k", &bytes(len));
@@ -168,9 +204,16 @@ async fn orphans_of_a_killed_run_are_aborted_below_the_prefix_only() {
     use cts_executor::object_store::ObjectStore;
     let setup = Setup::new();
     for key in ["mine/0/a", "mine/0/b", "mine/1/a", "other"] {
-        setup.memory.create_multipart(&ObjectName::new("b", key)).await.unwrap();
+        setup
+            .memory
+            .create_multipart(&ObjectName::new("b", key))
+            .await
+            .unwrap();
     }
-    assert_eq!(setup.engine().abort_orphans("b", "mine/0/").await.unwrap(), 2);
+    assert_eq!(
+        setup.engine().abort_orphans("b", "mine/0/").await.unwrap(),
+        2
+    );
     assert_eq!(setup.memory.open_uploads(), 2);
 }
 
@@ -180,7 +223,10 @@ async fn a_file_that_is_gone_or_no_file_is_named() {
     let missing = setup.file("k", b"");
     std::fs::remove_file(setup.dir.path().join("k")).unwrap();
     let error = setup.upload(vec![missing]).await.unwrap_err();
-    assert!(error.to_string().contains("cannot open") && error.to_string().contains("/k"), "{error}");
+    assert!(
+        error.to_string().contains("cannot open") && error.to_string().contains("/k"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -214,7 +260,10 @@ async fn outputs_that_change_are_refused() {
             change(&path);
             let uploads = crate::collection::uploads(collected);
             let error = setup.upload(uploads).await.unwrap_err();
-            assert!(matches!(error, TransferError::SourceChanged { .. }), "{what}: {error}");
+            assert!(
+                matches!(error, TransferError::SourceChanged { .. }),
+                "{what}: {error}"
+            );
             assert_eq!(setup.memory.objects(), []);
             assert_eq!(setup.memory.open_uploads(), 0);
         }

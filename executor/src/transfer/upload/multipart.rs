@@ -70,7 +70,11 @@ impl LargeUpload {
     fn take_part(&self) -> Option<Part> {
         let mut parts = self.lock();
         let offset = u64::from(parts.taken) * self.part_bytes;
-        let left = self.source.size().checked_sub(offset).filter(|left| *left > 0)?;
+        let left = self
+            .source
+            .size()
+            .checked_sub(offset)
+            .filter(|left| *left > 0)?;
         parts.taken = parts.taken.checked_add(1)?;
         Some(Part {
             number: parts.taken,
@@ -112,7 +116,13 @@ impl Uploads {
         let mut attempts = Attempts::new(&self.options.retry, &self.counters);
         let upload_id = loop {
             let create = self.open.create(object);
-            match within(self.options.response_timeout, "begin the upload of", object, create).await
+            match within(
+                self.options.response_timeout,
+                "begin the upload of",
+                object,
+                create,
+            )
+            .await
             {
                 Ok(upload_id) => break upload_id,
                 Err(error) => {
@@ -158,7 +168,8 @@ impl Uploads {
             match within(limit, "upload a part of", object, send).await {
                 Ok(etag) => break etag,
                 Err(error) => {
-                    self.wait_to_resend(&mut attempts, error, object, &body, checksum).await?;
+                    self.wait_to_resend(&mut attempts, error, object, &body, checksum)
+                        .await?;
                 }
             }
         };
@@ -190,8 +201,9 @@ impl Uploads {
         let size = upload.source.size();
         let mut attempts = Attempts::new(&self.options.retry, &self.counters);
         loop {
-            let complete =
-                self.store.complete_multipart(object, &upload.upload_id, parts, whole);
+            let complete = self
+                .store
+                .complete_multipart(object, &upload.upload_id, parts, whole);
             // A store may join the parts only now.
             let limit = self.send_limit(0, &attempts) * 5;
             let error = match within(limit, ACTION, object, complete).await {
@@ -259,7 +271,12 @@ impl OpenUploads {
         });
         creating.await.unwrap_or_else(|error| {
             let detail = error.to_string();
-            Err(StoreError::new(StoreErrorKind::Other, "begin the upload of", object, &detail))
+            Err(StoreError::new(
+                StoreErrorKind::Other,
+                "begin the upload of",
+                object,
+                &detail,
+            ))
         })
     }
 
@@ -286,9 +303,8 @@ impl OpenUploads {
                 .map(|(upload_id, object)| self.abort(object, upload_id))
                 .collect();
             aborts.collect::<()>().await;
-            let lost = std::mem::take(
-                &mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner),
-            );
+            let lost =
+                std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
             for object in &lost {
                 self.abort_lost(object).await;
             }
