@@ -18,7 +18,7 @@ use std::sync::Arc;
 use cts_shared::crc64nvme::{Crc64Nvme, Crc64NvmeHasher};
 use futures::StreamExt;
 use tokio::task::JoinSet;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
 use super::options::TransferOptions;
@@ -331,11 +331,8 @@ impl Downloads {
     }
 
     async fn request(&self, request: GetRequest<'_>) -> Result<GetResponse, StoreError> {
-        let object = request.object;
-        let limit = self.options.response_timeout;
-        timeout(limit, self.store.get(request))
-            .await
-            .unwrap_or_else(|_| Err(super::no_answer("get", object, limit)))
+        let (object, limit) = (request.object, self.options.response_timeout);
+        super::within(limit, "get", object, self.store.get(request)).await
     }
 
     /// Writes what comes, up to the end of `range`. `at` and `hasher` say how far it got, also when

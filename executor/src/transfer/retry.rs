@@ -121,11 +121,12 @@ mod tests {
         StoreError::new(kind, "get", &"s3://b/k", "")
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn tries_end_by_number_by_time_and_at_permanent_errors() {
         let counters = Counters::default();
         let policy = RetryPolicy {
             max_attempts: 3,
+            base_delay: Duration::from_millis(1),
             ..RetryPolicy::default()
         };
         let mut attempts = Attempts::new(&policy, &counters);
@@ -164,7 +165,7 @@ mod tests {
         attempts.wait_after(long).await.unwrap_err();
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn waits_stay_within_their_limits() {
         let counters = Counters::default();
         let policy = RetryPolicy::default();

@@ -12,7 +12,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use cts_shared::crc64nvme::Crc64Nvme;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::buffer::BufferPool;
@@ -20,7 +19,7 @@ use super::options::TransferOptions;
 use super::queue::WorkQueue;
 use super::retry::Attempts;
 use super::source::OpenSource;
-use super::{TransferError, Upload, Uploaded};
+use super::{TransferError, Upload, Uploaded, within};
 use crate::object_store::{ObjectChecksum, ObjectName, ObjectStore, StoreError, StoreErrorKind};
 use crate::progress::Counters;
 use multipart::{LargeUpload, OpenUploads};
@@ -260,16 +259,4 @@ impl Uploads {
         drop(sent);
         self.counters.finish_file();
     }
-}
-
-/// A call of the store with a time limit.
-async fn within<T>(
-    limit: Duration,
-    action: &'static str,
-    object: &ObjectName,
-    call: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    timeout(limit, call)
-        .await
-        .unwrap_or_else(|_| Err(super::no_answer(action, object, limit)))
 }
