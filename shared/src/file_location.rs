@@ -11,6 +11,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::job_input::InputFiles;
+use crate::s3_path::{UnsafeSegment, check_segments};
 
 /// A path below some directory: one or more `/`-separated segments, none of them empty, `.` or
 /// `..`, none with a NUL. Joined to a directory it names something inside it.
@@ -61,29 +62,6 @@ impl fmt::Display for RelativePath {
 impl AsRef<std::path::Path> for RelativePath {
     fn as_ref(&self) -> &std::path::Path {
         self.0.as_ref()
-    }
-}
-
-/// A segment of a path that cannot name a file or would leave the directory.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("has {}; rename the object so that each part between slashes is a file name", describe_segment(.0))]
-pub struct UnsafeSegment(String);
-
-fn describe_segment(segment: &str) -> String {
-    if segment.is_empty() {
-        "an empty segment (a slash at the end, or two in a row)".to_owned()
-    } else {
-        format!("the segment {segment:?}")
-    }
-}
-
-fn check_segments(path: &str) -> Result<(), UnsafeSegment> {
-    match path
-        .split('/')
-        .find(|segment| matches!(*segment, "" | "." | "..") || segment.contains('\0'))
-    {
-        Some(segment) => Err(UnsafeSegment(segment.to_owned())),
-        None => Ok(()),
     }
 }
 
