@@ -11,6 +11,7 @@
 //! 7. each step reported in order ([`run_state`], [`report`]), whatever the network does;
 //! 8. SIGTERM at any point ends in a stopped container and no stray files ([`shutdown`]).
 
+mod beneath;
 pub mod clock;
 pub mod collect;
 pub mod config;

@@ -2,5 +2,6 @@
 //!
 //! All of it is pure; running the command line tools is not done here.
 
+mod quoting;
 pub mod statistics;
 pub mod submit_description;

@@ -1,16 +1,14 @@
 //! What is submitted: one cluster a job, one proc a container (contract condor.md, section 2).
 //!
 //! Every value that comes from configuration or from a user passes through a type that quotes it for
-//! the place it stands in, so that none can add an attribute, end a string or expand a macro. See the
-//! manual, [Submitting a job] and [the environment].
-//!
-//! [Submitting a job]: https://htcondor.readthedocs.io/en/latest/man-pages/condor_submit.html
-//! [the environment]: https://htcondor.readthedocs.io/en/latest/man-pages/condor_submit.html#environment
+//! the place it stands in, so that none can add an attribute, end a string or expand a macro.
 
 use std::fmt;
 
 use cts_shared::id::JobId;
 use url::Url;
+
+use crate::condor::quoting::{Environment, SubmitValue};
 
 /// The macro that holds a proc's container number.
 const CONTAINER_NUMBER: &str = "$(container_number)";
@@ -176,101 +174,6 @@ impl FileUrl {
     }
 }
 
-/// The right side of one line, quoted for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct SubmitValue(String);
-
-/// A dollar sign that begins no macro.
-const DOLLAR: &str = "$(DOLLAR)";
-
-impl SubmitValue {
-    /// Text of this program, in which macros are meant.
-    fn trusted(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// Text as it stands, without line breaks; macros do not expand.
-    fn text(attribute: &'static str, text: &str) -> Result<Self, SubmitError> {
-        check_text(attribute, text)?;
-        // At the end of a line it would join the next line to this one.
-        if text.ends_with('\\') {
-            return Err(SubmitError::Value {
-                attribute,
-                value: text.to_owned(),
-            });
-        }
-        Ok(Self(text.replace('$', DOLLAR)))
-    }
-
-    /// A `ClassAd` string.
-    fn string(attribute: &'static str, text: &str) -> Result<Self, SubmitError> {
-        check_text(attribute, text)?;
-        let escaped = text
-            .replace('\\', r"\\")
-            .replace('"', "\\\"")
-            .replace('$', DOLLAR);
-        Ok(Self(format!("\"{escaped}\"")))
-    }
-
-    /// A name in a list of names.
-    fn name(attribute: &'static str, text: &str) -> Result<Self, SubmitError> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "_-.@".contains(c);
-        if text.is_empty() || !text.chars().all(plain) {
-            return Err(SubmitError::Value {
-                attribute,
-                value: text.to_owned(),
-            });
-        }
-        Ok(Self(text.to_owned()))
-    }
-}
-
-/// Refuses line breaks and the like, and `$$`, which is expanded when a proc is matched to a machine
-/// and cannot be escaped in all places.
-fn check_text(attribute: &'static str, text: &str) -> Result<(), SubmitError> {
-    if text.contains(char::is_control) || text.contains("$$") {
-        return Err(SubmitError::Value {
-            attribute,
-            value: text.to_owned(),
-        });
-    }
-    Ok(())
-}
-
-/// The value of `environment`, in the manual's new syntax: the whole in double quotes, each of which
-/// inside is doubled; a value with blanks or quotes in single quotes, each of which inside is doubled.
-#[derive(Debug, Default)]
-struct Environment {
-    assignments: Vec<String>,
-}
-
-impl Environment {
-    fn set(&mut self, name: &'static str, value: &str) -> Result<(), SubmitError> {
-        check_text(name, value)?;
-        let value = value.replace('$', DOLLAR).replace('"', "\"\"");
-        let quoted = if value.contains([' ', '\'']) {
-            format!("'{}'", value.replace('\'', "''"))
-        } else {
-            value
-        };
-        self.assignments.push(format!("{name}={quoted}"));
-        Ok(())
-    }
-
-    fn set_optional(&mut self, name: &'static str, value: Option<&str>) -> Result<(), SubmitError> {
-        value.map_or(Ok(()), |value| self.set(name, value))
-    }
-
-    /// A value of this program, in which macros are meant.
-    fn set_trusted(&mut self, name: &'static str, value: &str) {
-        self.assignments.push(format!("{name}={value}"));
-    }
-
-    fn into_value(self) -> SubmitValue {
-        SubmitValue::trusted(format!("\"{}\"", self.assignments.join(" ")))
-    }
-}
-
 /// A submit description: attributes in order, and the container numbers to queue. Displays as the
 /// text that `condor_submit` reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -339,8 +242,9 @@ impl SubmitDescription {
             ),
         ];
         if let Some(group) = &settings.client_group {
-            let SubmitValue(group) = SubmitValue::string("requirements", group)?;
-            let requirements = SubmitValue::trusted(format!("regexp({group},CLIENTGROUP)"));
+            let group = SubmitValue::string("requirements", group)?;
+            let requirements =
+                SubmitValue::trusted(format!("regexp({},CLIENTGROUP)", group.as_str()));
             attributes.push(("requirements", requirements));
         }
         let constants = [
@@ -367,7 +271,7 @@ impl SubmitDescription {
     pub fn attributes(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.attributes
             .iter()
-            .map(|(name, value)| (*name, value.0.as_str()))
+            .map(|(name, value)| (*name, value.as_str()))
     }
 
     /// The values of `container_number`, one a proc, so that a proc's id is its container's number.

@@ -23,6 +23,7 @@ use crate::id::ContainerNumber;
 use crate::state::lift::{LiftError, lift};
 use crate::state::{JobState, REPORTED_STATES, Step};
 use crate::timestamp::UtcTime;
+use crate::wire::container::ContainerUpdate;
 use crate::wire::job::S3File;
 
 pub use crate::state::record::{ContainerRecord, JobOutcome, JobRecord, Statistics, Transition};
@@ -45,6 +46,29 @@ pub struct ContainerReport {
     pub admin_error: Option<String>,
     /// For `error`.
     pub traceback: Option<String>,
+}
+
+impl ContainerReport {
+    /// A report from the update's address and body. The body's time is text in one of several
+    /// forms; the caller has parsed it.
+    #[must_use]
+    pub fn new(state: JobState, time: UtcTime, body: ContainerUpdate) -> Self {
+        let ContainerUpdate {
+            time: _,
+            exit_code,
+            outputs,
+            admin_error,
+            traceback,
+        } = body;
+        Self {
+            state,
+            time,
+            exit_code,
+            outputs,
+            admin_error,
+            traceback,
+        }
+    }
 }
 
 /// What a step changed: what to save, whom to tell, what to do next.
