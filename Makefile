@@ -56,8 +56,8 @@ e2e: build ## End-to-end tests on real components; KEEP=1 leaves the testbed run
 	exit $$status
 
 .PHONY: demo
-demo: build ## Run SeqKit over the lambda phage through the whole system, and watch it
-	@$(CARGO) run --quiet --locked -p cts-tests --bin demo
+demo: build ## Run SeqKit over the lambda phage through the whole system; STAY=1 to look around after
+	@$(CARGO) run --quiet --locked -p cts-tests --bin demo -- $(if $(STAY),--stay)
 
 # RUSTFLAGS in the environment would replace the flags of static.toml, and the binary be dynamic.
 .PHONY: static
