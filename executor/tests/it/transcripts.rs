@@ -66,7 +66,7 @@ async fn replay(name: &str, script: Script) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn success() {
     let script = Script {
-        writes: vec![("/output_files/out.txt".to_owned(), b"OUTPUT".to_vec())],
+        writes: vec![("/output_files/out.txt".to_owned(), b"hello\n".to_vec())],
         ..Script::default()
     };
     replay("success", script).await;
