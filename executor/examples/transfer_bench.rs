@@ -10,7 +10,11 @@
 //! `upload` sends every file below DIR and prints `KEY=CRC64NVME` lines on standard error, which
 //! `download` takes as arguments or, after `--list`, from a file.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool"
+)]
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -111,7 +115,9 @@ async fn run(arguments: Arguments, runtime: &TransferRuntime) -> Result<(), Box<
         }
         Direction::Download { to, list, objects } => {
             let items = downloads(bucket, list.as_deref(), objects)?;
-            engine.download(items, to, Arc::clone(&counters), &cancel).await?;
+            engine
+                .download(items, to, Arc::clone(&counters), &cancel)
+                .await?;
         }
     }
     print_result(&counters, begin.elapsed());

@@ -37,7 +37,11 @@ pub(crate) fn open(
     } else {
         path
     };
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let mut flags = flags | OFlags::CLOEXEC;
+    // openat2 refuses what means nothing together.
+    if !flags.contains(OFlags::PATH) {
+        flags |= OFlags::NOCTTY;
+    }
     let resolve = ResolveFlags::BENEATH
         | ResolveFlags::NO_MAGICLINKS
         | match links {
@@ -125,7 +129,11 @@ mod tests {
             opener(&root, Path::new("a/b/file")).unwrap();
             opener(&root, Path::new("")).unwrap();
             for bad in ["../outside", "/etc/passwd", "a/../../outside"] {
-                assert_eq!(opener(&root, Path::new(bad)).unwrap_err(), Errno::XDEV, "{bad}");
+                assert_eq!(
+                    opener(&root, Path::new(bad)).unwrap_err(),
+                    Errno::XDEV,
+                    "{bad}"
+                );
             }
             for link in ["climbs", "absolute", "to-file", "to-dir/b/file", "loop"] {
                 opener(&root, Path::new(link)).unwrap_err();
@@ -137,7 +145,13 @@ mod tests {
     fn links_that_stay_inside_can_be_followed() {
         let (_dir, root) = tree();
         let follow = |path| {
-            open(&root, Path::new(path), OFlags::RDONLY, Mode::empty(), Links::FollowInside)
+            open(
+                &root,
+                Path::new(path),
+                OFlags::RDONLY,
+                Mode::empty(),
+                Links::FollowInside,
+            )
         };
         follow("to-file").unwrap();
         follow("to-dir/b/file").unwrap();

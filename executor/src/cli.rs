@@ -41,23 +41,29 @@ impl Variables {
     /// The value of a variable: the flag's, else the environment's.
     #[must_use]
     pub fn lookup(&self, name: &str) -> Option<String> {
-        let flag = self.0.iter().find(|(flag, _)| *flag == name).map(|(_, value)| value.clone());
+        let flag = self
+            .0
+            .iter()
+            .find(|(flag, _)| *flag == name)
+            .map(|(_, value)| value.clone());
         flag.or_else(|| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
     }
 }
 
 impl Args for Variables {
     fn augment_args(command: Command) -> Command {
-        VARIABLES.iter().fold(command, |command, variable| match variable.flag() {
-            Some(flag) => command.arg(
-                Arg::new(variable.name)
-                    .long(flag)
-                    .value_name(variable.name)
-                    .help(variable.meaning)
-                    .allow_hyphen_values(true),
-            ),
-            None => command,
-        })
+        VARIABLES
+            .iter()
+            .fold(command, |command, variable| match variable.flag() {
+                Some(flag) => command.arg(
+                    Arg::new(variable.name)
+                        .long(flag)
+                        .value_name(variable.name)
+                        .help(variable.meaning)
+                        .allow_hyphen_values(true),
+                ),
+                None => command,
+            })
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -91,7 +97,12 @@ pub struct JobArguments {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub container: ContainerNumber,
     /// Root of the reference data on the container host
-    #[arg(long, env = "REFDATA_HOST_PATH", value_name = "DIR", default_value = "")]
+    #[arg(
+        long,
+        env = "REFDATA_HOST_PATH",
+        value_name = "DIR",
+        default_value = ""
+    )]
     pub refdata_host_path: String,
     /// The most processes and threads of the container
     #[arg(long, env = "CTS_PIDS_LIMIT", value_name = "N", default_value_t = 4096)]
@@ -141,7 +152,12 @@ pub struct LocalArguments {
     #[arg(long, env = "DOCKER_HOST", value_name = "URL")]
     pub docker_host: Option<String>,
     /// Seconds between SIGTERM and SIGKILL for a container that must end
-    #[arg(long, env = "CTS_STOP_GRACE_SECS", value_name = "SECONDS", default_value_t = 10)]
+    #[arg(
+        long,
+        env = "CTS_STOP_GRACE_SECS",
+        value_name = "SECONDS",
+        default_value_t = 10
+    )]
     pub stop_grace_secs: u64,
 }
 
@@ -158,8 +174,14 @@ mod tests {
 
     #[test]
     fn flags_go_by_the_variables_names_and_secrets_have_none() {
-        let cli = Cli::try_parse_from(["cts-executor", "run", "--job-id", "x", "--s3-url=http://s"]);
-        let Ok(Cli { command: Task::Run(variables) }) = cli else { panic!("{cli:?}") };
+        let cli =
+            Cli::try_parse_from(["cts-executor", "run", "--job-id", "x", "--s3-url=http://s"]);
+        let Ok(Cli {
+            command: Task::Run(variables),
+        }) = cli
+        else {
+            panic!("{cli:?}")
+        };
         assert_eq!(variables.lookup("JOB_ID").as_deref(), Some("x"));
         assert_eq!(variables.lookup("S3_URL").as_deref(), Some("http://s"));
         assert!(Cli::try_parse_from(["cts-executor", "run", "--token", "x"]).is_err());

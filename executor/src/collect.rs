@@ -160,7 +160,10 @@ impl CollectedFile {
             Links::Refuse
         };
         let file = open_regular(&self.root, Path::new(&*self.path), links).map_err(|error| {
-            match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+            match error
+                .raw_os_error()
+                .map(rustix::io::Errno::from_raw_os_error)
+            {
                 // What was there is gone or has become something else.
                 Some(
                     rustix::io::Errno::NOENT

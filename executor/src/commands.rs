@@ -11,12 +11,13 @@ use cts_shared::wire::job::AdminJob;
 use crate::cli::{JobArguments, PlanArguments, PlanFormat};
 use crate::clock::SystemClock;
 use crate::config::{Lookup, RunConfig};
-use crate::container_engine::docker::DockerEngine;
+use crate::container_engine::ContainerEngine;
+use crate::container_engine::docker::{DockerEngine, DockerOptions};
 use crate::coordinator::http::HttpCoordinator;
 use crate::exit::ExitStatus;
 use crate::plan::{self, ContainerPlan, WorkerFacts};
 use crate::progress_display::Display;
-use crate::run::{self, Parts, stage};
+use crate::run::{self, ConnectEngine, Parts, stage};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Screen;
 use crate::transfer::TransferRuntime;
@@ -70,7 +71,7 @@ fn parts(
     let s3 = config.s3.clone();
     let parts = Parts {
         coordinator: Arc::new(coordinator),
-        engine: Arc::new(DockerEngine::new(config.docker_host.as_deref())),
+        connect_engine: connect_engine(config.docker_host.clone()),
         registry: Some(RegistryOptions {
             plain_http_hosts: config.plain_http_registries.iter().cloned().collect(),
             ..RegistryOptions::default()
@@ -82,6 +83,23 @@ fn parts(
         directory: std::env::current_dir()?,
     };
     Ok((parts, shutdown))
+}
+
+/// Connects to the engine at `DOCKER_HOST`, or where engines listen by default.
+pub(crate) fn connect_engine(docker_host: Option<String>) -> ConnectEngine {
+    Box::new(move || {
+        let options = match docker_host.clone() {
+            Some(host) => DockerOptions {
+                host,
+                ..DockerOptions::default()
+            },
+            None => DockerOptions::default(),
+        };
+        Box::pin(async move {
+            let engine = DockerEngine::connect(options).await?;
+            Ok(Arc::new(engine) as Arc<dyn ContainerEngine>)
+        })
+    })
 }
 
 /// A job document that cannot be used.
@@ -110,13 +128,21 @@ pub enum JobFileError {
 /// # Errors
 /// When it cannot be read or is not a job; the text names the JSON path of the fault.
 pub fn read_job(path: &Path) -> Result<AdminJob, JobFileError> {
-    let unreadable = |cause| JobFileError::Unreadable { path: path.to_owned(), cause };
+    let unreadable = |cause| JobFileError::Unreadable {
+        path: path.to_owned(),
+        cause,
+    };
     let mut text = Vec::new();
     if path == Path::new("-") {
-        std::io::stdin().take(MAX_JOB_FILE_BYTES).read_to_end(&mut text).map_err(unreadable)?;
+        std::io::stdin()
+            .take(MAX_JOB_FILE_BYTES)
+            .read_to_end(&mut text)
+            .map_err(unreadable)?;
     } else {
         let file = std::fs::File::open(path).map_err(unreadable)?;
-        file.take(MAX_JOB_FILE_BYTES).read_to_end(&mut text).map_err(unreadable)?;
+        file.take(MAX_JOB_FILE_BYTES)
+            .read_to_end(&mut text)
+            .map_err(unreadable)?;
     }
     AdminJob::from_json(&text).map_err(|error| JobFileError::Invalid {
         path: path.to_owned(),

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use indicatif::HumanBytes;
 
+use crate::commands::connect_engine;
 use crate::config::{ConfigError, Lookup, S3Config, ServiceConfig};
-use crate::container_engine::docker::DockerEngine;
-use crate::container_engine::{ContainerEngine, EngineInfo};
+use crate::container_engine::EngineInfo;
 use crate::coordinator::http::HttpCoordinator;
 use crate::coordinator::{Coordinator, CoordinatorError};
 use crate::disk;
 use crate::exit::ExitStatus;
-use crate::object_store::{GetRequest, ObjectName, ObjectStore, StoreErrorKind};
+use crate::object_store::{GetRequest, ObjectName, StoreErrorKind};
 use crate::run::stage;
 use crate::variables as vars;
 
@@ -30,7 +30,10 @@ const MIN_FREE_BYTES: u64 = 1 << 30;
 enum Answer {
     Good(String),
     Skipped(String),
-    Bad { problem: String, remedy: &'static str },
+    Bad {
+        problem: String,
+        remedy: &'static str,
+    },
 }
 
 /// Prints the answers and counts the bad ones.
@@ -58,7 +61,10 @@ impl Sheet {
 }
 
 fn bad(problem: impl Display, remedy: &'static str) -> Answer {
-    Answer::Bad { problem: problem.to_string(), remedy }
+    Answer::Bad {
+        problem: problem.to_string(),
+        remedy,
+    }
 }
 
 /// Settings that are wrong, all in one line.
@@ -68,18 +74,26 @@ fn bad_settings(errors: &[ConfigError]) -> Answer {
 }
 
 async fn in_time(check: impl Future<Output = Answer>) -> Answer {
-    tokio::time::timeout(CHECK_TIMEOUT, check).await.unwrap_or_else(|_| {
-        bad(format!("no answer within {} s", CHECK_TIMEOUT.as_secs()), "see whether it hangs")
-    })
+    tokio::time::timeout(CHECK_TIMEOUT, check)
+        .await
+        .unwrap_or_else(|_| {
+            bad(
+                format!("no answer within {} s", CHECK_TIMEOUT.as_secs()),
+                "see whether it hangs",
+            )
+        })
 }
 
 /// Runs every check. Done if none fails.
 pub async fn doctor(lookup: Lookup<'_>) -> ExitStatus {
     let mut sheet = Sheet { bad: 0 };
     let docker_host = lookup(vars::DOCKER_HOST.name).filter(|host| !host.trim().is_empty());
-    let engine = DockerEngine::new(docker_host.as_deref());
     let mut info = None;
     let answer = in_time(async {
+        let engine = match connect_engine(docker_host)().await {
+            Ok(engine) => engine,
+            Err(error) => return bad(error, ""),
+        };
         match engine.info().await {
             Ok(found) => {
                 let answer = describe_engine(&found);
@@ -100,11 +114,22 @@ pub async fn doctor(lookup: Lookup<'_>) -> ExitStatus {
     {
         sheet.write("images", check_disk(&root));
     }
-    if sheet.bad == 0 { ExitStatus::Done } else { ExitStatus::Failed }
+    if sheet.bad == 0 {
+        ExitStatus::Done
+    } else {
+        ExitStatus::Failed
+    }
 }
 
 fn describe_engine(info: &EngineInfo) -> Answer {
-    let EngineInfo { product, version, api_version, platform, host, .. } = info;
+    let EngineInfo {
+        product,
+        version,
+        api_version,
+        platform,
+        host,
+        ..
+    } = info;
     let mut words = format!("{product} {version} (API {api_version}, {platform}) at {host}");
     if let (Some(cpus), Some(memory)) = (info.cpus, info.memory_bytes) {
         words.push_str(&format!(", {cpus} CPUs, {}", HumanBytes(memory)));
@@ -126,7 +151,7 @@ async fn check_s3(lookup: Lookup<'_>) -> Answer {
     };
     let store = match stage::open_store(&config) {
         Ok(store) => store,
-        Err(failure) => return bad(failure.message, ""),
+        Err(failure) => return bad(failure.failure.message(), ""),
     };
     let log_path = lookup(vars::S3_ERROR_LOG_PATH.name).unwrap_or_default();
     let log_path = log_path.trim().trim_matches('/');
@@ -134,7 +159,12 @@ async fn check_s3(lookup: Lookup<'_>) -> Answer {
         Some((bucket, key)) => ObjectName::new(bucket, format!("{key}/cts-doctor-probe")),
         None => ObjectName::new("cts-doctor-probe", "cts-doctor-probe"),
     };
-    let request = GetRequest { object: &probe, range: None, if_match: None, fresh_connection: false };
+    let request = GetRequest {
+        object: &probe,
+        range: None,
+        if_match: None,
+        fresh_connection: false,
+    };
     let url = &config.url;
     match store.get(request).await {
         Ok(_) => Answer::Good(format!("{url} answers, the keys are accepted")),
@@ -145,12 +175,14 @@ async fn check_s3(lookup: Lookup<'_>) -> Answer {
             StoreErrorKind::BucketMissing if log_path.is_empty() => {
                 Answer::Good(format!("{url} answers, the keys are accepted"))
             }
-            StoreErrorKind::BucketMissing => {
-                bad(error, "make the bucket, or set S3_ERROR_LOG_PATH to one that exists")
-            }
-            StoreErrorKind::AccessDenied => {
-                bad(error, "check S3_ACCESS_KEY, the secret and the key's rights")
-            }
+            StoreErrorKind::BucketMissing => bad(
+                error,
+                "make the bucket, or set S3_ERROR_LOG_PATH to one that exists",
+            ),
+            StoreErrorKind::AccessDenied => bad(
+                error,
+                "check S3_ACCESS_KEY, the secret and the key's rights",
+            ),
             _ => bad(error, "check S3_URL and the network"),
         },
     }
@@ -200,10 +232,15 @@ async fn check_service(lookup: Lookup<'_>, sheet: &mut Sheet) {
 }
 
 fn check_clock(service: jiff::Timestamp) -> Answer {
-    let skew = jiff::Timestamp::now().duration_since(service).unsigned_abs();
+    let skew = jiff::Timestamp::now()
+        .duration_since(service)
+        .unsigned_abs();
     if skew > MAX_CLOCK_SKEW {
         let problem = format!("differs from the service's by {} s", skew.as_secs());
-        return bad(problem, "set it (NTP): S3 refuses requests that are 15 minutes off");
+        return bad(
+            problem,
+            "set it (NTP): S3 refuses requests that are 15 minutes off",
+        );
     }
     Answer::Good(format!("within {} s of the service's", skew.as_secs() + 1))
 }
@@ -214,7 +251,14 @@ fn check_disk(directory: &Path) -> Answer {
             format!("only {} free in {}", HumanBytes(free), directory.display()),
             "free some or use another machine",
         ),
-        Ok(free) => Answer::Good(format!("{} free in {}", HumanBytes(free), directory.display())),
-        Err(error) => bad(format!("{}: {error}", directory.display()), "see whether it is mounted"),
+        Ok(free) => Answer::Good(format!(
+            "{} free in {}",
+            HumanBytes(free),
+            directory.display()
+        )),
+        Err(error) => bad(
+            format!("{}: {error}", directory.display()),
+            "see whether it is mounted",
+        ),
     }
 }

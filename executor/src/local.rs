@@ -10,13 +10,13 @@ use std::time::Duration;
 use cts_shared::crc64nvme::{Crc64Nvme, Crc64NvmeHasher};
 use cts_shared::id::JobId;
 use indicatif::HumanBytes;
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::LocalArguments;
-use crate::collect;
-use crate::commands::{complain, plan_of};
+use crate::collect::{self, CollectLimits};
+use crate::commands::{complain, connect_engine, plan_of};
 use crate::config::Limits;
-use crate::container_engine::docker::DockerEngine;
-use crate::container_engine::{ContainerEngine, ContainerLogs, Exit, Mount, RunningContainer};
+use crate::container_engine::{ContainerLogs, Exit, Mount, RunningContainer};
 use crate::exit::ExitStatus;
 use crate::plan::{ContainerPlan, INPUT_DIRECTORY, PlannedFile};
 use crate::progress::Counters;
@@ -33,12 +33,20 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 enum LocalError {
     #[error("input {file} is at neither {at_place} nor {at_key}; put it at one of them")]
-    MissingInput { file: String, at_place: PathBuf, at_key: PathBuf },
+    MissingInput {
+        file: String,
+        at_place: PathBuf,
+        at_key: PathBuf,
+    },
     #[error(
         "input {path} has CRC64NVME {actual}, the job expects {expected}; use the job's file, or \
          --any-content to run with this one"
     )]
-    Mismatch { path: PathBuf, actual: Crc64Nvme, expected: Crc64Nvme },
+    Mismatch {
+        path: PathBuf,
+        actual: Crc64Nvme,
+        expected: Crc64Nvme,
+    },
     #[error("the output directory {0} is not empty; what is there would be taken for this run's")]
     OutputsNotEmpty(PathBuf),
     #[error("{path}: {cause}")]
@@ -76,14 +84,18 @@ async fn attempt(arguments: &LocalArguments, shutdown: &Shutdown) -> Result<Exit
     let workdir = tempfile::Builder::new().prefix("cts-local-").tempdir()?;
     let input = workdir.path().join(INPUT_DIRECTORY);
     let staging = stage(plan.clone(), arguments.clone(), input);
-    if shutdown.unless_interrupted(staging).await.map(Result::transpose).is_err() {
-        return Ok(interrupted(shutdown));
+    match shutdown.unless_interrupted(staging).await {
+        Ok(staged) => staged?,
+        Err(Interrupted) => return Ok(interrupted(shutdown)),
     }
-    let engine = DockerEngine::new(arguments.docker_host.as_deref());
+    let engine = connect_engine(arguments.docker_host.clone())().await?;
     if !engine.has_image(&plan.image).await? {
         tracing::info!(image = plan.image, "pulling");
         let counters = Counters::default();
-        match shutdown.unless_interrupted(engine.pull(&plan.image, &counters)).await {
+        match shutdown
+            .unless_interrupted(engine.pull(&plan.image, &counters))
+            .await
+        {
             Ok(pulled) => pulled?,
             Err(Interrupted) => return Ok(interrupted(shutdown)),
         }
@@ -102,9 +114,13 @@ async fn attempt(arguments: &LocalArguments, shutdown: &Shutdown) -> Result<Exit
     copy_to(&stdout, &mut io::stdout())?;
     copy_to(&stderr, &mut io::stderr())?;
     removed?;
-    let Some((exit, timed_out)) = ended? else { return Ok(interrupted(shutdown)) };
+    let Some((exit, timed_out)) = ended? else {
+        return Ok(interrupted(shutdown));
+    };
     let (exit_code, explanation) = judge(&plan, &exit, timed_out);
-    let words = explanation.map(|words| format!(": {words}")).unwrap_or_default();
+    let words = explanation
+        .map(|words| format!(": {words}"))
+        .unwrap_or_default();
     if exit_code != 0 {
         return Err(format!("container exit code: {exit_code}{words}").into());
     }
@@ -163,7 +179,11 @@ fn mounts(plan: &ContainerPlan, workdir: &Path, outputs: &Path) -> Vec<Mount> {
 
 fn prepare_outputs(directory: &Path) -> Result<PathBuf, LocalError> {
     fs::create_dir_all(directory).map_err(at(directory))?;
-    if fs::read_dir(directory).map_err(at(directory))?.next().is_some() {
+    if fs::read_dir(directory)
+        .map_err(at(directory))?
+        .next()
+        .is_some()
+    {
         return Err(LocalError::OutputsNotEmpty(directory.to_owned()));
     }
     // The container's user is unknown; whatever it is, it must be able to write here.
@@ -189,7 +209,11 @@ async fn stage(
             let actual = hash_into(&source, &mut writer)?;
             if actual != file.crc64nvme && !arguments.any_content {
                 let expected = file.crc64nvme;
-                return Err(LocalError::Mismatch { path: source, actual, expected });
+                return Err(LocalError::Mismatch {
+                    path: source,
+                    actual,
+                    expected,
+                });
             }
         }
         if let Some(manifest) = &plan.manifest {
@@ -211,7 +235,11 @@ fn find(inputs: &Path, file: &PlannedFile) -> Result<PathBuf, LocalError> {
     if at_key.is_file() {
         return Ok(at_key);
     }
-    Err(LocalError::MissingInput { file: file.file.to_string(), at_place, at_key })
+    Err(LocalError::MissingInput {
+        file: file.file.to_string(),
+        at_place,
+        at_key,
+    })
 }
 
 /// Copies a file, hashing it as it passes.
@@ -239,10 +267,16 @@ fn copy_to(log: &Path, target: &mut dyn Write) -> Result<(), LocalError> {
 
 /// What a run would have uploaded.
 fn list_outputs(outputs: &Path, output_prefix: &str) -> Result<(), Failure> {
-    let key_prefix = output_prefix.split_once('/').map_or("", |(_, key)| key);
-    let collected = collect::collect(outputs, key_prefix)?;
+    let output_dir = output_prefix.trim_end_matches('/');
+    let cancel = CancellationToken::new();
+    let collected = collect::collect(outputs, output_dir, CollectLimits::default(), &cancel)?.files;
     let mut out = io::stderr();
-    writeln!(out, "{} output files in {}", collected.len(), outputs.display())?;
+    writeln!(
+        out,
+        "{} output files in {}",
+        collected.len(),
+        outputs.display()
+    )?;
     for file in collected {
         let crc64nvme = hash_into(&outputs.join(file.path()), &mut io::sink())?;
         let size = HumanBytes(file.size()).to_string();

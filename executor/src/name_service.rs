@@ -14,7 +14,10 @@ pub fn use_built_in_services() {
 mod glibc {
     use std::ffi::{CStr, c_char, c_int};
 
-    #[expect(unsafe_code, reason = "glibc's only way to choose name services; see the module")]
+    #[expect(
+        unsafe_code,
+        reason = "glibc's only way to choose name services; see the module"
+    )]
     unsafe extern "C" {
         /// `int __nss_configure_lookup(const char *database, const char *services)`, glibc 2.0 and later.
         fn __nss_configure_lookup(database: *const c_char, services: *const c_char) -> c_int;

@@ -6,6 +6,11 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 pub fn harden() {
     // A kernel that refuses leaves things as they were before; nothing depends on it.
     let _best_effort = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    let _best_effort =
-        setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    let _best_effort = setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    );
 }

@@ -159,13 +159,28 @@ impl TransferEngine {
     /// # Errors
     /// When the store cannot list or abort them.
     pub async fn abort_orphans(&self, bucket: &str, prefix: &str) -> Result<usize, StoreError> {
-        let open = self.store.list_multipart(bucket, prefix).await?;
-        for upload in &open {
-            self.store
-                .abort_multipart(&upload.object, &upload.upload_id)
-                .await?;
-        }
-        Ok(open.len())
+        let (store, limit) = (Arc::clone(&self.store), self.options.response_timeout);
+        let below = ObjectName::new(bucket, prefix);
+        let target = below.clone();
+        let work = self.handle.spawn(async move {
+            let list = store.list_multipart(&below.bucket, &below.key);
+            let open = within(limit, "list the open uploads below", &below, list).await?;
+            for upload in &open {
+                let abort = store.abort_multipart(&upload.object, &upload.upload_id);
+                within(limit, "abort the upload of", &upload.object, abort).await?;
+            }
+            Ok(open.len())
+        });
+        work.await.unwrap_or_else(|error| {
+            let detail = error.to_string();
+            let kind = StoreErrorKind::Other;
+            Err(StoreError::new(
+                kind,
+                "abort the uploads below",
+                &target,
+                &detail,
+            ))
+        })
     }
 
     /// Runs `work` on the engine's threads; ends soon after `stop` even when a disk does not answer.
@@ -219,7 +234,16 @@ async fn first_failure(
     first
 }
 
-fn no_answer(action: &'static str, object: &ObjectName, after: Duration) -> StoreError {
-    let detail = format!("no answer within {after:?}");
-    StoreError::new(StoreErrorKind::Unavailable, action, object, &detail)
+/// A call of the store with a time limit.
+async fn within<T>(
+    limit: Duration,
+    action: &'static str,
+    object: &ObjectName,
+    call: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    timeout(limit, call).await.unwrap_or_else(|_| {
+        let detail = format!("no answer within {limit:?}");
+        let kind = StoreErrorKind::Unavailable;
+        Err(StoreError::new(kind, action, object, &detail))
+    })
 }

@@ -11,9 +11,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    CollectError, Collected, CollectedFile, FileIdentity, UnusableOutputs, open_regular,
-};
+use super::{CollectError, Collected, CollectedFile, FileIdentity, UnusableOutputs, open_regular};
 use crate::beneath::{self, Links};
 
 /// Longest path that is looked into, in bytes: nothing below a longer one can be an S3 key, and
@@ -72,7 +70,8 @@ pub fn collect(
                 return Err(root_error(errno));
             }
             Err(ListError::Directory(errno)) => {
-                walk.unusable.add(&directory, unreadable("directory", errno));
+                walk.unusable
+                    .add(&directory, unreadable("directory", errno));
             }
         }
     }

@@ -68,6 +68,8 @@ pub struct Deadlines {
     pub change: Duration,
     /// Between two signs of progress of a pull.
     pub pull_stall: Duration,
+    /// Not a deadline but a pause: before the second try of a pull. It doubles with each try and is jittered.
+    pub pull_pause: Duration,
     /// To come back after it went away while a container ran.
     pub engine_return: Duration,
     /// Between two checks that a container which is waited for still runs.
@@ -82,6 +84,7 @@ impl Default for Deadlines {
             question: Duration::from_secs(30),
             change: Duration::from_secs(120),
             pull_stall: Duration::from_secs(300),
+            pull_pause: Duration::from_secs(1),
             engine_return: Duration::from_secs(300),
             check_interval: Duration::from_secs(60),
             output_quiet: Duration::from_secs(5),
@@ -331,20 +334,22 @@ impl ContainerEngine for DockerEngine {
     ) -> BoxFuture<'_, Result<Box<dyn RunningContainer>, EngineError>> {
         async move {
             let client = self.client.clone();
+            let (hand_over, receive) = tokio::sync::oneshot::channel();
             // A task of its own: when this future is dropped half way, the container that is being made
-            // comes to be, is dropped with the task's result, and so is removed.
-            let starting = self
-                .client
-                .background
-                .spawn(container::start(client, spec, logs));
-            match starting.await {
+            // comes to be, finds nobody to be handed to, and is removed.
+            self.client.background.spawn(async move {
+                let started = container::start(client, spec, logs).await;
+                // Dropped in here if nobody takes it, so that `settle` cannot miss the removal.
+                drop(hand_over.send(started));
+            });
+            match receive.await {
                 Ok(started) => {
                     started.map(|container| -> Box<dyn RunningContainer> { Box::new(container) })
                 }
-                Err(error) => Err(EngineError::Refused {
+                Err(_) => Err(EngineError::Refused {
                     call: "run container",
                     status: None,
-                    detail: error.to_string(),
+                    detail: "the task that started it has failed".to_owned(),
                 }),
             }
         }

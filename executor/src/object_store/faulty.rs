@@ -227,7 +227,9 @@ impl ObjectStore for FaultyStore {
         Box::pin(async move {
             // Not before the fault is known: a call of the double acts at once.
             let call = async move { self.inner.put(object, body, checksum).await };
-            self.run(Operation::Put, object, call).await.map(checksum_of)
+            self.run(Operation::Put, object, call)
+                .await
+                .map(checksum_of)
         })
     }
 
@@ -283,7 +285,8 @@ impl ObjectStore for FaultyStore {
     ) -> StoreFuture<'a, ()> {
         Box::pin(async move {
             let call = async move { self.inner.abort_multipart(object, upload_id).await };
-            Ok(self.run(Operation::AbortMultipart, object, call).await?.0)
+            let ((), _) = self.run(Operation::AbortMultipart, object, call).await?;
+            Ok(())
         })
     }
 
@@ -301,7 +304,8 @@ impl ObjectStore for FaultyStore {
     fn delete<'a>(&'a self, object: &'a ObjectName) -> StoreFuture<'a, ()> {
         Box::pin(async move {
             let call = async move { self.inner.delete(object).await };
-            Ok(self.run(Operation::Delete, object, call).await?.0)
+            let ((), _) = self.run(Operation::Delete, object, call).await?;
+            Ok(())
         })
     }
 }

@@ -98,7 +98,9 @@ impl MemoryStore {
     pub fn objects(&self) -> Vec<ObjectName> {
         let contents = self.lock();
         let names = contents.buckets.iter().flat_map(|(bucket, objects)| {
-            objects.keys().map(|key| ObjectName::new(bucket.clone(), key.clone()))
+            objects
+                .keys()
+                .map(|key| ObjectName::new(bucket.clone(), key.clone()))
         });
         names.collect()
     }
@@ -156,7 +158,12 @@ impl Contents {
         if self.buckets.contains_key(&object.bucket) {
             return Ok(());
         }
-        Err(StoreError::new(StoreErrorKind::BucketMissing, action, object, ""))
+        Err(StoreError::new(
+            StoreErrorKind::BucketMissing,
+            action,
+            object,
+            "",
+        ))
     }
 }
 
@@ -170,49 +177,65 @@ fn check(
         return Ok(());
     }
     let detail = format!("BadDigest: {given} was sent, the bytes have {actual}");
-    Err(StoreError::new(StoreErrorKind::ChecksumRefused, action, object, &detail))
+    Err(StoreError::new(
+        StoreErrorKind::ChecksumRefused,
+        action,
+        object,
+        &detail,
+    ))
 }
 
 impl ObjectStore for MemoryStore {
     fn head<'a>(&'a self, object: &'a ObjectName) -> StoreFuture<'a, ObjectInfo> {
-        let result = self.lock().stored("look up", object).map(|stored| ObjectInfo {
-            size: stored.body.len() as u64,
-            etag: Some(stored.etag.clone()),
-            checksum: stored.checksum.clone(),
-            last_modified: Some(stored.last_modified.clone()),
-        });
+        let result = self
+            .lock()
+            .stored("look up", object)
+            .map(|stored| ObjectInfo {
+                size: stored.body.len() as u64,
+                etag: Some(stored.etag.clone()),
+                checksum: stored.checksum.clone(),
+                last_modified: Some(stored.last_modified.clone()),
+            });
         ready(result).boxed()
     }
 
     fn get<'a>(&'a self, request: GetRequest<'a>) -> StoreFuture<'a, GetResponse> {
         let object = request.object;
-        let result = self.lock().stored("get", object).cloned().and_then(|stored| {
-            if request.if_match.is_some_and(|etag| etag != stored.etag) {
-                return Err(StoreError::new(StoreErrorKind::Changed, "get", object, ""));
-            }
-            let size = stored.body.len() as u64;
-            let range = match request.range {
-                None => 0..size,
-                Some(range) if range.start < size => range.start..range.end.min(size),
-                Some(_) => {
-                    let kind = StoreErrorKind::InvalidRange;
-                    return Err(StoreError::new(kind, "get", object, ""));
+        let result = self
+            .lock()
+            .stored("get", object)
+            .cloned()
+            .and_then(|stored| {
+                if request.if_match.is_some_and(|etag| etag != stored.etag) {
+                    return Err(StoreError::new(StoreErrorKind::Changed, "get", object, ""));
                 }
-            };
-            let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(stored.body.len());
-            let body = stored.body.slice(index(range.start)..index(range.end));
-            let starts = (0..body.len()).step_by(self.chunk_bytes);
-            let chunks: Vec<_> = starts
-                .map(|start| Ok(body.slice(start..body.len().min(start + self.chunk_bytes))))
-                .collect();
-            Ok(GetResponse {
-                range,
-                object_size: size,
-                etag: Some(stored.etag),
-                last_modified: Some(stored.last_modified),
-                body: Box::pin(futures::stream::iter(chunks)),
-            })
-        });
+                let size = stored.body.len() as u64;
+                let range = match request.range {
+                    None => 0..size,
+                    Some(range) if range.start < size => range.start..range.end.min(size),
+                    Some(_) => {
+                        let kind = StoreErrorKind::InvalidRange;
+                        return Err(StoreError::new(kind, "get", object, ""));
+                    }
+                };
+                let index = |at: u64| {
+                    usize::try_from(at)
+                        .unwrap_or(usize::MAX)
+                        .min(stored.body.len())
+                };
+                let body = stored.body.slice(index(range.start)..index(range.end));
+                let starts = (0..body.len()).step_by(self.chunk_bytes);
+                let chunks: Vec<_> = starts
+                    .map(|start| Ok(body.slice(start..body.len().min(start + self.chunk_bytes))))
+                    .collect();
+                Ok(GetResponse {
+                    range,
+                    object_size: size,
+                    etag: Some(stored.etag),
+                    last_modified: Some(stored.last_modified),
+                    body: Box::pin(futures::stream::iter(chunks)),
+                })
+            });
         ready(result).boxed()
     }
 
@@ -283,24 +306,31 @@ impl ObjectStore for MemoryStore {
     ) -> StoreFuture<'a, ObjectChecksum> {
         const ACTION: &str = "complete the upload of";
         let mut contents = self.lock();
-        let body = contents.upload(ACTION, object, upload_id).and_then(|upload| {
-            let mut body = Vec::new();
-            let mut previous = 0;
-            for part in parts {
-                let kept = upload.parts.get(&part.number).filter(|(_, etag, checksum)| {
-                    *etag == part.etag && *checksum == part.checksum && part.number > previous
-                });
-                let Some((bytes, ..)) = kept else {
-                    let detail = format!("InvalidPart: {}", part.number);
-                    let kind = StoreErrorKind::Other;
-                    return Err(StoreError::new(kind, ACTION, object, &detail));
-                };
-                previous = part.number;
-                body.extend_from_slice(bytes);
-            }
-            check(ACTION, object, Crc64Nvme::of(&body), checksum)?;
-            Ok(body)
-        });
+        let body = contents
+            .upload(ACTION, object, upload_id)
+            .and_then(|upload| {
+                let mut body = Vec::new();
+                let mut previous = 0;
+                for part in parts {
+                    let kept = upload
+                        .parts
+                        .get(&part.number)
+                        .filter(|(_, etag, checksum)| {
+                            *etag == part.etag
+                                && *checksum == part.checksum
+                                && part.number > previous
+                        });
+                    let Some((bytes, ..)) = kept else {
+                        let detail = format!("InvalidPart: {}", part.number);
+                        let kind = StoreErrorKind::Other;
+                        return Err(StoreError::new(kind, ACTION, object, &detail));
+                    };
+                    previous = part.number;
+                    body.extend_from_slice(bytes);
+                }
+                check(ACTION, object, Crc64Nvme::of(&body), checksum)?;
+                Ok(body)
+            });
         let result = body.map(|body| {
             contents.uploads.remove(upload_id);
             let checksum = ObjectChecksum::FullObject(checksum);
@@ -316,7 +346,10 @@ impl ObjectStore for MemoryStore {
         upload_id: &'a str,
     ) -> StoreFuture<'a, ()> {
         let mut contents = self.lock();
-        if contents.upload("abort the upload of", object, upload_id).is_ok() {
+        if contents
+            .upload("abort the upload of", object, upload_id)
+            .is_ok()
+        {
             contents.uploads.remove(upload_id);
         }
         ready(Ok(())).boxed()
@@ -354,7 +387,9 @@ mod tests {
     #[tokio::test]
     async fn behaves_like_a_store() {
         let store = MemoryStore::with_buckets(&["b"]);
-        conformance::check(&store, "b", "some/prefix").await.unwrap();
+        conformance::check(&store, "b", "some/prefix")
+            .await
+            .unwrap();
         assert_eq!(store.objects(), []);
         assert_eq!(store.open_uploads(), 0);
     }

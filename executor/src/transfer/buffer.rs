@@ -159,6 +159,12 @@ mod tests {
         assert_eq!(large.len(), 3 * MIB);
         assert!(pool.acquire(1).now_or_never().is_none());
         drop(large);
-        assert!(pool.kept.lock().unwrap().iter().all(|buffer| buffer.len() <= MIB));
+        assert!(
+            pool.kept
+                .lock()
+                .unwrap()
+                .iter()
+                .all(|buffer| buffer.len() <= MIB)
+        );
     }
 }

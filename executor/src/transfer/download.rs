@@ -18,7 +18,7 @@ use std::sync::Arc;
 use cts_shared::crc64nvme::{Crc64Nvme, Crc64NvmeHasher};
 use futures::StreamExt;
 use tokio::task::JoinSet;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
 use super::options::TransferOptions;
@@ -41,7 +41,10 @@ pub(super) async fn run(
 ) -> Result<Summary, TransferError> {
     counters.expect(items.len() as u64, 0);
     let tree = InputTree::prepare(&input_root, &items)?;
-    let firsts = (0..items.len()).map(|index| Work::Begin { index, try_number: 1 });
+    let firsts = (0..items.len()).map(|index| Work::Begin {
+        index,
+        try_number: 1,
+    });
     let downloads = Arc::new(Downloads {
         queue: WorkQueue::new(firsts),
         space: Space::new(options.reserve_bytes),
@@ -109,7 +112,10 @@ impl std::fmt::Display for Version {
             "{} bytes, ETag {}, last modified {}",
             self.size,
             self.etag.as_deref().unwrap_or(unknown).escape_debug(),
-            self.last_modified.as_deref().unwrap_or(unknown).escape_debug()
+            self.last_modified
+                .as_deref()
+                .unwrap_or(unknown)
+                .escape_debug()
         )
     }
 }
@@ -284,7 +290,8 @@ impl Downloads {
             let range = at..part.end;
             let received = match response.take() {
                 Some(response) => {
-                    self.receive(origin, file, response, range, &mut at, &mut hasher).await
+                    self.receive(origin, file, response, range, &mut at, &mut hasher)
+                        .await
                 }
                 None if range.is_empty() => Ok(()),
                 None => {
@@ -324,11 +331,8 @@ impl Downloads {
     }
 
     async fn request(&self, request: GetRequest<'_>) -> Result<GetResponse, StoreError> {
-        let object = request.object;
-        let limit = self.options.response_timeout;
-        timeout(limit, self.store.get(request))
-            .await
-            .unwrap_or_else(|_| Err(super::no_answer("get", object, limit)))
+        let (object, limit) = (request.object, self.options.response_timeout);
+        super::within(limit, "get", object, self.store.get(request)).await
     }
 
     /// Writes what comes, up to the end of `range`. `at` and `hasher` say how far it got, also when
@@ -379,7 +383,10 @@ impl Downloads {
     }
 
     fn local(&self, action: &'static str, item: &Download, cause: io::Error) -> TransferError {
-        if matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        if matches!(
+            cause.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        ) {
             return self.space.exhausted(&self.tree);
         }
         TransferError::Local {

@@ -93,11 +93,8 @@ impl InputTree {
 
     /// Makes the partial file of an input, or empties it.
     pub(super) fn create(&self, index: usize) -> io::Result<File> {
-        let flags = OFlags::WRONLY
-            | OFlags::CREATE
-            | OFlags::TRUNC
-            | OFlags::NOFOLLOW
-            | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.staging, partial_name(index), flags, FILE_MODE)?;
         rustix::fs::fchmod(&fd, FILE_MODE)?;
         Ok(fd.into())
@@ -168,19 +165,27 @@ fn check_destinations(items: &[Download]) -> Result<BTreeSet<&Path>, TransferErr
             return Err(refuse(item, "it is not a path below the input directory"));
         };
         // Rebuilt from its components a plain path stays the same: no "//", "/./" or final "/".
-        let is_plain = path.components().all(|part| matches!(part, Component::Normal(_)))
+        let is_plain = path
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
             && path.components().as_path().as_os_str() == path.as_os_str()
             && path.iter().collect::<PathBuf>().as_os_str() == path.as_os_str();
         if !is_plain {
             return Err(refuse(item, "it has empty, \".\" or \"..\" segments"));
         }
-        if first.as_encoded_bytes().starts_with(STAGING_PREFIX.as_bytes()) {
+        if first
+            .as_encoded_bytes()
+            .starts_with(STAGING_PREFIX.as_bytes())
+        {
             return Err(refuse(item, "its name is reserved for partial files"));
         }
         if !places.insert(path) {
             return Err(refuse(item, "another input goes to the same place"));
         }
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        if let Some(parent) = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
             parents.insert(parent);
         }
     }
@@ -190,7 +195,10 @@ fn check_destinations(items: &[Download]) -> Result<BTreeSet<&Path>, TransferErr
         .collect();
     for item in items {
         if directories.contains(item.destination.as_path()) {
-            return Err(refuse(item, "other inputs go below it, so it must be a directory"));
+            return Err(refuse(
+                item,
+                "other inputs go below it, so it must be a directory",
+            ));
         }
     }
     Ok(parents)
@@ -199,7 +207,11 @@ fn check_destinations(items: &[Download]) -> Result<BTreeSet<&Path>, TransferErr
 fn remove_leftovers(root: &OwnedFd) -> Result<(), Errno> {
     for entry in Dir::read_from(root)? {
         let entry = entry?;
-        if entry.file_name().to_bytes().starts_with(STAGING_PREFIX.as_bytes()) {
+        if entry
+            .file_name()
+            .to_bytes()
+            .starts_with(STAGING_PREFIX.as_bytes())
+        {
             remove_staging(root, entry.file_name())?;
         }
     }
@@ -285,7 +297,12 @@ mod tests {
         assert_eq!(names, ["linked", "x"]);
 
         InputTree::prepare(&root, &to(&["linked/z"])).unwrap_err();
-        assert_eq!(std::fs::read_dir(dir.path().join("elsewhere")).unwrap().count(), 0);
+        assert_eq!(
+            std::fs::read_dir(dir.path().join("elsewhere"))
+                .unwrap()
+                .count(),
+            0
+        );
         assert_eq!(std::fs::read_dir(&root).unwrap().count(), 2);
     }
 }

@@ -121,24 +121,43 @@ mod tests {
         StoreError::new(kind, "get", &"s3://b/k", "")
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn tries_end_by_number_by_time_and_at_permanent_errors() {
         let counters = Counters::default();
         let policy = RetryPolicy {
             max_attempts: 3,
+            base_delay: Duration::from_millis(1),
             ..RetryPolicy::default()
         };
         let mut attempts = Attempts::new(&policy, &counters);
-        attempts.wait_after(error(StoreErrorKind::Unavailable)).await.unwrap();
-        attempts.wait_after(error(StoreErrorKind::Throttled)).await.unwrap();
+        attempts
+            .wait_after(error(StoreErrorKind::Unavailable))
+            .await
+            .unwrap();
+        attempts
+            .wait_after(error(StoreErrorKind::Throttled))
+            .await
+            .unwrap();
         attempts.made_progress();
-        attempts.wait_after(error(StoreErrorKind::Unavailable)).await.unwrap();
-        attempts.wait_after(error(StoreErrorKind::Unavailable)).await.unwrap();
-        attempts.wait_after(error(StoreErrorKind::Unavailable)).await.unwrap_err();
+        attempts
+            .wait_after(error(StoreErrorKind::Unavailable))
+            .await
+            .unwrap();
+        attempts
+            .wait_after(error(StoreErrorKind::Unavailable))
+            .await
+            .unwrap();
+        attempts
+            .wait_after(error(StoreErrorKind::Unavailable))
+            .await
+            .unwrap_err();
         assert_eq!(counters.snapshot().retries, 4);
 
         let mut attempts = Attempts::new(&policy, &counters);
-        attempts.wait_after(error(StoreErrorKind::NotFound)).await.unwrap_err();
+        attempts
+            .wait_after(error(StoreErrorKind::NotFound))
+            .await
+            .unwrap_err();
 
         let policy = RetryPolicy::default();
         let mut attempts = Attempts::new(&policy, &counters);
@@ -146,7 +165,7 @@ mod tests {
         attempts.wait_after(long).await.unwrap_err();
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn waits_stay_within_their_limits() {
         let counters = Counters::default();
         let policy = RetryPolicy::default();

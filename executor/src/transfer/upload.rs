@@ -12,7 +12,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use cts_shared::crc64nvme::Crc64Nvme;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::buffer::BufferPool;
@@ -20,7 +19,7 @@ use super::options::TransferOptions;
 use super::queue::WorkQueue;
 use super::retry::Attempts;
 use super::source::OpenSource;
-use super::{TransferError, Upload, Uploaded};
+use super::{TransferError, Upload, Uploaded, within};
 use crate::object_store::{ObjectChecksum, ObjectName, ObjectStore, StoreError, StoreErrorKind};
 use crate::progress::Counters;
 use multipart::{LargeUpload, OpenUploads};
@@ -32,7 +31,10 @@ pub(super) async fn run(
     counters: Arc<Counters>,
     cancel: CancellationToken,
 ) -> Result<Vec<Uploaded>, TransferError> {
-    counters.expect(items.len() as u64, items.iter().map(Upload::known_size).sum());
+    counters.expect(
+        items.len() as u64,
+        items.iter().map(Upload::known_size).sum(),
+    );
     let uploads = Arc::new(Uploads {
         queue: WorkQueue::new((0..items.len()).map(|index| Work::Begin { index })),
         buffers: BufferPool::new(options.upload_memory_bytes, options.upload_part_bytes),
@@ -158,7 +160,10 @@ impl Uploads {
             let limit = self.send_limit(body.len(), &attempts);
             match within(limit, "put", object, put).await {
                 Ok(answered) => return Ok(answered),
-                Err(error) => self.wait_to_resend(&mut attempts, error, object, &body, checksum).await?,
+                Err(error) => {
+                    self.wait_to_resend(&mut attempts, error, object, &body, checksum)
+                        .await?
+                }
             }
         }
     }
@@ -254,16 +259,4 @@ impl Uploads {
         drop(sent);
         self.counters.finish_file();
     }
-}
-
-/// A call of the store with a time limit.
-async fn within<T>(
-    limit: Duration,
-    action: &'static str,
-    object: &ObjectName,
-    call: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    timeout(limit, call)
-        .await
-        .unwrap_or_else(|_| Err(super::no_answer(action, object, limit)))
 }

@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use cts_executor::clock::SimulatedClock;
 use cts_executor::config::RunConfig;
+use cts_executor::container_engine::ContainerEngine;
 use cts_executor::container_engine::fake::{FakeEngine, Script};
 use cts_executor::coordinator::http::HttpCoordinator;
 use cts_executor::exit::ExitStatus;
@@ -70,8 +71,17 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn new(job: Value, answers: BTreeMap<usize, Answer>, refuse_repeats: bool) -> Arc<Self> {
-        Arc::new(Self { job: Mutex::new(job), answers, calls: Mutex::default(), refuse_repeats })
+    pub(crate) fn new(
+        job: Value,
+        answers: BTreeMap<usize, Answer>,
+        refuse_repeats: bool,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            job: Mutex::new(job),
+            answers,
+            calls: Mutex::default(),
+            refuse_repeats,
+        })
     }
 
     pub(crate) fn calls(&self) -> Vec<Call> {
@@ -80,7 +90,11 @@ impl Service {
 
     /// The states reported, in order.
     pub(crate) fn reported(&self) -> Vec<String> {
-        self.calls().iter().filter(|call| call.method == "PUT").map(Call::short).collect()
+        self.calls()
+            .iter()
+            .filter(|call| call.method == "PUT")
+            .map(Call::short)
+            .collect()
     }
 
     pub(crate) fn set_job_state(&self, state: &str) {
@@ -141,7 +155,11 @@ async fn answer(
         }
         // A success status whose body is cut: for the client the answer never came.
         Some(Answer::Lost) => {
-            return (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], "{\"cut")
+            return (
+                StatusCode::OK,
+                [(header::CONTENT_TYPE, "application/json")],
+                "{\"cut",
+            )
                 .into_response();
         }
         None => {}
@@ -172,7 +190,12 @@ async fn answer(
 pub(crate) const JOB_ID: &str = "b9faffb2-453a-4ebe-9bba-1b96636cb3b1";
 
 /// A job document with the given parameters and input files (all of them empty objects).
-pub(crate) fn job(params: &Value, input_files: &[&str], num_containers: u64, output_dir: &str) -> Value {
+pub(crate) fn job(
+    params: &Value,
+    input_files: &[&str],
+    num_containers: u64,
+    output_dir: &str,
+) -> Value {
     let files: Vec<Value> = input_files
         .iter()
         .map(|file| json!({ "file": file, "crc64nvme": "AAAAAAAAAAA=" }))
@@ -243,13 +266,16 @@ impl Bed {
     pub(crate) fn put(&self, path: &str, body: &[u8]) {
         let (bucket, key) = path.split_once('/').unwrap();
         let checksum = ObjectChecksum::FullObject(Crc64Nvme::of(body));
-        self.store.insert(&ObjectName::new(bucket, key), body.to_vec(), checksum);
+        self.store
+            .insert(&ObjectName::new(bucket, key), body.to_vec(), checksum);
     }
 
     /// An object's content.
     pub(crate) fn get(&self, path: &str) -> Option<Vec<u8>> {
         let (bucket, key) = path.split_once('/').unwrap();
-        self.store.object(&ObjectName::new(bucket, key)).map(|bytes| bytes.to_vec())
+        self.store
+            .object(&ObjectName::new(bucket, key))
+            .map(|bytes| bytes.to_vec())
     }
 
     /// Paths of all objects below a prefix.
@@ -268,7 +294,8 @@ impl Bed {
     /// Runs the executor to its end.
     pub(crate) async fn run(&self) -> ExitStatus {
         let store: Arc<dyn ObjectStore> = Arc::<MemoryStore>::clone(&self.store);
-        self.run_over(Box::new(move || Ok(Arc::clone(&store)))).await
+        self.run_over(Box::new(move || Ok(Arc::clone(&store))))
+            .await
     }
 
     pub(crate) async fn run_over(
@@ -285,7 +312,13 @@ impl Bed {
         .unwrap();
         let parts = Parts {
             coordinator: Arc::new(coordinator),
-            engine: Arc::new(self.engine.clone()),
+            connect_engine: {
+                let engine = self.engine.clone();
+                Box::new(move || {
+                    let engine: Arc<dyn ContainerEngine> = Arc::new(engine.clone());
+                    Box::pin(async move { Ok(engine) })
+                })
+            },
             registry: None,
             open_store,
             clock: Arc::<SimulatedClock>::clone(&self.clock),
@@ -305,15 +338,29 @@ impl Bed {
     /// What must hold after every run, however it ended.
     pub(crate) fn assert_nothing_left(&self) {
         assert_eq!(self.engine.containers(), [], "a container is left");
-        assert_eq!(self.store.open_uploads(), 0, "a multipart upload is left open");
+        assert_eq!(
+            self.store.open_uploads(),
+            0,
+            "a multipart upload is left open"
+        );
         let input = self.path().join("__input__");
         for entry in walk(&input) {
             let name = entry.file_name().unwrap().to_string_lossy().into_owned();
-            assert!(!name.contains("partial"), "a partial file is left: {}", entry.display());
+            assert!(
+                !name.contains("partial"),
+                "a partial file is left: {}",
+                entry.display()
+            );
         }
         for stream in ["out", "err"] {
-            let log = self.path().join(format!("cts-{JOB_ID}-{}-container.{stream}", self.number()));
-            assert!(log.is_file(), "{} is missing: HTCondor would hold the job", log.display());
+            let log = self
+                .path()
+                .join(format!("cts-{JOB_ID}-{}-container.{stream}", self.number()));
+            assert!(
+                log.is_file(),
+                "{} is missing: HTCondor would hold the job",
+                log.display()
+            );
         }
     }
 
@@ -324,9 +371,17 @@ impl Bed {
 
 /// Every file below a directory.
 pub(crate) fn walk(directory: &std::path::Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return Vec::new();
+    };
     entries
         .map(|entry| entry.unwrap().path())
-        .flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] })
+        .flat_map(|path| {
+            if path.is_dir() {
+                walk(&path)
+            } else {
+                vec![path]
+            }
+        })
         .collect()
 }

@@ -20,25 +20,36 @@ fn rows() -> Vec<Value> {
     let path = directory.join("executor_calls.jsonl");
     let text = std::fs::read_to_string(&path)
         .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
-    let rows: Vec<Value> =
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rows: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert!(!rows.is_empty(), "{} has no rows", path.display());
     rows
 }
 
 /// Site inactive or unavailable: the existing executor gives up, ours waits (executor.md, 6.14).
 fn is_temporary(answer: &Answer) -> bool {
-    matches!(answer, Answer::Error { appcode: Some(60010 | 60020), .. })
+    matches!(
+        answer,
+        Answer::Error {
+            appcode: Some(60010 | 60020),
+            ..
+        }
+    )
 }
 
 fn answers(input: &Value) -> BTreeMap<usize, Answer> {
-    let Some(responses) = input["responses"].as_object() else { return BTreeMap::new() };
+    let Some(responses) = input["responses"].as_object() else {
+        return BTreeMap::new();
+    };
     responses
         .iter()
         .map(|(number, response)| {
             let status = u16::try_from(response["status"].as_u64().unwrap()).unwrap();
-            let appcode =
-                response["appcode"].as_u64().map(|code| u32::try_from(code).unwrap());
+            let appcode = response["appcode"]
+                .as_u64()
+                .map(|code| u32::try_from(code).unwrap());
             let answer = match response["html"].as_bool() {
                 Some(true) => Answer::Html { status },
                 _ => Answer::Error { status, appcode },
@@ -108,16 +119,29 @@ fn difference(input: &Value, answers: &BTreeMap<usize, Answer>) -> Difference {
 }
 
 fn script(input: &Value) -> Script {
-    let output_mount = input["params"]["output_mount_point"].as_str().unwrap_or("/output_files");
-    let writes = input["outputs"].as_object().unwrap().iter().map(|(name, content)| {
-        let path = format!("{}/{name}", output_mount.trim_end_matches('/'));
-        (path, content.as_str().unwrap().as_bytes().to_vec())
-    });
-    let end = match (input["container_raises"].as_bool(), input["exit_code"].as_i64().unwrap()) {
-        (Some(true), _) | (_, -1) => {
-            End::Error(EngineError::ExitUnknown { reason: "as the test wants it".to_owned() })
-        }
-        (_, code) => End::Exit { code: u8::try_from(code).unwrap(), oom_killed: false },
+    let output_mount = input["params"]["output_mount_point"]
+        .as_str()
+        .unwrap_or("/output_files");
+    let writes = input["outputs"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(name, content)| {
+            let path = format!("{}/{name}", output_mount.trim_end_matches('/'));
+            (path, content.as_str().unwrap().as_bytes().to_vec())
+        });
+    let end = match (
+        input["container_raises"].as_bool(),
+        input["exit_code"].as_i64().unwrap(),
+    ) {
+        (Some(true), _) | (_, -1) => End::Error(EngineError::ExitUnknown {
+            id: "c".to_owned(),
+            detail: "as the test wants it".to_owned(),
+        }),
+        (_, code) => End::Exit {
+            code: u8::try_from(code).unwrap(),
+            oom_killed: false,
+        },
     };
     Script {
         writes: writes.collect(),
@@ -131,8 +155,12 @@ fn script(input: &Value) -> Script {
 async fn replay(row: &Value) {
     let (name, input, expect) = (row["name"].as_str().unwrap(), &row["input"], &row["expect"]);
     assert_eq!(input["job_id"], JOB_ID);
-    let files: Vec<&str> =
-        input["input_files"].as_array().unwrap().iter().map(|f| f.as_str().unwrap()).collect();
+    let files: Vec<&str> = input["input_files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|f| f.as_str().unwrap())
+        .collect();
     let mut document = job(
         &input["params"],
         &files,
@@ -148,12 +176,22 @@ async fn replay(row: &Value) {
     let service = Service::new(document, answers, false);
     let mut bed = Bed::new(service, script(input)).await;
     bed.set("CONTAINER_NUMBER", input["container_number"].to_string());
-    bed.set("S3_ERROR_LOG_PATH", input["s3_error_log_path"].as_str().unwrap());
+    bed.set(
+        "S3_ERROR_LOG_PATH",
+        input["s3_error_log_path"].as_str().unwrap(),
+    );
     if let Some(minutes) = input.get("timeout_min") {
         bed.set("JOB_UPDATE_TIMEOUT_MIN", minutes.to_string());
     }
     for file in files {
-        bed.put(file, if input["corrupt"] == true { b"other bytes" } else { b"" });
+        bed.put(
+            file,
+            if input["corrupt"] == true {
+                b"other bytes"
+            } else {
+                b""
+            },
+        );
     }
 
     let status = bed.run().await;
@@ -169,13 +207,25 @@ async fn replay(row: &Value) {
     if let Difference::None = difference {
         check_container(name, &bed, &expect["container"]);
         check_objects(name, &bed, input, &expect["s3"]);
-        let expected: Vec<f64> =
-            expect["waits_sec"].as_array().unwrap().iter().map(|w| w.as_f64().unwrap()).collect();
-        let waits: Vec<f64> = bed.clock.waits().iter().map(|wait| wait.as_secs_f64()).collect();
+        let expected: Vec<f64> = expect["waits_sec"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|w| w.as_f64().unwrap())
+            .collect();
+        let waits: Vec<f64> = bed
+            .clock
+            .waits()
+            .iter()
+            .map(|wait| wait.as_secs_f64())
+            .collect();
         assert_eq!(waits.len(), expected.len(), "{name}: {waits:?}");
         for (wait, expected) in waits.iter().zip(&expected) {
             // Shortened at random by at most a fifth.
-            assert!((0.8 * expected..=*expected).contains(wait), "{name}: {wait} {expected}");
+            assert!(
+                (0.8 * expected..=*expected).contains(wait),
+                "{name}: {wait} {expected}"
+            );
         }
     }
 }
@@ -185,7 +235,9 @@ fn check_calls(name: &str, calls: &[Call], expect: &Value, difference: &Differen
     match difference {
         Difference::None => {
             let is_error_text = |index: usize| {
-                expected.get(index).is_some_and(|c| c["body"]["admin_error"] == "<error text>")
+                expected
+                    .get(index)
+                    .is_some_and(|c| c["body"]["admin_error"] == "<error text>")
             };
             let calls: Vec<Value> = calls
                 .iter()
@@ -195,9 +247,15 @@ fn check_calls(name: &str, calls: &[Call], expect: &Value, difference: &Differen
             assert_eq!(&calls, expected, "{name}");
         }
         Difference::Repeats(number) => {
-            let ordinary =
-                ["GET", "GET", "job_submitting", "job_submitted", "upload_submitting",
-                 "upload_submitted", "complete"];
+            let ordinary = [
+                "GET",
+                "GET",
+                "job_submitting",
+                "job_submitted",
+                "upload_submitting",
+                "upload_submitted",
+                "complete",
+            ];
             let mut expected: Vec<&str> = ordinary.to_vec();
             expected.insert(number - 1, ordinary[number - 1]);
             let short: Vec<String> = calls.iter().map(Call::short).collect();
@@ -205,7 +263,11 @@ fn check_calls(name: &str, calls: &[Call], expect: &Value, difference: &Differen
         }
         Difference::MissingExitStatus => {
             let short: Vec<String> = calls.iter().map(Call::short).collect();
-            assert_eq!(short, ["GET", "GET", "job_submitting", "job_submitted", "error"], "{name}");
+            assert_eq!(
+                short,
+                ["GET", "GET", "job_submitting", "job_submitted", "error"],
+                "{name}"
+            );
         }
     }
 }
@@ -216,7 +278,9 @@ fn check_container(name: &str, bed: &Bed, expect: &Value) {
         assert!(specs.is_empty(), "{name}: a container was started");
         return;
     };
-    let [spec] = specs.as_slice() else { panic!("{name}: {} containers", specs.len()) };
+    let [spec] = specs.as_slice() else {
+        panic!("{name}: {} containers", specs.len())
+    };
     assert_eq!(spec.image, expect["image"].as_str().unwrap(), "{name}");
     assert_eq!(json!(spec.command), expect["command"], "{name}");
     assert_eq!(json!(spec.environment), expect["env"], "{name}");
@@ -225,7 +289,10 @@ fn check_container(name: &str, bed: &Bed, expect: &Value) {
         .mounts
         .iter()
         .map(|mount| {
-            let host = mount.host.to_string_lossy().replace(root.to_str().unwrap(), "<cwd>");
+            let host = mount
+                .host
+                .to_string_lossy()
+                .replace(root.to_str().unwrap(), "<cwd>");
             // Inputs are mounted read-only by us, read-write by the existing executor (6.4).
             let is_input = host == "<cwd>/__input__";
             assert!(!is_input || mount.read_only, "{name}");
@@ -248,8 +315,10 @@ fn check_objects(name: &str, bed: &Bed, input: &Value, expect: &Value) {
     let root = bed.path();
     let mut expected = Vec::new();
     for operation in expect.as_array().unwrap() {
-        let (path, local) =
-            (operation["path"].as_str().unwrap(), operation["local"].as_str().unwrap());
+        let (path, local) = (
+            operation["path"].as_str().unwrap(),
+            operation["local"].as_str().unwrap(),
+        );
         let on_disk = std::fs::read(root.join(local)).ok();
         if operation["op"] == "get" {
             let corrupt = input["corrupt"] == true;
@@ -260,12 +329,21 @@ fn check_objects(name: &str, bed: &Bed, input: &Value, expect: &Value) {
             expected.push(path.to_owned());
         }
     }
-    let logs = input["s3_error_log_path"].as_str().unwrap().trim_matches('/');
+    let logs = input["s3_error_log_path"]
+        .as_str()
+        .unwrap()
+        .trim_matches('/');
     let is_log = |path: &String| path.starts_with(logs);
     let outputs: Vec<String> = bed
         .objects("")
         .into_iter()
-        .filter(|path| !is_log(path) && !input["input_files"].as_array().unwrap().contains(&json!(path)))
+        .filter(|path| {
+            !is_log(path)
+                && !input["input_files"]
+                    .as_array()
+                    .unwrap()
+                    .contains(&json!(path))
+        })
         .collect();
     expected.retain(|path| !is_log(path));
     expected.sort();

@@ -5,7 +5,3 @@
 
 mod bed;
 mod executor_calls;
-mod failures;
-mod lost_answers;
-mod signals;
-mod transcripts;

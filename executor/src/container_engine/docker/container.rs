@@ -34,7 +34,10 @@ pub(super) async fn start(
     let container = create(&client, &spec).await?;
     let started = async {
         // Listening comes before starting: what a container prints first is not kept for late listeners.
-        let output = watch::attach(&client, &container.id).await?;
+        // Podman makes the container ready only now, so that a bad mount may show here.
+        let output = watch::attach(&client, &container.id)
+            .await
+            .map_err(|error| failure::not_started(&spec, error))?;
         let starting = client.docker.start_container(&container.id, None);
         client
             .within("start container", client.deadlines.change, starting)
@@ -208,18 +211,6 @@ impl DockerContainer {
     }
 }
 
-/// A container that has ended or is gone cannot be signalled, and need not be.
-fn ended_is_fine(result: Result<(), EngineError>) -> Result<(), EngineError> {
-    match result {
-        // 304 not modified (stop), 404 no such container, 409 not running (kill)
-        Err(EngineError::Refused {
-            status: Some(304 | 404 | 409),
-            ..
-        }) => Ok(()),
-        result => result,
-    }
-}
-
 impl RunningContainer for DockerContainer {
     fn id(&self) -> &str {
         &self.container.id
@@ -252,7 +243,7 @@ impl RunningContainer for DockerContainer {
                 .docker
                 .stop_container(&self.container.id, Some(options));
             let deadline = Duration::from_secs(seconds).saturating_add(STOP_MARGIN);
-            ended_is_fine(client.within("stop container", deadline, stopping).await)
+            failure::ended_is_fine(client.within("stop container", deadline, stopping).await)
         }
         .boxed()
     }
@@ -266,7 +257,7 @@ impl RunningContainer for DockerContainer {
             let killing = client
                 .docker
                 .kill_container(&self.container.id, Some(options));
-            ended_is_fine(client.within("kill container", STOP_MARGIN, killing).await)
+            failure::ended_is_fine(client.within("kill container", STOP_MARGIN, killing).await)
         }
         .boxed()
     }

@@ -172,12 +172,14 @@ fn start_fault(spec: &ContainerSpec, detail: String) -> StartFault {
             mounts: mounts.join(", "),
             detail,
         }
-    } else if says(&["exec"]) && missing {
+    } else if says(&["exec: ", "executable file"]) && missing {
         StartFault::EntrypointNotFound {
             entrypoint: entrypoint(),
             detail,
         }
-    } else if says(&["permission denied", "exec format error", "is a directory"]) {
+    } else if says(&["exec format error"])
+        || (says(&["exec: "]) && says(&["permission denied", "is a directory"]))
+    {
         StartFault::EntrypointNotExecutable {
             entrypoint: entrypoint(),
             detail,
@@ -188,14 +190,31 @@ fn start_fault(spec: &ContainerSpec, detail: String) -> StartFault {
 }
 
 /// With an init process the container starts even when its entrypoint cannot: the init process says so on standard
-/// error and ends with 126 or 127. Its words, if `stderr` ends with them.
+/// error and ends, tini with 126 or 127, catatonit with 1. Its words, if `stderr` ends with them.
 pub(super) fn init_failure(code: u8, stderr: &str) -> Option<String> {
-    if !matches!(code, 126 | 127) {
-        return None;
-    }
     let line = stderr.lines().next_back()?;
-    let said_by_init = line.starts_with("[FATAL tini") || line.contains("(catatonit:");
+    let said_by_init = match code {
+        126 | 127 => line.starts_with("[FATAL tini"),
+        1 => line.starts_with("ERROR (catatonit:") && line.contains("failed to exec"),
+        _ => false,
+    };
     said_by_init.then(|| format!("the entrypoint could not be started: {line}"))
+}
+
+/// A container that has ended or is gone cannot be signalled, and need not be.
+pub(super) fn ended_is_fine(result: Result<(), EngineError>) -> Result<(), EngineError> {
+    match result {
+        // 304 not modified (stop), 404 no such container, 409 not running (kill)
+        Err(EngineError::Refused {
+            status: Some(304 | 404 | 409),
+            ..
+        }) => Ok(()),
+        // Podman's word for it, with status 500.
+        Err(EngineError::Refused { detail, .. }) if detail.contains("container state improper") => {
+            Ok(())
+        }
+        result => result,
+    }
 }
 
 #[cfg(test)]
@@ -278,12 +297,32 @@ mod tests {
         assert!(said.contains("install docker-init"), "{said}");
         let said = words("Range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available");
         assert!(said.starts_with("Range of CPUs"), "{said}");
+        let limits = "runc create failed: error during container init: error setting rlimit type 7: operation not permitted: OCI permission denied";
+        assert_eq!(words(limits), limits);
+    }
+
+    #[test]
+    fn ended_containers_need_no_signal() {
+        let refused = |status, detail: &str| {
+            Err(EngineError::Refused {
+                call: "kill container",
+                status: Some(status),
+                detail: detail.to_owned(),
+            })
+        };
+        assert_eq!(ended_is_fine(refused(409, "is not running")), Ok(()));
+        let podman =
+            "can only kill running containers. c1 is in state exited: container state improper";
+        assert_eq!(ended_is_fine(refused(500, podman)), Ok(()));
+        assert!(ended_is_fine(refused(500, "oops")).is_err());
     }
 
     #[test]
     fn the_init_process_is_quoted() {
         let line = "[FATAL tini (7)] exec nope failed: No such file or directory";
         assert!(init_failure(127, &format!("x\n{line}\n")).is_some_and(|said| said.contains(line)));
+        let other = "ERROR (catatonit:6): failed to exec pid1: Permission denied";
+        assert!(init_failure(1, other).is_some_and(|said| said.contains(other)));
         assert_eq!(init_failure(1, line), None);
         assert_eq!(init_failure(127, "sh: foo: not found"), None);
         assert_eq!(init_failure(127, ""), None);

@@ -10,22 +10,28 @@ use futures::StreamExt;
 use super::super::Usage;
 use super::Client;
 
-/// Follows the engine's measurements, about one a second, until it stops sending.
+/// Pause before the engine is asked again after the measurements broke off.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Follows the engine's measurements, about one a second. Does not end by itself: it is dropped with the handle.
 pub(super) async fn measure(client: Client, id: String, usage: Arc<Mutex<Usage>>) {
-    let options = StatsOptionsBuilder::default().stream(true).build();
-    let samples = client.docker.stats(&id, Some(options));
-    let mut samples = std::pin::pin!(samples);
-    while let Some(sample) = samples.next().await {
-        match sample {
-            Ok(sample) => {
-                let mut usage = usage.lock().unwrap_or_else(PoisonError::into_inner);
-                add_sample(&mut usage, &sample);
-            }
-            Err(error) => {
-                tracing::debug!(container.id = id, %error, "container is not measured any more");
-                return;
+    loop {
+        let options = StatsOptionsBuilder::default().stream(true).build();
+        let samples = client.docker.stats(&id, Some(options));
+        let mut samples = std::pin::pin!(samples);
+        while let Some(sample) = samples.next().await {
+            match sample {
+                Ok(sample) => {
+                    let mut usage = usage.lock().unwrap_or_else(PoisonError::into_inner);
+                    add_sample(&mut usage, &sample);
+                }
+                Err(error) => {
+                    tracing::debug!(container.id = id, %error, "measurements broke off");
+                    break;
+                }
             }
         }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

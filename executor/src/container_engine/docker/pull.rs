@@ -1,7 +1,6 @@
 //! Images: whether one is there, and how it comes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
 
 use bollard::auth::DockerCredentials;
 use bollard::models::CreateImageInfo;
@@ -14,9 +13,8 @@ use super::failure::{self, PullFault};
 use super::{Client, EngineError, check_image_name};
 use crate::progress::Counters;
 
-/// How often a pull is tried: waits of about 1, 2, 4, 8 and 16 s let an engine restart meanwhile.
+/// How often a pull is tried: pauses of about 1, 2, 4, 8 and 16 s let an engine restart meanwhile.
 const TRIES: u32 = 6;
-const FIRST_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) async fn has_image(client: &Client, image: &str) -> Result<bool, EngineError> {
     check_image_name(image)?;
@@ -45,8 +43,9 @@ pub(super) async fn pull(
         progress,
         seen: HashMap::new(),
     };
-    let mut wait = FIRST_WAIT;
-    for tries in 1.. {
+    let mut tries = 1;
+    let mut pause = client.deadlines.pull_pause;
+    loop {
         let error = match pull_once(client, credentials, image, &mut layers).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
@@ -56,13 +55,13 @@ pub(super) async fn pull(
         if !may_pass || tries >= TRIES {
             return Err(error);
         }
-        let pause = wait.mul_f64(rand::random_range(0.5..1.5));
-        tracing::warn!(image, tries, pause_ms = pause.as_millis(), %error, "pull is repeated");
+        let jittered = pause.mul_f64(rand::random_range(0.5..1.5));
+        tracing::warn!(image, tries, pause_ms = jittered.as_millis(), %error, "pull is repeated");
         progress.count_retry();
-        tokio::time::sleep(pause).await;
-        wait *= 2;
+        tokio::time::sleep(jittered).await;
+        pause *= 2;
+        tries += 1;
     }
-    unreachable!("the loop returns at the last try")
 }
 
 /// A failure of one try, in words that name the image.

@@ -119,8 +119,16 @@ impl Watcher {
             let waited_since = Instant::now();
             let reason = match wait_once(&self.client, &self.id).await? {
                 Waited::Ended { code, engine_error } => {
-                    let state = reach(&self.client, &self.id, "its end was announced").await?;
-                    return Ending::believe(code, engine_error, &state, broke)
+                    let reached = reach(&self.client, &self.id, "its end was announced").await?;
+                    if reached.engine_was_away {
+                        // An engine that shuts down closes its door, then stops its containers, and still
+                        // announces their ends to who was waiting.
+                        return Err(unknown(
+                            &self.id,
+                            format!("the engine shut down as it announced exit code {code}"),
+                        ));
+                    }
+                    return Ending::believe(code, engine_error, &reached.state, broke)
                         .map_err(|detail| unknown(&self.id, detail));
                 }
                 Waited::Broken(reason) => reason,
@@ -135,7 +143,7 @@ impl Watcher {
                 breaks_in_a_row = 0;
             }
             breaks_in_a_row += 1;
-            let state = reach(&self.client, &self.id, &reason).await?;
+            let state = reach(&self.client, &self.id, &reason).await?.state;
             if !is_running(&state) {
                 // Engines stop or kill containers when they shut down, and invent codes for ends that they
                 // missed. None of that says anything about the tool, not even a 0.
@@ -327,17 +335,31 @@ async fn inspect(client: &Client, id: &str) -> Result<ContainerState, EngineErro
     }
 }
 
+/// A container's state, once the engine answered.
+struct Reached {
+    state: ContainerState,
+    /// The engine had to come back first.
+    engine_was_away: bool,
+}
+
 /// The container's state, from an engine that may have to come back first.
-async fn reach(client: &Client, id: &str, reason: &str) -> Result<ContainerState, EngineError> {
+async fn reach(client: &Client, id: &str, reason: &str) -> Result<Reached, EngineError> {
     let since = Instant::now();
     let bound = client.deadlines.engine_return;
     let mut pause = Duration::from_millis(100);
+    let mut engine_was_away = false;
     loop {
         let error = match inspect(client, id).await {
             Err(error @ EngineError::ContainerGone { .. }) => return Err(error),
             Err(error) => error,
-            Ok(state) => return Ok(state),
+            Ok(state) => {
+                return Ok(Reached {
+                    state,
+                    engine_was_away,
+                });
+            }
         };
+        engine_was_away |= matches!(error, EngineError::Unreachable { .. });
         let jittered = pause.mul_f64(rand::random_range(0.5..1.5));
         if since.elapsed() + jittered >= bound {
             return Err(EngineError::Lost {

@@ -19,7 +19,9 @@ pub(super) fn store_error<E>(
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
-    let status = error.raw_response().map(|response| response.status().as_u16());
+    let status = error
+        .raw_response()
+        .map(|response| response.status().as_u16());
     let (kind, detail) = match error {
         SdkError::ServiceError(context) => {
             let metadata = context.err().meta();
@@ -55,13 +57,16 @@ where
         .with_retry_after(retry_after)
 }
 
-/// The whole chain of causes: the SDK's own `Display` stops at "dispatch failure".
+/// How the SDK names the layers through which a cause came.
+const SAYS_NOTHING: [&str; 3] = ["dispatch failure", "io error", "streaming error"];
+
+/// The whole chain of causes: the SDK's own `Display` stops at its outermost layer.
 pub(super) fn describe(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     let mut next = Some(error);
     while let Some(error) = next {
         let message = error.to_string();
-        if !text.ends_with(&message) {
+        if !SAYS_NOTHING.contains(&&*message) && !text.ends_with(&message) {
             if !text.is_empty() {
                 text.push_str(": ");
             }
@@ -79,8 +84,14 @@ fn classify(code: Option<&str>, status: Option<u16>) -> StoreErrorKind {
         Some("NoSuchBucket") => StoreErrorKind::BucketMissing,
         Some("NoSuchKey" | "NotFound" | "NoSuchUpload") => StoreErrorKind::NotFound,
         Some(
-            "AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken"
-            | "InvalidToken" | "AllAccessDisabled" | "AccountProblem" | "Forbidden",
+            "AccessDenied"
+            | "InvalidAccessKeyId"
+            | "SignatureDoesNotMatch"
+            | "ExpiredToken"
+            | "InvalidToken"
+            | "AllAccessDisabled"
+            | "AccountProblem"
+            | "Forbidden",
         ) => StoreErrorKind::AccessDenied,
         Some("RequestTimeTooSkewed") => StoreErrorKind::ClockSkew,
         Some("PreconditionFailed") => StoreErrorKind::Changed,

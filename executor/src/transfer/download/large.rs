@@ -50,7 +50,9 @@ impl LargeObject {
     pub(super) fn take_part(&self, part_bytes: u64) -> Option<(Range<u64>, bool)> {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let start = parts.next;
-        let end = start.saturating_add(part_bytes.max(1)).min(self.version.size);
+        let end = start
+            .saturating_add(part_bytes.max(1))
+            .min(self.version.size);
         parts.next = end;
         (start < end).then_some((start..end, end == self.version.size))
     }
@@ -65,9 +67,12 @@ impl LargeObject {
             return None;
         }
         parts.done.sort_unstable_by_key(|(start, ..)| *start);
-        let whole = parts.done.iter().fold(Crc64Nvme::EMPTY, |whole, (_, len, checksum)| {
-            whole.combine(*checksum, *len)
-        });
+        let whole = parts
+            .done
+            .iter()
+            .fold(Crc64Nvme::EMPTY, |whole, (_, len, checksum)| {
+                whole.combine(*checksum, *len)
+            });
         Some(whole)
     }
 }

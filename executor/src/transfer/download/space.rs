@@ -67,6 +67,8 @@ impl Space {
     }
 
     fn outstanding(&self) -> u64 {
-        self.needed.load(Ordering::Relaxed).saturating_sub(self.written())
+        self.needed
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.written())
     }
 }

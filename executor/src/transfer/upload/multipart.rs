@@ -10,13 +10,13 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio_util::task::TaskTracker;
 
-use super::{Uploads, Work, within};
+use super::{Uploads, Work};
 use crate::object_store::{
     CompletedPart, ObjectChecksum, ObjectName, ObjectStore, StoreError, StoreErrorKind,
 };
-use crate::transfer::TransferError;
 use crate::transfer::retry::Attempts;
 use crate::transfer::source::OpenSource;
+use crate::transfer::{TransferError, within};
 
 /// [S3's limits](https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html).
 const MAX_PARTS: u64 = 10_000;
@@ -70,7 +70,11 @@ impl LargeUpload {
     fn take_part(&self) -> Option<Part> {
         let mut parts = self.lock();
         let offset = u64::from(parts.taken) * self.part_bytes;
-        let left = self.source.size().checked_sub(offset).filter(|left| *left > 0)?;
+        let left = self
+            .source
+            .size()
+            .checked_sub(offset)
+            .filter(|left| *left > 0)?;
         parts.taken = parts.taken.checked_add(1)?;
         Some(Part {
             number: parts.taken,
@@ -111,8 +115,10 @@ impl Uploads {
         };
         let mut attempts = Attempts::new(&self.options.retry, &self.counters);
         let upload_id = loop {
-            let create = self.open.create(object);
-            match within(self.options.response_timeout, "begin the upload of", object, create).await
+            match self
+                .open
+                .create(object, self.options.response_timeout)
+                .await
             {
                 Ok(upload_id) => break upload_id,
                 Err(error) => {
@@ -158,7 +164,8 @@ impl Uploads {
             match within(limit, "upload a part of", object, send).await {
                 Ok(etag) => break etag,
                 Err(error) => {
-                    self.wait_to_resend(&mut attempts, error, object, &body, checksum).await?;
+                    self.wait_to_resend(&mut attempts, error, object, &body, checksum)
+                        .await?;
                 }
             }
         };
@@ -190,8 +197,9 @@ impl Uploads {
         let size = upload.source.size();
         let mut attempts = Attempts::new(&self.options.retry, &self.counters);
         loop {
-            let complete =
-                self.store.complete_multipart(object, &upload.upload_id, parts, whole);
+            let complete = self
+                .store
+                .complete_multipart(object, &upload.upload_id, parts, whole);
             // A store may join the parts only now.
             let limit = self.send_limit(0, &attempts) * 5;
             let error = match within(limit, ACTION, object, complete).await {
@@ -208,13 +216,17 @@ impl Uploads {
                 // Every part was checked when it was sent: sending the same again is of no use.
                 _ => return Err(error.into()),
             };
-            // Still registered as open: aborting an upload that is complete does nothing.
-            if may_be_done
-                && let Ok(info) = self.head(object).await
-                && info.checksum == ObjectChecksum::FullObject(whole)
-                && info.size == size
-            {
-                return Ok(());
+            if may_be_done {
+                // Once: if this cannot be answered either, completing is tried again first.
+                let head = self.store.head(object);
+                let limit = self.options.response_timeout;
+                // Still registered as open: aborting an upload that is complete does nothing.
+                if let Ok(info) = within(limit, "look up", object, head).await
+                    && info.checksum == ObjectChecksum::FullObject(whole)
+                    && info.size == size
+                {
+                    return Ok(());
+                }
             }
             attempts.wait_after(error).await?;
         }
@@ -248,18 +260,24 @@ impl OpenUploads {
 
     /// Begins an upload. Goes on when the caller gives up waiting, so that [`abort_all`](Self::abort_all)
     /// knows the id.
-    async fn create(&self, object: &ObjectName) -> Result<String, StoreError> {
+    async fn create(&self, object: &ObjectName, limit: Duration) -> Result<String, StoreError> {
+        const ACTION: &str = "begin the upload of";
         let (store, open) = (Arc::clone(&self.store), Arc::clone(&self.open));
         let name = object.clone();
         let creating = self.creating.spawn(async move {
-            let upload_id = store.create_multipart(&name).await?;
+            let upload_id = within(limit, ACTION, &name, store.create_multipart(&name)).await?;
             let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
             open.insert(upload_id.clone(), name);
             Ok(upload_id)
         });
         creating.await.unwrap_or_else(|error| {
             let detail = error.to_string();
-            Err(StoreError::new(StoreErrorKind::Other, "begin the upload of", object, &detail))
+            Err(StoreError::new(
+                StoreErrorKind::Other,
+                ACTION,
+                object,
+                &detail,
+            ))
         })
     }
 
@@ -279,16 +297,12 @@ impl OpenUploads {
     pub(super) async fn abort_all(&self, limit: Duration) {
         self.creating.close();
         let all = async {
+            // Those that are known first: a store that hangs on one request may answer others.
+            self.abort_known().await;
             self.creating.wait().await;
-            let open: Vec<_> = self.lock().clone().into_iter().collect();
-            let aborts: FuturesUnordered<_> = open
-                .iter()
-                .map(|(upload_id, object)| self.abort(object, upload_id))
-                .collect();
-            aborts.collect::<()>().await;
-            let lost = std::mem::take(
-                &mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner),
-            );
+            self.abort_known().await;
+            let lost =
+                std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
             for object in &lost {
                 self.abort_lost(object).await;
             }
@@ -300,6 +314,15 @@ impl OpenUploads {
                 open.join(", ")
             );
         }
+    }
+
+    async fn abort_known(&self) {
+        let open: Vec<_> = self.lock().clone().into_iter().collect();
+        let aborts: FuturesUnordered<_> = open
+            .iter()
+            .map(|(upload_id, object)| self.abort(object, upload_id))
+            .collect();
+        aborts.collect::<()>().await;
     }
 
     async fn abort(&self, object: &ObjectName, upload_id: &str) {

@@ -1,0 +1,14 @@
+//! The transfer engine and output collection against stores that break in every way: after each
+//! failure, what is left behind is asserted as well.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "test code outside #[test] functions, which clippy.toml does not cover"
+)]
+
+mod cancellation;
+mod collection;
+mod download;
+mod properties;
+mod setup;
+mod upload;

@@ -1,0 +1,271 @@
+//! Files to objects.
+
+use std::io::Write;
+
+use cts_executor::object_store::faulty::{Fault, FaultyStore, Operation};
+use cts_executor::object_store::{ObjectChecksum, ObjectName, StoreErrorKind};
+use cts_executor::transfer::{TransferError, Upload};
+use cts_shared::crc64nvme::Crc64Nvme;
+
+use crate::setup::{Setup, bytes};
+
+const SIZES: [(&str, usize); 5] = [
+    ("empty", 0),
+    ("small", 10),
+    ("one part", 64),
+    ("one more", 65),
+    ("many", 1000),
+];
+
+fn some_files(setup: &Setup) -> Vec<Upload> {
+    SIZES
+        .iter()
+        .map(|(name, len)| setup.file(name, &bytes(*len)))
+        .collect()
+}
+
+fn assert_all_there(setup: &Setup) {
+    for (name, len) in SIZES {
+        let object = setup.memory.object(&ObjectName::new("b", name)).unwrap();
+        assert_eq!(object, bytes(len), "{name}");
+    }
+    assert_eq!(setup.memory.open_uploads(), 0);
+}
+
+#[tokio::test]
+async fn all_sizes_arrive_and_their_checksums_come_back_in_order() {
+    let setup = Setup::new();
+    let sent = setup.upload(some_files(&setup)).await.unwrap();
+    assert_all_there(&setup);
+    let sent: Vec<_> = sent
+        .iter()
+        .map(|sent| (&*sent.object.key, sent.checksum, sent.size))
+        .collect();
+    let expected = SIZES.map(|(name, len)| (name, Crc64Nvme::of(&bytes(len)), len as u64));
+    assert_eq!(sent, expected);
+    let progress = setup.counters.snapshot();
+    assert_eq!((progress.files_done, progress.files_total), (5, 5));
+    assert_eq!((progress.bytes_done, progress.bytes_total), (1139, 1139));
+}
+
+/// Puts 3, creates 2, parts 2 + 16, completes 2.
+const CALLS: usize = 25;
+
+#[tokio::test]
+async fn any_one_call_may_fail() {
+    let setup = Setup::new();
+    setup.upload(some_files(&setup)).await.unwrap();
+    assert_eq!(setup.faulty.calls().len(), CALLS);
+    for n in 0..CALLS {
+        for kind in [StoreErrorKind::Unavailable, StoreErrorKind::Throttled] {
+            for fault in [Fault::Fail(kind), Fault::LoseAnswer(kind), Fault::Stall] {
+                if fault == Fault::Stall && n % 6 != 0 {
+                    continue;
+                }
+                let mut setup = Setup::with(|store| store.on_call(n, fault.clone()));
+                // So that a stall at completion, which gets more time, is over soon.
+                setup.options.response_timeout = std::time::Duration::from_millis(100);
+                setup.upload(some_files(&setup)).await.unwrap();
+                assert_all_there(&setup);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_permanent_failure_of_any_call_leaves_no_open_upload_and_no_half_object() {
+    for n in 0..CALLS {
+        let fault = Fault::Fail(StoreErrorKind::AccessDenied);
+        let setup = Setup::with(|store| store.on_call(n, fault));
+        let error = setup.upload(some_files(&setup)).await.unwrap_err();
+        assert!(error.to_string().contains("access denied"), "{error}");
+        assert_eq!(setup.memory.open_uploads(), 0, "call {n}");
+        for object in setup.memory.objects() {
+            let len = SIZES
+                .iter()
+                .find(|(name, _)| *name == object.key)
+                .unwrap()
+                .1;
+            assert_eq!(setup.memory.object(&object).unwrap(), bytes(len));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refused_checksum_is_sent_again_a_few_times() {
+    let refuse = || Fault::Fail(StoreErrorKind::ChecksumRefused);
+    let setup = Setup::with(|store| {
+        store
+            .on(Operation::Put, 0, refuse())
+            .on(Operation::UploadPart, 0, refuse())
+    });
+    setup.upload(some_files(&setup)).await.unwrap();
+    assert_all_there(&setup);
+
+    for operation in [Operation::Put, Operation::UploadPart] {
+        let setup = Setup::with(|store| store.always(operation, refuse()));
+        let error = setup.upload(some_files(&setup)).await.unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("the store got other bytes than were sent"),
+            "{error}"
+        );
+        assert_eq!(setup.memory.open_uploads(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_of_the_completion_is_decided_by_what_the_store_has() {
+    let lose = Fault::LoseAnswer(StoreErrorKind::Unavailable);
+    let setup = Setup::with(|store| store.on(Operation::CompleteMultipart, 0, lose));
+    let file = setup.file("many", &bytes(1000));
+    setup.upload(vec![file]).await.unwrap();
+    let calls = setup.faulty.calls();
+    let completes = calls
+        .iter()
+        .filter(|call| **call == Operation::CompleteMultipart)
+        .count();
+    assert_eq!(completes, 1);
+    assert!(calls.contains(&Operation::Head));
+}
+
+#[tokio::test]
+async fn completion_failing_for_good_removes_everything() {
+    let fail = Fault::Fail(StoreErrorKind::Unavailable);
+    let setup = Setup::with(|store| store.always(Operation::CompleteMultipart, fail));
+    let file = setup.file("many", &bytes(1000));
+    setup.upload(vec![file]).await.unwrap_err();
+    assert_eq!(setup.memory.open_uploads(), 0);
+    assert_eq!(setup.memory.objects(), []);
+}
+
+#[tokio::test]
+async fn a_store_that_confirms_nothing_is_asked() {
+    let absent = Fault::Checksum(ObjectChecksum::Absent);
+    let setup = Setup::with(|store| {
+        store
+            .always(Operation::Put, absent.clone())
+            .always(Operation::CompleteMultipart, absent.clone())
+    });
+    setup.upload(some_files(&setup)).await.unwrap();
+    assert_all_there(&setup);
+    let heads = setup
+        .faulty
+        .calls()
+        .iter()
+        .filter(|call| **call == Operation::Head)
+        .count();
+    assert_eq!(heads, 5);
+}
+
+#[tokio::test]
+async fn a_store_that_has_something_else_is_named_and_its_object_removed() {
+    let composite = ObjectChecksum::Composite("AAAAAAAAAAA=-2".to_owned());
+    for (checksum, words) in [
+        (
+            ObjectChecksum::FullObject(Crc64Nvme::new(1)),
+            "AAAAAAAAAAE=",
+        ),
+        (composite, "only a composite CRC64NVME"),
+        (ObjectChecksum::Absent, "no CRC64NVME"),
+    ] {
+        for len in [10, 1000] {
+            let setup = Setup::with(|store: FaultyStore| {
+                store
+                    .always(Operation::Put, Fault::Checksum(checksum.clone()))
+                    .always(
+                        Operation::CompleteMultipart,
+                        Fault::Checksum(checksum.clone()),
+                    )
+                    .always(Operation::Head, Fault::Checksum(checksum.clone()))
+            });
+            let file = setup.file("k", &bytes(len));
+            let error = setup.upload(vec![file]).await.unwrap_err();
+            assert!(matches!(error, TransferError::NotConfirmed { .. }));
+            assert!(error.to_string().contains(words), "{error}");
+            assert_eq!(setup.memory.objects(), []);
+            assert_eq!(setup.memory.open_uploads(), 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_to_the_beginning_leaves_no_upload_open() {
+    let lose = Fault::LoseAnswer(StoreErrorKind::Unavailable);
+    let setup = Setup::with(|store| store.on(Operation::CreateMultipart, 0, lose));
+    let file = setup.file("many", &bytes(1000));
+    setup.upload(vec![file]).await.unwrap();
+    assert_eq!(setup.memory.open_uploads(), 0);
+}
+
+#[tokio::test]
+async fn orphans_of_a_killed_run_are_aborted_below_the_prefix_only() {
+    use cts_executor::object_store::ObjectStore;
+    let setup = Setup::new();
+    for key in ["mine/0/a", "mine/0/b", "mine/1/a", "other"] {
+        setup
+            .memory
+            .create_multipart(&ObjectName::new("b", key))
+            .await
+            .unwrap();
+    }
+    assert_eq!(
+        setup.engine().abort_orphans("b", "mine/0/").await.unwrap(),
+        2
+    );
+    assert_eq!(setup.memory.open_uploads(), 2);
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_or_no_file_is_named() {
+    let setup = Setup::new();
+    let missing = setup.file("k", b"");
+    std::fs::remove_file(setup.dir.path().join("k")).unwrap();
+    let error = setup.upload(vec![missing]).await.unwrap_err();
+    assert!(
+        error.to_string().contains("cannot open") && error.to_string().contains("/k"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn outputs_that_change_are_refused() {
+    type Change = fn(&std::path::Path);
+    let changes: [(&str, Change); 4] = [
+        ("grows", |path| {
+            let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
+            file.write_all(b"more").unwrap();
+        }),
+        ("is cut", |path| {
+            let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+            file.set_len(3).unwrap();
+        }),
+        ("is replaced", |path| {
+            let other = path.with_extension("new");
+            std::fs::write(&other, std::fs::read(path).unwrap()).unwrap();
+            std::fs::rename(other, path).unwrap();
+        }),
+        ("becomes a link out", |path| {
+            std::fs::remove_file(path).unwrap();
+            std::os::unix::fs::symlink("/etc/passwd", path).unwrap();
+        }),
+    ];
+    for len in [10, 1000] {
+        for (what, change) in changes {
+            let setup = Setup::new();
+            let path = setup.output().join("k");
+            std::fs::write(&path, bytes(len)).unwrap();
+            let collected = crate::collection::collect(&setup.output()).unwrap();
+            change(&path);
+            let uploads = crate::collection::uploads(collected);
+            let error = setup.upload(uploads).await.unwrap_err();
+            assert!(
+                matches!(error, TransferError::SourceChanged { .. }),
+                "{what}: {error}"
+            );
+            assert_eq!(setup.memory.objects(), []);
+            assert_eq!(setup.memory.open_uploads(), 0);
+        }
+    }
+}
