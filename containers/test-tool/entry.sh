@@ -1,7 +1,8 @@
-# Entrypoint of the test tool's image: runs each argument as one line of shell, in order, with the
-# functions below. The exit status is that of the last line, or of the first `exit`.
+# Entrypoint of the test tool's image. The arguments are commands, apart by the word `then`, that run in
+# order; the functions below are the commands, besides those of the shell. The exit status is that of
+# the last one, or of the first `exit`. Job arguments may hold neither spaces nor quotes, hence words.
 #
-# Example arguments: 'copy_inputs' 'say done' 'exit 3'
+# Example: copy_inputs then say hello then exit 3
 
 IN=/input_files
 OUT=/output_files
@@ -42,16 +43,19 @@ hog_memory_in_child() { (hog_memory "$1") || complain "the child ended with stat
 # ignore_sigterm: only SIGKILL ends the container from here on.
 ignore_sigterm() { trap '' TERM; }
 
-# link NAME TARGET, hardlink_input NAME INPUT, fifo NAME: things that are no plain output files.
+# copy PATH...: those files to the output.
+copy() { cp "$@" "$OUT/"; }
+
+# link NAME TARGET, hardlink NAME OUTPUT, fifo NAME: things that are no plain output files.
 link() { ln -s "$2" "$OUT/$1"; }
-hardlink_input() { ln "$IN/$2" "$OUT/$1"; }
+hardlink() { ln "$OUT/$2" "$OUT/$1"; }
 fifo() { mkfifo "$OUT/$1"; }
 
-# bad_names: output names with a newline, with bytes that are not UTF-8, and with a quote.
+# bad_names: output names with a newline, with bytes that are not UTF-8, and with a semicolon.
 bad_names() {
     echo newline > "$OUT/$(printf 'a\nb')"
     echo bytes > "$OUT/$(printf 'not-\377-utf8')"
-    echo quote > "$OUT/it's"
+    echo semicolon > "$OUT/semi;colon"
 }
 
 # unreadable NAME: an output file of mode 000.
@@ -60,13 +64,25 @@ unreadable() {
     chmod 000 "$OUT/$1"
 }
 
-# started: leaves a mark that the host can see, then waits for ever.
+# started_and_waiting: leaves a mark that the host can see, then waits for ever.
 started_and_waiting() {
     echo started > "$OUT/started"
     # In short steps, so that a trap runs soon.
     while :; do sleep 1; done
 }
 
-for line in "$@"; do
-    eval "$line"
+status=0
+while [ $# -gt 0 ]; do
+    # The words up to the next `then`, each quoted: names may hold spaces.
+    command=
+    count=0
+    for word in "$@"; do
+        count=$((count + 1))
+        [ "$word" != then ] || break
+        command="$command \"\${$count}\""
+    done
+    eval "$command"
+    status=$?
+    shift "$count"
 done
+exit "$status"

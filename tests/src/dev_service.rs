@@ -105,7 +105,7 @@ fn command(program: &Path, executor: &Path, testbed: &State, data: &Path, port: 
         .args(["--s3-access-key", &s3.access_key])
         .arg("--s3-secret-file")
         .arg(secret_file(data))
-        .args(["--log-path", &format!("{}/logs", s3.bucket)])
+        .args(["--log-dir", &format!("{}/logs", s3.bucket)])
         .args(["--docker-host", &testbed.engine.docker_host])
         .arg("--executor")
         .arg(executor);
@@ -113,7 +113,7 @@ fn command(program: &Path, executor: &Path, testbed: &State, data: &Path, port: 
 }
 
 fn secret_file(data: &Path) -> PathBuf {
-    data.join("s3_secret")
+    data.join("testbed_s3_secret")
 }
 
 impl DevService {

@@ -30,7 +30,7 @@ pub(crate) struct Case {
     pub(crate) job_id: String,
     prefix: String,
     image: Image,
-    args: Vec<String>,
+    args: Vec<Value>,
     inputs: Vec<Value>,
     containers: u32,
     memory_bytes: u64,
@@ -39,16 +39,16 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// A job of one container that runs the test tool with `args` (lines of shell, see
+    /// A job of one container that runs the test tool with `commands` (see
     /// `containers/test-tool/entry.sh`), without inputs yet.
-    pub(crate) async fn new(name: &str, args: &[&str]) -> Self {
+    pub(crate) async fn new(name: &str, commands: &[&str]) -> Self {
         let testbed = testbed().await;
         let job_id = Uuid::new_v4().to_string();
         Self {
             store: testbed.s3.client().unwrap(),
             prefix: format!("{}/e2e/{name}-{job_id}", testbed.s3.bucket),
             image: testbed.images.test_tool.clone(),
-            args: args.iter().map(|line| (*line).to_owned()).collect(),
+            args: words(commands),
             inputs: Vec::new(),
             containers: 1,
             memory_bytes: 256_000_000,
@@ -76,9 +76,17 @@ impl Case {
         self
     }
 
-    /// Other lines of shell than those given at first.
-    pub(crate) fn args(mut self, args: &[&str]) -> Self {
-        self.args = args.iter().map(|line| (*line).to_owned()).collect();
+    /// Other commands than those given at first.
+    pub(crate) fn commands(mut self, commands: &[&str]) -> Self {
+        self.args = words(commands);
+        self
+    }
+
+    /// Appends the paths of the inputs to the arguments.
+    pub(crate) fn inputs_as_arguments(mut self) -> Self {
+        let format = "space_separated_list";
+        self.args
+            .push(json!({ "type": "input_files", "input_files_format": format }));
         self
     }
 
@@ -211,4 +219,17 @@ impl Case {
             .filter_map(|container| container.id)
             .collect()
     }
+}
+
+/// Commands as the test tool takes them: words, with `then` between commands.
+fn words(commands: &[&str]) -> Vec<Value> {
+    let commands: Vec<Vec<&str>> = commands
+        .iter()
+        .map(|command| command.split(' ').collect())
+        .collect();
+    commands
+        .join(&"then")
+        .into_iter()
+        .map(Value::from)
+        .collect()
 }

@@ -75,7 +75,7 @@ async fn run(docker: &Docker, image: &Image, dir: &str) -> Result<(), String> {
         .map_err(|error| format!("pull: {error}"))?;
     let body = ContainerCreateBody {
         image: Some(pinned),
-        cmd: Some(vec!["write result works".to_owned()]),
+        cmd: Some(["write", "result", "works"].map(str::to_owned).to_vec()),
         host_config: Some(HostConfig {
             memory: Some(64 << 20),
             memory_swap: Some(64 << 20),
