@@ -1,0 +1,41 @@
+//! What the service asks of image registries, as a trait.
+
+use futures::future::BoxFuture;
+
+mod fixed;
+mod oci;
+
+pub use fixed::FixedImageRegistry;
+pub use oci::OciImageRegistry;
+
+/// What a registry says about an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryImage {
+    /// Digest of the manifest (or index) the reference names, `sha256:...`.
+    pub digest: String,
+    /// The image's entrypoint; empty if it has none.
+    pub entrypoint: Vec<String>,
+}
+
+/// Why a lookup failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RegistryError {
+    /// The registry says no, or what it says is of no use; the message says why and what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// The registry does not answer; trying again may help.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// Looks images up.
+pub trait ImageRegistry: Send + Sync + std::fmt::Debug {
+    /// Resolves `host/repository:tag`, `host/repository@digest` or `host/repository`.
+    ///
+    /// # Errors
+    /// As [`RegistryError`] says.
+    fn lookup<'a>(
+        &'a self,
+        reference: &'a str,
+    ) -> BoxFuture<'a, Result<RegistryImage, RegistryError>>;
+}
