@@ -49,7 +49,10 @@ impl SimulatedClock {
     /// Every wait so far, in order.
     #[must_use]
     pub fn waits(&self) -> Vec<Duration> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -63,7 +66,10 @@ impl Clock for SimulatedClock {
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(duration);
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .push(duration);
         // Lets the other tasks of the test run.
         Box::pin(tokio::task::yield_now())
     }

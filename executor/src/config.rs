@@ -127,7 +127,9 @@ impl MountPrefixOverride {
     /// The place on the container host of an absolute path here, if it lies below OLD.
     #[must_use]
     pub fn on_host(&self, path: &Path) -> Option<PathBuf> {
-        path.strip_prefix(&self.old).ok().map(|rest| self.new.join(rest))
+        path.strip_prefix(&self.old)
+            .ok()
+            .map(|rest| self.new.join(rest))
     }
 
     /// The prefix that paths must lie below.
@@ -143,7 +145,10 @@ impl FromStr for MountPrefixOverride {
     fn from_str(text: &str) -> Result<Self, ()> {
         let (old, new) = text.split_once(':').ok_or(())?;
         let (old, new) = (PathBuf::from(old), PathBuf::from(new));
-        if old.is_absolute() && new.is_absolute() && !text[text.len() - new.as_os_str().len()..].contains(':') {
+        if old.is_absolute()
+            && new.is_absolute()
+            && !text[text.len() - new.as_os_str().len()..].contains(':')
+        {
             Ok(Self { old, new })
         } else {
             Err(())
@@ -222,7 +227,11 @@ impl Reader<'_> {
 
     fn wrong<T>(&mut self, variable: Variable, given: String) -> Option<T> {
         let Variable { name, meaning, .. } = variable;
-        self.errors.push(ConfigError::Wrong { name, given, meaning });
+        self.errors.push(ConfigError::Wrong {
+            name,
+            given,
+            meaning,
+        });
         None
     }
 
@@ -259,12 +268,18 @@ impl Reader<'_> {
     /// A secret: the file wins, the plain variable is then ignored, even if the file is missing.
     fn secret(&mut self, path: Variable, value: Variable) -> Option<SecretOrigin> {
         if self.text(path).is_some() {
-            return self.required(path, non_empty).map(|path| SecretOrigin::File(path.into()));
+            return self
+                .required(path, non_empty)
+                .map(|path| SecretOrigin::File(path.into()));
         }
         let Some(text) = self.text(value) else {
             let meaning = path.meaning;
             let (path, value) = (path.name, value.name);
-            self.errors.push(ConfigError::MissingSecret { path, value, meaning });
+            self.errors.push(ConfigError::MissingSecret {
+                path,
+                value,
+                meaning,
+            });
             return None;
         };
         if text.is_empty() || text.chars().any(char::is_control) {
@@ -300,7 +315,9 @@ fn boolean(text: &str) -> Option<bool> {
 }
 
 fn between<T: FromStr + PartialOrd>(text: &str, lowest: T, highest: T) -> Option<T> {
-    text.parse().ok().filter(|value| (lowest..=highest).contains(value))
+    text.parse()
+        .ok()
+        .filter(|value| (lowest..=highest).contains(value))
 }
 
 fn minutes(text: &str) -> Option<Duration> {
@@ -314,20 +331,24 @@ impl RunConfig {
     /// # Errors
     /// Every setting that is missing or wrong, one line each.
     pub fn read(lookup: Lookup<'_>) -> Result<Self, Vec<ConfigError>> {
-        let mut reader = Reader { lookup, errors: Vec::new() };
+        let mut reader = Reader {
+            lookup,
+            errors: Vec::new(),
+        };
         let job = reader.required(vars::JOB_ID, |text| text.parse().ok());
-        let container =
-            reader.required(vars::CONTAINER_NUMBER, |text| between(text, 0, ContainerNumber::MAX));
-        let service = reader.required(vars::SERVICE_ROOT_URL, http_url);
-        let token = reader.secret(vars::TOKEN_PATH, vars::TOKEN);
+        let container = reader.required(vars::CONTAINER_NUMBER, |text| {
+            between(text, 0, ContainerNumber::MAX)
+        });
+        let service = ServiceConfig::read_with(&mut reader);
         let s3 = S3Config::read_with(&mut reader);
         let log_path = reader.required(vars::S3_ERROR_LOG_PATH, |text| {
             S3Path::parse(text.trim_matches('/')).ok()
         });
         let refdata_host_path =
             reader.required(vars::REFDATA_HOST_PATH, |text| Some(text.to_owned()));
-        let update_budget =
-            reader.required(vars::JOB_UPDATE_TIMEOUT_MIN, minutes).map(Budget);
+        let update_budget = reader
+            .required(vars::JOB_UPDATE_TIMEOUT_MIN, minutes)
+            .map(Budget);
         let mount_prefix = reader
             .optional(vars::MOUNT_PREFIX_OVERRIDE, |text| match text {
                 "" => Some(None),
@@ -358,23 +379,23 @@ impl RunConfig {
         let plain_http_registries = plain_http_registries(&mut reader);
         let docker_host = reader.optional(vars::DOCKER_HOST, |text| Some(text.to_owned()));
         let docker_host = docker_host.filter(|host| !host.is_empty());
-        let token = token.and_then(|origin| match origin.load() {
-            Ok(source) => Some(Arc::new(source)),
-            Err(error) => {
-                let cause = error.to_string();
-                reader
-                    .errors
-                    .push(ConfigError::SecretFile { name: vars::TOKEN_PATH.name, cause });
-                None
-            }
-        });
         let errors = reader.errors;
-        match (job, container, service, token, s3, log_path, refdata_host_path, update_budget) {
+        match (
+            job,
+            container,
+            service,
+            s3,
+            log_path,
+            refdata_host_path,
+            update_budget,
+        ) {
             (
                 Some(job),
                 Some(container),
-                Some(service),
-                Some(token),
+                Some(ServiceConfig {
+                    root: service,
+                    token,
+                }),
                 Some(s3),
                 Some(log_path),
                 Some(refdata_host_path),
@@ -406,15 +427,19 @@ impl RunConfig {
             (vars::SERVICE_ROOT_URL.name, self.service.to_string()),
             (
                 vars::TOKEN.name,
-                self.token
-                    .path()
-                    .map_or_else(|| "[redacted]".to_owned(), |path| format!("in {}", path.display())),
+                self.token.path().map_or_else(
+                    || "[redacted]".to_owned(),
+                    |path| format!("in {}", path.display()),
+                ),
             ),
             (vars::S3_URL.name, self.s3.url.to_string()),
             (vars::S3_ACCESS_KEY.name, self.s3.access_key.clone()),
             (vars::S3_SECRET.name, self.s3.secret.describe()),
             (vars::S3_ERROR_LOG_PATH.name, self.log_path.to_string()),
-            (vars::S3_INSECURE.name, (self.s3.verify == Verify::Nothing).to_string()),
+            (
+                vars::S3_INSECURE.name,
+                (self.s3.verify == Verify::Nothing).to_string(),
+            ),
             (vars::REFDATA_HOST_PATH.name, self.refdata_host_path.clone()),
             (
                 vars::JOB_UPDATE_TIMEOUT_MIN.name,
@@ -422,7 +447,9 @@ impl RunConfig {
             ),
             (
                 vars::MOUNT_PREFIX_OVERRIDE.name,
-                self.mount_prefix.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
+                self.mount_prefix
+                    .as_ref()
+                    .map_or_else(|| "none".to_owned(), ToString::to_string),
             ),
         ]
     }
@@ -437,19 +464,82 @@ fn plain_http_registries(reader: &mut Reader<'_>) -> Vec<String> {
                 .map(|host| host.trim().to_owned())
                 .filter(|host| !host.is_empty())
                 .collect();
-            hosts.iter().all(|host| !host.contains('/')).then_some(hosts)
+            hosts
+                .iter()
+                .all(|host| !host.contains('/'))
+                .then_some(hosts)
         })
         .unwrap_or_default()
 }
 
+/// Where the service is and how to sign in.
+#[derive(Debug)]
+pub struct ServiceConfig {
+    /// The service's root, without a slash at the end.
+    pub root: Url,
+    /// The service token.
+    pub token: Arc<SecretSource>,
+}
+
+impl ServiceConfig {
+    /// Reads only the settings of the service.
+    ///
+    /// # Errors
+    /// Every one that is missing or wrong.
+    pub fn read(lookup: Lookup<'_>) -> Result<Self, Vec<ConfigError>> {
+        let mut reader = Reader {
+            lookup,
+            errors: Vec::new(),
+        };
+        Self::read_with(&mut reader).ok_or(reader.errors)
+    }
+
+    fn read_with(reader: &mut Reader<'_>) -> Option<Self> {
+        let root = reader.required(vars::SERVICE_ROOT_URL, http_url);
+        let token = reader.secret(vars::TOKEN_PATH, vars::TOKEN)?;
+        match token.load() {
+            Ok(source) => Some(Self {
+                root: root?,
+                token: Arc::new(source),
+            }),
+            Err(error) => {
+                let (name, cause) = (vars::TOKEN_PATH.name, error.to_string());
+                reader.errors.push(ConfigError::SecretFile { name, cause });
+                None
+            }
+        }
+    }
+}
+
 impl S3Config {
+    /// Reads only the settings of the object store.
+    ///
+    /// # Errors
+    /// Every one that is missing or wrong.
+    pub fn read(lookup: Lookup<'_>) -> Result<Self, Vec<ConfigError>> {
+        let mut reader = Reader {
+            lookup,
+            errors: Vec::new(),
+        };
+        Self::read_with(&mut reader).ok_or(reader.errors)
+    }
+
     fn read_with(reader: &mut Reader<'_>) -> Option<Self> {
         let url = reader.required(vars::S3_URL, http_url);
         let access_key = reader.required(vars::S3_ACCESS_KEY, non_empty);
         let secret = reader.secret(vars::S3_SECRET_PATH, vars::S3_SECRET);
         let insecure = reader.optional(vars::S3_INSECURE, boolean).unwrap_or(false);
-        let verify = if insecure { Verify::Nothing } else { Verify::Certificates };
-        Some(Self { url: url?, access_key: access_key?, secret: secret?, verify })
+        let verify = if insecure {
+            Verify::Nothing
+        } else {
+            Verify::Certificates
+        };
+        Some(Self {
+            url: url?,
+            access_key: access_key?,
+            secret: secret?,
+            verify,
+        })
     }
 }
 
@@ -468,7 +558,10 @@ mod tests {
             ("S3_URL", "http://127.0.0.1:9000"),
             ("S3_ACCESS_KEY", "ak"),
             ("S3_SECRET", "sk"),
-            ("S3_ERROR_LOG_PATH", "/logs/cts/986e5df7-f7f3-48d3-b388-29346ddb6656/"),
+            (
+                "S3_ERROR_LOG_PATH",
+                "/logs/cts/986e5df7-f7f3-48d3-b388-29346ddb6656/",
+            ),
             ("REFDATA_HOST_PATH", ""),
             ("JOB_UPDATE_TIMEOUT_MIN", "360"),
         ])
@@ -479,14 +572,24 @@ mod tests {
     }
 
     fn lines(variables: &BTreeMap<&str, &str>) -> Vec<String> {
-        read(variables).unwrap_err().iter().map(ToString::to_string).collect()
+        read(variables)
+            .unwrap_err()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
     fn values_are_stripped_and_normalised() {
         let config = read(&complete()).unwrap();
-        assert_eq!(config.job.to_string(), "986e5df7-f7f3-48d3-b388-29346ddb6656");
-        assert_eq!(config.service.as_str(), "https://cts.example.org/services/cts");
+        assert_eq!(
+            config.job.to_string(),
+            "986e5df7-f7f3-48d3-b388-29346ddb6656"
+        );
+        assert_eq!(
+            config.service.as_str(),
+            "https://cts.example.org/services/cts"
+        );
         assert_eq!(
             config.log_path.to_string(),
             "logs/cts/986e5df7-f7f3-48d3-b388-29346ddb6656"
@@ -502,7 +605,10 @@ mod tests {
             variables.remove(name);
             let lines = lines(&variables);
             assert_eq!(lines.len(), 1, "{lines:?}");
-            assert!(lines[0].contains(name) && lines[0].contains("should be"), "{lines:?}");
+            assert!(
+                lines[0].contains(name) && lines[0].contains("should be"),
+                "{lines:?}"
+            );
         }
     }
 
@@ -533,7 +639,10 @@ mod tests {
             variables.insert(name, value);
             let lines = lines(&variables);
             assert_eq!(lines.len(), 1, "{name} {value}: {lines:?}");
-            assert!(lines[0].contains(name) && lines[0].contains("should be"), "{lines:?}");
+            assert!(
+                lines[0].contains(name) && lines[0].contains("should be"),
+                "{lines:?}"
+            );
         }
     }
 
@@ -547,7 +656,10 @@ mod tests {
         let mut variables = complete();
         variables.insert("TOKEN_PATH", "/nonexistent/token");
         let lines = lines(&variables);
-        assert!(lines[0].starts_with("TOKEN_PATH: cannot read the secret file"), "{lines:?}");
+        assert!(
+            lines[0].starts_with("TOKEN_PATH: cannot read the secret file"),
+            "{lines:?}"
+        );
         // The S3 secret is read when the store is first needed.
         let mut variables = complete();
         variables.insert("S3_SECRET_PATH", "/nonexistent/secret");

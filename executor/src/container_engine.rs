@@ -21,11 +21,13 @@ use futures::future::BoxFuture;
 
 use crate::progress::Counters;
 
+pub mod docker;
 pub mod error;
 pub mod exit;
 pub mod fake;
 pub mod logs;
 
+pub use docker::{DockerEngine, DockerOptions};
 pub use error::{EngineError, StartFault, Unreachable};
 pub use exit::{Exit, explain_exit};
 pub use logs::{ContainerLogs, LogSummary};

@@ -7,9 +7,7 @@ use cts_shared::container_args::{ContainerArgsError, container_command, containe
 use cts_shared::crc64nvme::{Crc64Nvme, InvalidCrc64Nvme};
 use cts_shared::file_location::{FileLocationError, RelativePath, file_locations};
 use cts_shared::id::ContainerNumber;
-use cts_shared::manifest::{
-    ManifestError, manifest_content, manifest_name, manifest_parameter,
-};
+use cts_shared::manifest::{ManifestError, manifest_content, manifest_name, manifest_parameter};
 use cts_shared::mount_point::{InvalidMountPoint, check_mount_points};
 use cts_shared::s3_path::{InvalidS3Path, S3Path};
 use cts_shared::wire::job::AdminJob;
@@ -225,8 +223,9 @@ impl ContainerPlan {
                 .map(|content| Manifest { path, content }),
             None => None,
         };
-        let output_dir =
-            S3Path::parse(&input.output_dir).map_err(PlanError::OutputDirectory)?.to_string();
+        let output_dir = S3Path::parse(&input.output_dir)
+            .map_err(PlanError::OutputDirectory)?
+            .to_string();
         let output_prefix = match (output_dir.trim_end_matches('/'), params.declobber) {
             (directory, true) => format!("{directory}/{container}/"),
             (directory, false) => format!("{directory}/"),
@@ -253,7 +252,11 @@ impl ContainerPlan {
     #[must_use]
     pub fn output_directory(declobber: bool, container: ContainerNumber) -> PathBuf {
         let root = Path::new(OUTPUT_DIRECTORY);
-        if declobber { root.join(container.to_string()) } else { root.to_owned() }
+        if declobber {
+            root.join(container.to_string())
+        } else {
+            root.to_owned()
+        }
     }
 }
 
@@ -266,15 +269,31 @@ fn files<'a>(
     placed
         .map(|placed| {
             let file = &placed.file.file;
-            let index = || all.iter().position(|other| other.file == *file).unwrap_or_default();
-            let crc64nvme = placed.file.crc64nvme.as_deref().ok_or_else(|| {
-                PlanError::NoChecksum { index: index(), file: file.clone() }
-            })?;
+            let index = || {
+                all.iter()
+                    .position(|other| other.file == *file)
+                    .unwrap_or_default()
+            };
+            let crc64nvme =
+                placed
+                    .file
+                    .crc64nvme
+                    .as_deref()
+                    .ok_or_else(|| PlanError::NoChecksum {
+                        index: index(),
+                        file: file.clone(),
+                    })?;
             Ok(PlannedFile {
-                file: S3Path::parse(file)
-                    .map_err(|cause| PlanError::InputPath { index: index(), cause })?,
+                file: S3Path::parse(file).map_err(|cause| PlanError::InputPath {
+                    index: index(),
+                    cause,
+                })?,
                 crc64nvme: Crc64Nvme::from_base64(crc64nvme).map_err(|cause| {
-                    PlanError::Checksum { index: index(), file: file.clone(), cause }
+                    PlanError::Checksum {
+                        index: index(),
+                        file: file.clone(),
+                        cause,
+                    }
                 })?,
                 path: placed.location.clone(),
             })
@@ -302,8 +321,14 @@ fn mounts(
         },
     ];
     let mut named = vec![
-        ("job_input.params.input_mount_point", params.input_mount_point.as_str()),
-        ("job_input.params.output_mount_point", params.output_mount_point.as_str()),
+        (
+            "job_input.params.input_mount_point",
+            params.input_mount_point.as_str(),
+        ),
+        (
+            "job_input.params.output_mount_point",
+            params.output_mount_point.as_str(),
+        ),
     ];
     let image = &job.job.image;
     if let Some(refdata_id) = &image.refdata_id {
@@ -318,7 +343,10 @@ fn mounts(
             })?;
         if worker.refdata_host_path.is_empty() {
             let refdata_id = refdata_id.clone();
-            return Err(PlanError::NoRefdataHere { image: name(), refdata_id });
+            return Err(PlanError::NoRefdataHere {
+                image: name(),
+                refdata_id,
+            });
         }
         if refdata_id.is_empty() || refdata_id.contains('/') || refdata_id.starts_with('.') {
             return Err(PlanError::RefdataId(refdata_id.clone()));

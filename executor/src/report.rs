@@ -5,6 +5,7 @@
 //! outputs) waits with [`Reporter::settled`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cts_shared::state::JobState;
@@ -58,19 +59,19 @@ pub enum ReportError {
     },
 }
 
-/// Tries a call until it succeeds, cannot succeed, or the budget is used up. `attempt` gets the
-/// number of the try, from 1.
+/// Tries a call until it succeeds, cannot succeed, or the budget is used up.
 ///
 /// # Errors
 /// When the call is refused or the budget is used up.
-pub async fn retry<T, F>(
+pub async fn retry<T, F, Attempt>(
     clock: &dyn Clock,
     budget: Budget,
     what: &str,
     mut attempt: F,
 ) -> Result<T, ReportError>
 where
-    F: AsyncFnMut() -> Result<T, CoordinatorError>,
+    F: FnMut() -> Attempt,
+    Attempt: Future<Output = Result<T, CoordinatorError>>,
 {
     let start = clock.elapsed();
     let mut tries = 0;
@@ -89,7 +90,11 @@ where
         let elapsed = clock.elapsed().saturating_sub(start);
         let wait = wait_after(tries);
         if elapsed + wait >= budget.0 {
-            return Err(ReportError::BudgetUsedUp { tries, elapsed, last: error });
+            return Err(ReportError::BudgetUsedUp {
+                tries,
+                elapsed,
+                last: error,
+            });
         }
         let wait = wait.mul_f64(1.0 - JITTER * rand::rng().random::<f64>());
         tracing::warn!(%error, tries, wait_secs = wait.as_secs(), "{what} failed, trying again");
@@ -110,16 +115,20 @@ pub async fn send(
     budget: Budget,
     report: &Report,
 ) -> Result<(), ReportError> {
-    let mut an_answer_was_lost = false;
+    let an_answer_was_lost = &AtomicBool::new(false);
     let what = format!("reporting {}", report.state);
-    let sent = retry(clock, budget, &what, async || {
+    let sent = retry(clock, budget, &what, || async move {
         let result = coordinator.update(report.state, &report.body).await;
-        an_answer_was_lost |= result.as_ref().is_err_and(CoordinatorError::is_ambiguous);
+        if result.as_ref().is_err_and(CoordinatorError::is_ambiguous) {
+            an_answer_was_lost.store(true, Ordering::Relaxed);
+        }
         result
     })
     .await;
     match sent {
-        Err(ReportError::Refused(refusal)) if an_answer_was_lost && is_wrong_state(&refusal) => {
+        Err(ReportError::Refused(refusal))
+            if an_answer_was_lost.load(Ordering::Relaxed) && is_wrong_state(&refusal) =>
+        {
             resolve_lost_answer(coordinator, clock, budget, report.state, refusal).await
         }
         other => other,
@@ -128,7 +137,13 @@ pub async fn send(
 
 /// "No such (sub) job" also means: it exists, but not in a state that allows the update.
 const fn is_wrong_state(error: &CoordinatorError) -> bool {
-    matches!(error, CoordinatorError::Refused { appcode: Some(40040 | 40050), .. })
+    matches!(
+        error,
+        CoordinatorError::Refused {
+            appcode: Some(40040 | 40050),
+            ..
+        }
+    )
 }
 
 async fn resolve_lost_answer(
@@ -148,8 +163,7 @@ async fn resolve_lost_answer(
         // The existing service shows containers to administrators only.
         Err(_) => {}
     }
-    let job =
-        retry(clock, budget, "asking for the job", async || coordinator.job().await).await?;
+    let job = retry(clock, budget, "asking for the job", || coordinator.job()).await?;
     let state = job.job.status.state;
     let is_ours = wanted.is_terminal() && state == wanted;
     if (state.is_terminal() || state == JobState::Canceling) && !is_ours {
@@ -177,11 +191,7 @@ pub struct Reporter {
 impl Reporter {
     /// Starts the sending task.
     #[must_use]
-    pub fn start(
-        coordinator: Arc<dyn Coordinator>,
-        clock: Arc<dyn Clock>,
-        budget: Budget,
-    ) -> Self {
+    pub fn start(coordinator: Arc<dyn Coordinator>, clock: Arc<dyn Clock>, budget: Budget) -> Self {
         let (queue, mut reports) = mpsc::channel::<Report>(QUEUE);
         let (progress_sender, progress) = watch::channel(Progress::default());
         let task = tokio::spawn(async move {
@@ -200,7 +210,12 @@ impl Reporter {
                 }
             }
         });
-        Self { queue, progress, queued: 0, task }
+        Self {
+            queue,
+            progress,
+            queued: 0,
+            task,
+        }
     }
 
     /// Puts a report into the queue. Never waits for the service.
@@ -231,7 +246,10 @@ impl Reporter {
 
     /// Waits until a report is refused or given up; for ever, if none is. Cancel safe.
     pub async fn failed(&mut self) -> ReportError {
-        let failed = self.progress.wait_for(|progress| progress.failure.is_some()).await;
+        let failed = self
+            .progress
+            .wait_for(|progress| progress.failure.is_some())
+            .await;
         if let Ok(progress) = failed
             && let Some(failure) = &progress.failure
         {

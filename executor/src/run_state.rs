@@ -132,9 +132,18 @@ impl Phase {
             (Self::Running, Event::Exited { exit_code: 0, .. }) => {
                 let mut submitting = report(S::UploadSubmitting);
                 submitting.body.exit_code = Some(0);
-                (Self::Publishing, vec![submitting, report(S::UploadSubmitted)])
+                (
+                    Self::Publishing,
+                    vec![submitting, report(S::UploadSubmitted)],
+                )
             }
-            (Self::Running, Event::Exited { exit_code, explanation }) => {
+            (
+                Self::Running,
+                Event::Exited {
+                    exit_code,
+                    explanation,
+                },
+            ) => {
                 let mut submitting = report(S::ErrorProcessingSubmitting);
                 submitting.body.exit_code = Some(exit_code);
                 let reason = match explanation {
@@ -167,8 +176,11 @@ impl Phase {
             ) => {
                 let mut error = report(S::Error);
                 // The service refuses a blank message (contract executor.md, section 6.13).
-                let message =
-                    if message.trim().is_empty() { "unknown failure".to_owned() } else { message };
+                let message = if message.trim().is_empty() {
+                    "unknown failure".to_owned()
+                } else {
+                    message
+                };
                 error.body.admin_error = Some(message);
                 error.body.traceback = Some(trace);
                 (Self::Ended(Outcome::Failed), vec![error])
@@ -181,7 +193,12 @@ impl Phase {
                 | Event::OutputsStored(_)
                 | Event::LogsSaved { .. }
                 | Event::Failed { .. }),
-            ) => return Err(IllegalEvent { phase, event: event.name() }),
+            ) => {
+                return Err(IllegalEvent {
+                    phase,
+                    event: event.name(),
+                });
+            }
         })
     }
 }
@@ -198,11 +215,20 @@ mod tests {
         vec![
             Event::Staged,
             Event::Started,
-            Event::Exited { exit_code: 0, explanation: None },
-            Event::Exited { exit_code: 3, explanation: None },
+            Event::Exited {
+                exit_code: 0,
+                explanation: None,
+            },
+            Event::Exited {
+                exit_code: 3,
+                explanation: None,
+            },
             Event::OutputsStored(vec![]),
             Event::LogsSaved { problem: None },
-            Event::Failed { message: " ".to_owned(), trace: "t".to_owned() },
+            Event::Failed {
+                message: " ".to_owned(),
+                trace: "t".to_owned(),
+            },
         ]
     }
 
@@ -210,16 +236,34 @@ mod tests {
     #[test]
     fn every_pair_is_decided() {
         use JobState as S;
-        let saving = Phase::SavingLogs { reason: "r".to_owned() };
+        let saving = Phase::SavingLogs {
+            reason: "r".to_owned(),
+        };
         let failed = || Some(vec![S::Error]);
         let table: Vec<(Phase, Vec<Option<Vec<S>>>)> = vec![
             (
                 Phase::Staging,
-                vec![Some(vec![S::JobSubmitting]), None, None, None, None, None, failed()],
+                vec![
+                    Some(vec![S::JobSubmitting]),
+                    None,
+                    None,
+                    None,
+                    None,
+                    None,
+                    failed(),
+                ],
             ),
             (
                 Phase::Starting,
-                vec![None, Some(vec![S::JobSubmitted]), None, None, None, None, failed()],
+                vec![
+                    None,
+                    Some(vec![S::JobSubmitted]),
+                    None,
+                    None,
+                    None,
+                    None,
+                    failed(),
+                ],
             ),
             (
                 Phase::Running,
@@ -227,7 +271,10 @@ mod tests {
                     None,
                     None,
                     Some(vec![S::UploadSubmitting, S::UploadSubmitted]),
-                    Some(vec![S::ErrorProcessingSubmitting, S::ErrorProcessingSubmitted]),
+                    Some(vec![
+                        S::ErrorProcessingSubmitting,
+                        S::ErrorProcessingSubmitted,
+                    ]),
                     None,
                     None,
                     failed(),
@@ -235,16 +282,27 @@ mod tests {
             ),
             (
                 Phase::Publishing,
-                vec![None, None, None, None, Some(vec![S::Complete]), None, failed()],
+                vec![
+                    None,
+                    None,
+                    None,
+                    None,
+                    Some(vec![S::Complete]),
+                    None,
+                    failed(),
+                ],
             ),
-            (saving, vec![None, None, None, None, None, Some(vec![S::Error]), failed()]),
+            (
+                saving,
+                vec![None, None, None, None, None, Some(vec![S::Error]), failed()],
+            ),
             (Phase::Ended(Outcome::Completed), vec![None; 7]),
         ];
         for (phase, row) in table {
             for (event, expected) in events().into_iter().zip(row) {
                 let got = phase.clone().next(event.clone(), now()).ok();
-                let states = got
-                    .map(|(_, reports)| reports.iter().map(|report| report.state).collect());
+                let states =
+                    got.map(|(_, reports)| reports.iter().map(|report| report.state).collect());
                 assert_eq!(states, expected, "{phase:?} {event:?}");
             }
         }
@@ -257,9 +315,18 @@ mod tests {
             serde_json::to_value(&reports[0].body).unwrap()
         };
         let time = "2031-02-03T04:05:06.070809+00:00";
-        assert_eq!(body(Phase::Staging, Event::Staged), serde_json::json!({ "time": time }));
         assert_eq!(
-            body(Phase::Running, Event::Exited { exit_code: 7, explanation: None }),
+            body(Phase::Staging, Event::Staged),
+            serde_json::json!({ "time": time })
+        );
+        assert_eq!(
+            body(
+                Phase::Running,
+                Event::Exited {
+                    exit_code: 7,
+                    explanation: None
+                }
+            ),
             serde_json::json!({ "time": time, "exit_code": 7 })
         );
         assert_eq!(
@@ -268,7 +335,9 @@ mod tests {
         );
         assert_eq!(
             body(
-                Phase::SavingLogs { reason: "Container exit code: 7".to_owned() },
+                Phase::SavingLogs {
+                    reason: "Container exit code: 7".to_owned()
+                },
                 Event::LogsSaved { problem: None }
             ),
             serde_json::json!({ "time": time, "admin_error": "Container exit code: 7" })
@@ -276,7 +345,10 @@ mod tests {
         assert_eq!(
             body(
                 Phase::Running,
-                Event::Failed { message: " ".to_owned(), trace: "t".to_owned() }
+                Event::Failed {
+                    message: " ".to_owned(),
+                    trace: "t".to_owned()
+                }
             ),
             serde_json::json!({ "time": time, "admin_error": "unknown failure", "traceback": "t" })
         );

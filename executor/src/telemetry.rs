@@ -99,7 +99,9 @@ impl<'a> MakeWriter<'a> for Screen {
     type Writer = LineWriter;
 
     fn make_writer(&'a self) -> LineWriter {
-        LineWriter { screen: self.clone() }
+        LineWriter {
+            screen: self.clone(),
+        }
     }
 }
 

@@ -1,1 +1,225 @@
-//! To be written.
+//! The transfer engine: moves objects to files and files to objects, every byte once, hashed as it
+//! passes.
+//!
+//! ```text
+//!   downloads                                   uploads
+//!   GET ─▶ chunk ─▶ CRC ─▶ pwrite               read ─▶ CRC ─▶ pooled buffer ─▶ PUT / part
+//!    └ part by part, any order, into a           └ part by part; combined checksum completes
+//!      partial file; CRCs combined, compared,      the multipart upload and is compared with
+//!      then renamed into place                     what the store says it has
+//! ```
+//!
+//! - **Work** is one queue of parts over all objects ([`queue`]), with a fixed number in flight.
+//! - **Retries** are per part: a download goes on after the last byte that arrived ([`retry`]).
+//! - **Memory** is bounded by [`TransferOptions`], not by file sizes or counts.
+//! - **Threads** are its own ([`TransferRuntime`]): files are read and written inline there, so a
+//!   stalled disk never stalls reports or signals. Any runtime may call and await the engine.
+//! - **Failure** leaves nothing behind: no file that looks like a finished input, no open multipart
+//!   upload, except where the store cannot be reached to abort it.
+
+mod buffer;
+mod download;
+mod error;
+mod options;
+mod partial;
+mod queue;
+mod retry;
+mod runtime;
+mod source;
+mod upload;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cts_shared::crc64nvme::Crc64Nvme;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::object_store::{ObjectName, ObjectStore, StoreError, StoreErrorKind};
+use crate::progress::Counters;
+
+pub use error::TransferError;
+pub use options::{RetryPolicy, TransferOptions};
+pub use runtime::TransferRuntime;
+pub use source::Source;
+
+/// How much longer than its time limit a clean-up may take before it is given up.
+const CLEANUP_SLACK: Duration = Duration::from_millis(200);
+
+/// An object to fetch.
+#[derive(Debug, Clone)]
+pub struct Download {
+    /// The object.
+    pub object: ObjectName,
+    /// Where it goes, relative to the input root: plain names separated by `/`.
+    pub destination: PathBuf,
+    /// What its bytes must have.
+    pub expected: Crc64Nvme,
+}
+
+/// A file to send.
+#[derive(Debug, Clone)]
+pub struct Upload {
+    /// The file.
+    pub source: Source,
+    /// Where it goes; an existing object is overwritten.
+    pub object: ObjectName,
+}
+
+/// A file that was sent and whose checksum the store confirmed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uploaded {
+    /// The object.
+    pub object: ObjectName,
+    /// The checksum of its bytes.
+    pub checksum: Crc64Nvme,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// What a download moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Files written.
+    pub files: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+}
+
+/// The engine. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct TransferEngine {
+    store: Arc<dyn ObjectStore>,
+    options: Arc<TransferOptions>,
+    handle: Handle,
+}
+
+impl TransferEngine {
+    /// An engine that works on `runtime`'s threads.
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        options: TransferOptions,
+        runtime: &TransferRuntime,
+    ) -> Self {
+        Self {
+            store,
+            options: Arc::new(options),
+            handle: runtime.handle().clone(),
+        }
+    }
+
+    /// Fetches all objects to files below `input_root`, an existing directory that nobody else
+    /// writes to, and checks each against its checksum. All or nothing is renamed into place object
+    /// by object; on failure or cancellation partial files are removed, finished ones stay.
+    ///
+    /// Not cancel safe in the sense of undoing work: use `cancel`, which ends it within a second.
+    ///
+    /// # Errors
+    /// The first failure that retries could not mend, or [`TransferError::Cancelled`].
+    pub async fn download(
+        &self,
+        items: Vec<Download>,
+        input_root: PathBuf,
+        counters: Arc<Counters>,
+        cancel: &CancellationToken,
+    ) -> Result<Summary, TransferError> {
+        let (store, options) = (Arc::clone(&self.store), Arc::clone(&self.options));
+        let stop = cancel.child_token();
+        self.on_own_threads(stop.clone(), async move {
+            download::run(store, options, items, input_root, counters, stop).await
+        })
+        .await
+    }
+
+    /// Sends all files; returns what was sent in the order of `items`. On failure or cancellation
+    /// open multipart uploads are aborted; objects already complete stay.
+    ///
+    /// # Errors
+    /// The first failure that retries could not mend, or [`TransferError::Cancelled`].
+    pub async fn upload(
+        &self,
+        items: Vec<Upload>,
+        counters: Arc<Counters>,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Uploaded>, TransferError> {
+        let (store, options) = (Arc::clone(&self.store), Arc::clone(&self.options));
+        let stop = cancel.child_token();
+        self.on_own_threads(stop.clone(), async move {
+            upload::run(store, options, items, counters, stop).await
+        })
+        .await
+    }
+
+    /// Aborts the multipart uploads that an earlier, killed run left open below `prefix` (a key
+    /// prefix that is this container's alone); returns how many.
+    ///
+    /// # Errors
+    /// When the store cannot list or abort them.
+    pub async fn abort_orphans(&self, bucket: &str, prefix: &str) -> Result<usize, StoreError> {
+        let open = self.store.list_multipart(bucket, prefix).await?;
+        for upload in &open {
+            self.store
+                .abort_multipart(&upload.object, &upload.upload_id)
+                .await?;
+        }
+        Ok(open.len())
+    }
+
+    /// Runs `work` on the engine's threads; ends soon after `stop` even when a disk does not answer.
+    async fn on_own_threads<T: Send + 'static>(
+        &self,
+        stop: CancellationToken,
+        work: impl Future<Output = Result<T, TransferError>> + Send + 'static,
+    ) -> Result<T, TransferError> {
+        // A caller that drops this future stops the work too.
+        let _stop_when_dropped = stop.clone().drop_guard();
+        let mut work = self.handle.spawn(work);
+        let finished = tokio::select! {
+            finished = &mut work => finished,
+            () = stop.cancelled() => {
+                let limit = self.options.cleanup_timeout + CLEANUP_SLACK;
+                match timeout(limit, work).await {
+                    Ok(finished) => finished,
+                    Err(_) => {
+                        tracing::warn!("a transfer did not end within {limit:?}: the disk hangs");
+                        return Err(TransferError::Cancelled);
+                    }
+                }
+            }
+        };
+        finished.unwrap_or_else(|error| {
+            Err(TransferError::Internal {
+                cause: error.to_string(),
+            })
+        })
+    }
+}
+
+/// Waits for all workers. The first failure stops the others and is the one returned: what they say
+/// after that is only that they were stopped.
+async fn first_failure(
+    mut workers: JoinSet<Result<(), TransferError>>,
+    stop: &CancellationToken,
+) -> Result<(), TransferError> {
+    let mut first = Ok(());
+    while let Some(joined) = workers.join_next().await {
+        let result = joined.unwrap_or_else(|error| {
+            Err(TransferError::Internal {
+                cause: error.to_string(),
+            })
+        });
+        if first.is_ok() && result.is_err() {
+            first = result;
+            stop.cancel();
+        }
+    }
+    first
+}
+
+fn no_answer(action: &'static str, object: &ObjectName, after: Duration) -> StoreError {
+    let detail = format!("no answer within {after:?}");
+    StoreError::new(StoreErrorKind::Unavailable, action, object, &detail)
+}

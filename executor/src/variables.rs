@@ -16,45 +16,64 @@ pub struct Variable {
 }
 
 const fn variable(name: &'static str, meaning: &'static str) -> Variable {
-    Variable { name, meaning, secret: false }
+    Variable {
+        name,
+        meaning,
+        secret: false,
+    }
 }
 
 const fn secret(name: &'static str, meaning: &'static str) -> Variable {
-    Variable { name, meaning, secret: true }
+    Variable {
+        name,
+        meaning,
+        secret: true,
+    }
 }
 
 /// See [`VARIABLES`].
 pub const JOB_ID: Variable = variable("JOB_ID", "the job's id, a UUID");
 /// See [`VARIABLES`].
-pub const CONTAINER_NUMBER: Variable =
-    variable("CONTAINER_NUMBER", "the container's number within the job, an integer from 0");
+pub const CONTAINER_NUMBER: Variable = variable(
+    "CONTAINER_NUMBER",
+    "the container's number within the job, an integer from 0",
+);
 /// See [`VARIABLES`].
-pub const SERVICE_ROOT_URL: Variable =
-    variable("SERVICE_ROOT_URL", "the root URL of the CDM Task Service, http or https");
+pub const SERVICE_ROOT_URL: Variable = variable(
+    "SERVICE_ROOT_URL",
+    "the root URL of the CDM Task Service, http or https",
+);
 /// See [`VARIABLES`].
-pub const TOKEN: Variable =
-    secret("TOKEN", "a service token with the external executor role; better a file, TOKEN_PATH");
+pub const TOKEN: Variable = secret(
+    "TOKEN",
+    "a service token with the external executor role; better a file, TOKEN_PATH",
+);
 /// See [`VARIABLES`].
-pub const TOKEN_PATH: Variable =
-    variable("TOKEN_PATH", "a file with a service token that has the external executor role");
+pub const TOKEN_PATH: Variable = variable(
+    "TOKEN_PATH",
+    "a file with a service token that has the external executor role",
+);
 /// See [`VARIABLES`].
 pub const S3_URL: Variable = variable("S3_URL", "the URL of the S3 store, http or https");
 /// See [`VARIABLES`].
 pub const S3_ACCESS_KEY: Variable = variable("S3_ACCESS_KEY", "the S3 access key id");
 /// See [`VARIABLES`].
-pub const S3_SECRET: Variable =
-    secret("S3_SECRET", "the S3 secret key; better a file, S3_SECRET_PATH");
+pub const S3_SECRET: Variable = secret(
+    "S3_SECRET",
+    "the S3 secret key; better a file, S3_SECRET_PATH",
+);
 /// See [`VARIABLES`].
-pub const S3_SECRET_PATH: Variable =
-    variable("S3_SECRET_PATH", "a file with the S3 secret key");
+pub const S3_SECRET_PATH: Variable = variable("S3_SECRET_PATH", "a file with the S3 secret key");
 /// See [`VARIABLES`].
 pub const S3_ERROR_LOG_PATH: Variable = variable(
     "S3_ERROR_LOG_PATH",
     "the S3 path for the container logs: bucket, key prefix, job id at the end",
 );
 /// See [`VARIABLES`].
-pub const S3_INSECURE: Variable =
-    variable("S3_INSECURE", "true to skip the check of the S3 store's certificate, else false");
+pub const S3_INSECURE: Variable = variable(
+    "S3_INSECURE",
+    "true to skip the check of the S3 store's certificate, else false",
+);
 /// See [`VARIABLES`].
 pub const REFDATA_HOST_PATH: Variable = variable(
     "REFDATA_HOST_PATH",
@@ -72,11 +91,12 @@ pub const MOUNT_PREFIX_OVERRIDE: Variable = variable(
      container host",
 );
 /// See [`VARIABLES`].
-pub const CTS_LOG_LEVEL: Variable =
-    variable("CTS_LOG_LEVEL", "DEBUG, INFO, WARNING, ERROR or CRITICAL; default INFO");
+pub const CTS_LOG_LEVEL: Variable = variable(
+    "CTS_LOG_LEVEL",
+    "DEBUG, INFO, WARNING, ERROR or CRITICAL; default INFO",
+);
 /// See [`VARIABLES`].
-pub const CTS_LOG_FORMAT: Variable =
-    variable("CTS_LOG_FORMAT", "text or json; default text");
+pub const CTS_LOG_FORMAT: Variable = variable("CTS_LOG_FORMAT", "text or json; default text");
 /// See [`VARIABLES`].
 pub const DOCKER_HOST: Variable = variable(
     "DOCKER_HOST",

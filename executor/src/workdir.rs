@@ -48,7 +48,11 @@ pub enum WorkdirError {
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WorkdirError {
     let path = path.to_owned();
-    move |cause| WorkdirError::Io { action, path, cause }
+    move |cause| WorkdirError::Io {
+        action,
+        path,
+        cause,
+    }
 }
 
 /// The directory of one run.
@@ -64,8 +68,16 @@ impl Workdir {
     ///
     /// # Errors
     /// When they cannot be made.
-    pub fn open(root: PathBuf, job: JobId, container: ContainerNumber) -> Result<Self, WorkdirError> {
-        let workdir = Self { root, job, container };
+    pub fn open(
+        root: PathBuf,
+        job: JobId,
+        container: ContainerNumber,
+    ) -> Result<Self, WorkdirError> {
+        let workdir = Self {
+            root,
+            job,
+            container,
+        };
         for path in [workdir.stdout_log(), workdir.stderr_log()] {
             File::create(&path).map_err(io_error("create", &path))?;
         }
@@ -114,19 +126,22 @@ impl Workdir {
     /// The directory that the container's output mount shows.
     #[must_use]
     pub fn output(&self, declobber: bool) -> PathBuf {
-        self.root.join(ContainerPlan::output_directory(declobber, self.container))
+        self.root
+            .join(ContainerPlan::output_directory(declobber, self.container))
     }
 
     /// The container's standard output.
     #[must_use]
     pub fn stdout_log(&self) -> PathBuf {
-        self.root.join(format!("cts-{}-{}-container.out", self.job, self.container))
+        self.root
+            .join(format!("cts-{}-{}-container.out", self.job, self.container))
     }
 
     /// The container's standard error.
     #[must_use]
     pub fn stderr_log(&self) -> PathBuf {
-        self.root.join(format!("cts-{}-{}-container.err", self.job, self.container))
+        self.root
+            .join(format!("cts-{}-{}-container.err", self.job, self.container))
     }
 
     /// Where the container host sees a planned mount's directory.
@@ -145,10 +160,12 @@ impl Workdir {
         let here = self.root.join(planned);
         match mount_prefix {
             None => Ok(here),
-            Some(prefix) => prefix.on_host(&here).ok_or_else(|| WorkdirError::OutsideOverride {
-                old: prefix.old().to_owned(),
-                path: here.clone(),
-            }),
+            Some(prefix) => prefix
+                .on_host(&here)
+                .ok_or_else(|| WorkdirError::OutsideOverride {
+                    old: prefix.old().to_owned(),
+                    path: here.clone(),
+                }),
         }
     }
 }

@@ -10,7 +10,9 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::error_code::ErrorCode;
 use crate::job_input::InputFiles;
+use crate::s3_path::{UnsafeSegment, check_segments};
 
 /// A path below some directory: one or more `/`-separated segments, none of them empty, `.` or
 /// `..`, none with a NUL. Joined to a directory it names something inside it.
@@ -64,33 +66,10 @@ impl AsRef<std::path::Path> for RelativePath {
     }
 }
 
-/// A segment of a path that cannot name a file or would leave the directory.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("has {}; rename the object so that each part between slashes is a file name", describe_segment(.0))]
-pub struct UnsafeSegment(String);
-
-fn describe_segment(segment: &str) -> String {
-    if segment.is_empty() {
-        "an empty segment (a slash at the end, or two in a row)".to_owned()
-    } else {
-        format!("the segment {segment:?}")
-    }
-}
-
-fn check_segments(path: &str) -> Result<(), UnsafeSegment> {
-    match path
-        .split('/')
-        .find(|segment| matches!(*segment, "" | "." | "..") || segment.contains('\0'))
-    {
-        Some(segment) => Err(UnsafeSegment(segment.to_owned())),
-        None => Ok(()),
-    }
-}
-
 /// The input files cannot all be given a place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FileLocationError {
-    /// An S3 path with a `.`, `..` or empty segment. Application code 30020.
+    /// An S3 path with a `.`, `..` or empty segment.
     #[error("input file {file:?} {source}")]
     UnsafePath {
         /// The file's index among the job's input files.
@@ -100,7 +79,7 @@ pub enum FileLocationError {
         /// The segment.
         source: UnsafeSegment,
     },
-    /// Two files would land on the same place. Application code 30001.
+    /// Two files would land on the same place.
     #[error(
         "input files {file:?} and {other_file:?} would both be placed at {location:?} in the \
          input directory; add the part of their paths that differs to what is kept by giving a \
@@ -118,7 +97,7 @@ pub enum FileLocationError {
         /// The place of both.
         location: RelativePath,
     },
-    /// One file's place would be a directory of another's. Application code 30001.
+    /// One file's place would be a directory of another's.
     #[error(
         "input file {file:?} would be placed at {location:?} in the input directory, which must \
          be a directory for input file {other_file:?}; use other input roots or rename one"
@@ -138,6 +117,15 @@ pub enum FileLocationError {
 }
 
 impl FileLocationError {
+    /// The application code of a submission with this fault.
+    #[must_use]
+    pub const fn error_code(&self) -> ErrorCode {
+        match self {
+            Self::UnsafePath { .. } => ErrorCode::IllegalS3Path,
+            Self::SamePlace { .. } | Self::FileIsDirectory { .. } => ErrorCode::IllegalParameter,
+        }
+    }
+
     /// A stable label: `illegal_segment` or `collision`.
     #[must_use]
     pub const fn kind(&self) -> &'static str {

@@ -21,6 +21,9 @@ const CPUS: RangeInclusive<u32> = 1..=256;
 const IMAGE: TextRule = TextRule::of_length(1..=1000);
 
 /// A validated job submission, in the form the service holds and returns it.
+///
+/// [`JobInput::from_json`] applies the rules. Deserialising is for what a service returns: it takes
+/// any texts, and passes over members it does not know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobInput {
     /// Where the containers run.
@@ -372,3 +375,6 @@ impl Parameter {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

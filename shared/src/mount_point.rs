@@ -10,7 +10,9 @@ const RESERVED: [&str; 6] = ["/dev", "/etc", "/proc", "/run", "/sys", "/var/run"
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMountPoint {
     /// `.`, `..` or empty segments, or not absolute.
-    #[error("{name} {path:?} is not a plain absolute path; write it without \".\", \"..\" and \"//\"")]
+    #[error(
+        "{name} {path:?} is not a plain absolute path; write it without \".\", \"..\" and \"//\""
+    )]
     NotPlain {
         /// The parameter.
         name: &'static str,
@@ -49,7 +51,9 @@ pub enum InvalidMountPoint {
 
 /// Whether `inner` is `outer` or lies below it; both without a slash at the end.
 fn is_within(inner: &str, outer: &str) -> bool {
-    inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    inner
+        .strip_prefix(outer)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Checks the mount points of one container: parameter name and value of each.
@@ -64,10 +68,20 @@ pub fn check_mount_points(mounts: &[(&'static str, &str)]) -> Result<(), Invalid
             .strip_prefix('/')
             .is_some_and(|rest| rest.split('/').all(|part| !matches!(part, "" | "." | "..")));
         if !is_plain {
-            return Err(InvalidMountPoint::NotPlain { name, path: path.to_owned() });
+            return Err(InvalidMountPoint::NotPlain {
+                name,
+                path: path.to_owned(),
+            });
         }
-        if let Some(reserved) = RESERVED.into_iter().find(|place| is_within(&segments, place)) {
-            return Err(InvalidMountPoint::Reserved { name, path: path.to_owned(), reserved });
+        if let Some(reserved) = RESERVED
+            .into_iter()
+            .find(|place| is_within(&segments, place))
+        {
+            return Err(InvalidMountPoint::Reserved {
+                name,
+                path: path.to_owned(),
+                reserved,
+            });
         }
     }
     for (index, &(first, first_path)) in mounts.iter().enumerate() {
@@ -98,23 +112,45 @@ mod tests {
     #[test]
     fn ordinary_places_pass() {
         check(&["/input_files", "/output_files/", "/refdata"]).unwrap();
-        check(&["/data/in", "/data/out", "/devices", "/etcetera", "/home/x.y/.z"]).unwrap();
+        check(&[
+            "/data/in",
+            "/data/out",
+            "/devices",
+            "/etcetera",
+            "/home/x.y/.z",
+        ])
+        .unwrap();
     }
 
     #[test]
     fn system_places_and_odd_paths_are_refused() {
         for path in ["/", "", "relative", "/a/../b", "/./a", "/a//b", "/a/.."] {
-            assert!(matches!(check(&[path]), Err(InvalidMountPoint::NotPlain { .. })), "{path}");
+            assert!(
+                matches!(check(&[path]), Err(InvalidMountPoint::NotPlain { .. })),
+                "{path}"
+            );
         }
-        for path in ["/proc", "/proc/self", "/etc/", "/dev/shm", "/var/run/docker.sock"] {
-            assert!(matches!(check(&[path]), Err(InvalidMountPoint::Reserved { .. })), "{path}");
+        for path in [
+            "/proc",
+            "/proc/self",
+            "/etc/",
+            "/dev/shm",
+            "/var/run/docker.sock",
+        ] {
+            assert!(
+                matches!(check(&[path]), Err(InvalidMountPoint::Reserved { .. })),
+                "{path}"
+            );
         }
     }
 
     #[test]
     fn mounts_that_hide_each_other_are_refused() {
         for pair in [["/a", "/a/"], ["/a", "/a/b"], ["/a/b/c", "/a"]] {
-            assert!(matches!(check(&pair), Err(InvalidMountPoint::Overlap { .. })), "{pair:?}");
+            assert!(
+                matches!(check(&pair), Err(InvalidMountPoint::Overlap { .. })),
+                "{pair:?}"
+            );
         }
         check(&["/a", "/ab"]).unwrap();
     }

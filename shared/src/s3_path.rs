@@ -146,7 +146,8 @@ impl<'de> Deserialize<'de> for S3Path {
     }
 }
 
-/// Checks that no segment of `path`, split at `/`, is `.`, `..` or empty (decisions.md, row 2).
+/// Checks that no segment of `path`, split at `/`, is `.`, `..` or empty, or has a NUL
+/// (decisions.md, row 2).
 ///
 /// Such segments are legal in keys but name another place on a disk, perhaps outside the input
 /// directory. A path that ends in `/` has an empty last segment: it names a folder marker, which
@@ -156,27 +157,25 @@ impl<'de> Deserialize<'de> for S3Path {
 ///
 /// With the first such segment.
 pub fn check_segments(path: &str) -> Result<(), UnsafeSegment> {
-    let unsafe_segment = path
-        .split('/')
-        .find(|segment| matches!(*segment, "" | "." | ".."));
-    match unsafe_segment {
+    let is_unsafe = |segment: &&str| matches!(*segment, "" | "." | "..") || segment.contains('\0');
+    match path.split('/').find(is_unsafe) {
         None => Ok(()),
-        Some(segment) => Err(UnsafeSegment {
-            path: path.to_owned(),
-            segment: segment.to_owned(),
-        }),
+        Some(segment) => Err(UnsafeSegment(segment.to_owned())),
     }
 }
 
-/// A path with a segment that cannot be part of a path on a disk.
+/// A segment of a path that cannot name a file or would leave the directory. The message continues
+/// a sentence that starts with the path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the path {path:?} has {}; copy the object to a key without it",
-    if segment.is_empty() { "an empty segment".to_owned() } else { format!("the segment {segment:?}") }
-)]
-pub struct UnsafeSegment {
-    path: String,
-    segment: String,
+#[error("has {}; rename the object so that each part between slashes is a file name", describe_segment(.0))]
+pub struct UnsafeSegment(String);
+
+fn describe_segment(segment: &str) -> String {
+    if segment.is_empty() {
+        "an empty segment (a slash at the end, or two in a row)".to_owned()
+    } else {
+        format!("the segment {segment:?}")
+    }
 }
 
 /// The text is no S3 path, or no bucket name.
@@ -292,7 +291,7 @@ mod tests {
             .unwrap_err();
         assert_eq!(
             error.to_string(),
-            r#"the path "a/../b" has the segment ".."; copy the object to a key without it"#
+            r#"has the segment ".."; rename the object so that each part between slashes is a file name"#
         );
     }
 

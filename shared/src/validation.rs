@@ -162,6 +162,11 @@ impl Faults {
         self.kept.extend(other.kept.into_iter().take(room));
     }
 
+    /// Number of faults, with those not kept.
+    pub(crate) const fn len(&self) -> usize {
+        self.kept.len() + self.dropped
+    }
+
     /// Notes the faults of `checked` and gives its value if there are none.
     pub(crate) fn collect<T>(&mut self, checked: Checked<T>) -> Option<T> {
         checked.map_err(|faults| self.add(faults)).ok()
@@ -170,6 +175,11 @@ impl Faults {
     /// The same faults, seen from the object that has them in its member `name`.
     pub(crate) fn under_member(self, name: &str) -> Self {
         self.under(&Step::Member(name.to_owned()))
+    }
+
+    /// The same faults, seen from the list that has them in its element `index`.
+    pub(crate) fn under_element(self, index: usize) -> Self {
+        self.under(&Step::Element(index))
     }
 
     /// The same faults, named as those of one of several readings.
@@ -301,7 +311,7 @@ pub(crate) fn list<T>(value: &Value, each: impl Fn(&Value) -> Checked<T>) -> Che
     let mut faults = Faults::default();
     let mut checked = Vec::with_capacity(elements.len());
     for (index, element) in elements.iter().enumerate() {
-        let element = each(element).map_err(|faults| faults.under(&Step::Element(index)));
+        let element = each(element).map_err(|faults| faults.under_element(index));
         checked.extend(faults.collect(element));
     }
     if faults.is_empty() {

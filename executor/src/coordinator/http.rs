@@ -60,7 +60,13 @@ impl HttpCoordinator {
             .timeout(REQUEST_TIMEOUT)
             .build()
             .map_err(|error| TlsError::new(&error))?;
-        Ok(Self { client, root, token, job, container })
+        Ok(Self {
+            client,
+            root,
+            token,
+            job,
+            container,
+        })
     }
 
     fn url(&self, path: &str) -> Url {
@@ -110,16 +116,25 @@ impl HttpCoordinator {
                 cause: "the token has characters that no header can carry".to_owned(),
             })?;
         bearer.set_sensitive(true);
-        let mut request = self.client.request(method, url).header(AUTHORIZATION, bearer);
+        let mut request = self
+            .client
+            .request(method, url)
+            .header(AUTHORIZATION, bearer);
         if let Some(body) = body {
             request = request.json(body);
         }
-        let unavailable =
-            |cause: String| CoordinatorError::Unavailable { call: call.clone(), cause };
-        let response =
-            request.send().await.map_err(|error| unavailable(describe_transport_error(&error)))?;
+        let unavailable = |cause: String| CoordinatorError::Unavailable {
+            call: call.clone(),
+            cause,
+        };
+        let response = request
+            .send()
+            .await
+            .map_err(|error| unavailable(describe_transport_error(&error)))?;
         let status = response.status();
-        let text = read_bounded(response, max_bytes).await.map_err(unavailable)?;
+        let text = read_bounded(response, max_bytes)
+            .await
+            .map_err(unavailable)?;
         classify(&call, status, text)
     }
 }
@@ -133,7 +148,11 @@ fn describe_transport_error(error: &reqwest::Error) -> String {
     while let Some(source) = cause.source() {
         cause = source;
     }
-    if error.is_connect() { format!("cannot connect: {cause}") } else { cause.to_string() }
+    if error.is_connect() {
+        format!("cannot connect: {cause}")
+    } else {
+        cause.to_string()
+    }
 }
 
 async fn read_bounded(response: reqwest::Response, max_bytes: usize) -> Result<Vec<u8>, String> {
@@ -160,7 +179,10 @@ fn classify(call: &str, status: StatusCode, text: Vec<u8>) -> Result<Vec<u8>, Co
         return if is_json {
             Ok(text)
         } else {
-            Err(CoordinatorError::Unavailable { call, cause: format!("{status} without JSON") })
+            Err(CoordinatorError::Unavailable {
+                call,
+                cause: format!("{status} without JSON"),
+            })
         };
     }
     let Ok(ErrorEnvelope { error }) = serde_json::from_slice::<ErrorEnvelope>(&text) else {
@@ -181,7 +203,11 @@ fn classify(call: &str, status: StatusCode, text: Vec<u8>) -> Result<Vec<u8>, Co
         Some(_) if status == StatusCode::SERVICE_UNAVAILABLE => {
             CoordinatorError::NotNow { call, cause }
         }
-        Some(_) => CoordinatorError::Refused { call, cause, appcode: error.appcode },
+        Some(_) => CoordinatorError::Refused {
+            call,
+            cause,
+            appcode: error.appcode,
+        },
     })
 }
 
@@ -198,7 +224,10 @@ fn explain(status: StatusCode, error: &ErrorDetail) -> String {
         let place: Vec<String> = detail
             .loc
             .iter()
-            .map(|part| part.as_str().map_or_else(|| part.to_string(), str::to_owned))
+            .map(|part| {
+                part.as_str()
+                    .map_or_else(|| part.to_string(), str::to_owned)
+            })
             .collect();
         words.push_str(&format!("; {}: {}", place.join("."), detail.msg));
     }
@@ -233,7 +262,9 @@ impl Coordinator for HttpCoordinator {
 
     fn whoami(&self) -> BoxFuture<'_, Result<String, CoordinatorError>> {
         Box::pin(async move {
-            let text = self.send(Method::GET, "/whoami", None, MAX_ANSWER_BYTES).await?;
+            let text = self
+                .send(Method::GET, "/whoami", None, MAX_ANSWER_BYTES)
+                .await?;
             parse::<WhoAmI>("GET /whoami", &text).map(|answer| answer.user)
         })
     }
@@ -248,14 +279,18 @@ impl Coordinator for HttpCoordinator {
                 "/external_exec/jobs/{}/container/{}/update/{state}",
                 self.job, self.container
             );
-            self.send(Method::PUT, &path, Some(body), MAX_ANSWER_BYTES).await.map(drop)
+            self.send(Method::PUT, &path, Some(body), MAX_ANSWER_BYTES)
+                .await
+                .map(drop)
         })
     }
 
     fn container_state(&self) -> BoxFuture<'_, Result<JobState, CoordinatorError>> {
         Box::pin(async move {
             let path = format!("/admin/jobs/{}/container/{}", self.job, self.container);
-            let text = self.send(Method::GET, &path, None, MAX_ANSWER_BYTES).await?;
+            let text = self
+                .send(Method::GET, &path, None, MAX_ANSWER_BYTES)
+                .await?;
             parse::<Container>(&path, &text).map(|container| container.state)
         })
     }
@@ -266,7 +301,11 @@ mod tests {
     use super::*;
 
     fn classified(status: u16, text: &str) -> Result<Vec<u8>, CoordinatorError> {
-        classify("PUT /x", StatusCode::from_u16(status).unwrap(), text.as_bytes().to_vec())
+        classify(
+            "PUT /x",
+            StatusCode::from_u16(status).unwrap(),
+            text.as_bytes().to_vec(),
+        )
     }
 
     fn envelope(status: u16, appcode: Option<u32>) -> String {
@@ -298,7 +337,10 @@ mod tests {
             (307, String::new()),
         ] {
             let error = classified(status, &text).unwrap_err();
-            assert!(error.is_ambiguous() && !error.is_permanent(), "{status} {text}: {error}");
+            assert!(
+                error.is_ambiguous() && !error.is_permanent(),
+                "{status} {text}: {error}"
+            );
         }
     }
 
@@ -323,6 +365,9 @@ mod tests {
             "request_validation_detail": [{"type": "missing", "loc": ["body", "time"], "msg": "needed"}]}}"#;
         let error = classified(400, text).unwrap_err();
         assert!(error.is_permanent());
-        assert!(error.to_string().ends_with("; body.time: needed"), "{error}");
+        assert!(
+            error.to_string().ends_with("; body.time: needed"),
+            "{error}"
+        );
     }
 }

@@ -23,21 +23,48 @@ fn write_plan(out: &mut String, plan: &ContainerPlan) -> std::fmt::Result {
     for argument in &plan.command {
         writeln!(out, "  {argument:?}")?;
     }
-    writeln!(out, "environment{}", if plan.environment.is_empty() { "  none" } else { "" })?;
+    writeln!(
+        out,
+        "environment{}",
+        if plan.environment.is_empty() {
+            "  none"
+        } else {
+            ""
+        }
+    )?;
     for (name, value) in &plan.environment {
         writeln!(out, "  {name}={value:?}")?;
     }
     writeln!(out, "mounts")?;
     for mount in &plan.mounts {
-        let access = if mount.read_only { "read-only" } else { "read-write" };
-        writeln!(out, "  {} -> {} ({access})", mount.host.display(), mount.container)?;
+        let access = if mount.read_only {
+            "read-only"
+        } else {
+            "read-write"
+        };
+        writeln!(
+            out,
+            "  {} -> {} ({access})",
+            mount.host.display(),
+            mount.container
+        )?;
     }
     writeln!(out, "input files  {}", plan.files.len())?;
     for file in plan.files.iter().take(MAX_FILES_SHOWN) {
-        writeln!(out, "  {:?} {} -> {:?}", file.file.to_string(), file.crc64nvme, file.path.as_str())?;
+        writeln!(
+            out,
+            "  {:?} {} -> {:?}",
+            file.file.to_string(),
+            file.crc64nvme,
+            file.path.as_str()
+        )?;
     }
     if plan.files.len() > MAX_FILES_SHOWN {
-        writeln!(out, "  and {} more (--format json lists all)", plan.files.len() - MAX_FILES_SHOWN)?;
+        writeln!(
+            out,
+            "  and {} more (--format json lists all)",
+            plan.files.len() - MAX_FILES_SHOWN
+        )?;
     }
     if let Some(manifest) = &plan.manifest {
         writeln!(out, "manifest     {:?}", manifest.path.as_str())?;

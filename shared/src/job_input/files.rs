@@ -4,7 +4,7 @@ use indexmap::IndexSet;
 use serde_json::Value;
 
 use super::{InputFile, InputFiles};
-use crate::s3_path::{Bucket, InvalidS3Path, S3Path};
+use crate::s3_path::{Bucket, InvalidS3Path, S3Path, check_segments};
 use crate::unicode;
 use crate::validation::scalars::{TextRule, any_text};
 use crate::validation::{Checked, Fault, Faults, Members, Reading, any_of, list};
@@ -27,19 +27,26 @@ fn rule_broken(value: &Value, message: impl Into<String>) -> Faults {
     Fault::new("value_error", value, message).into()
 }
 
-fn s3_path(value: &Value) -> Checked<S3Path> {
+/// An S3 path, normalised. Whether it can be a file is another question; see [`illegal_segments`].
+fn s3_path(value: &Value) -> Checked<String> {
     let text = value
         .as_str()
         .ok_or_else(|| rule_broken(value, "give an S3 path: bucket/key"))?;
-    S3Path::parse(text).map_err(|error| rule_broken(value, error.to_string()))
+    let path = S3Path::parse(text).map_err(|error| rule_broken(value, error.to_string()))?;
+    Ok(path.to_string())
 }
 
-/// An S3 path whose key can become a path on a disk.
-fn file_path(value: &Value) -> Checked<String> {
-    let path = s3_path(value)?;
-    path.check_segments()
-        .map_err(|error| Fault::new(ILLEGAL_S3_PATH, value, error.to_string()))?;
-    Ok(path.to_string())
+/// The fault of a path, bucket first, that cannot become a path on a disk (decisions.md, row 2).
+fn illegal_segments(path: &str) -> Option<Faults> {
+    let error = check_segments(path).err()?;
+    Some(
+        Fault::new(
+            ILLEGAL_S3_PATH,
+            &Value::from(path),
+            format!("{path:?} {error}"),
+        )
+        .into(),
+    )
 }
 
 /// A bucket and a prefix; the result ends in one slash.
@@ -49,7 +56,11 @@ pub(super) fn output_dir(value: &Value) -> Checked<String> {
         Some(path) if !path.ends_with('/') => path,
         _ => text,
     });
-    let directory = file_path(&text.map_or_else(|| value.clone(), Value::from))? + "/";
+    let directory = s3_path(&text.map_or_else(|| value.clone(), Value::from))?;
+    if let Some(faults) = illegal_segments(&directory) {
+        return Err(faults);
+    }
+    let directory = directory + "/";
     if directory.chars().count() > MAX_OUTPUT_DIR_CHARS {
         let message = format!("give at most {MAX_OUTPUT_DIR_CHARS} characters with a final slash");
         return Err(Fault::new("string_too_long", value, message).into());
@@ -146,6 +157,7 @@ pub(super) fn input_files(value: &Value) -> Checked<InputFiles> {
             return Err(rule_broken(value, "give every file a data_id, or none"));
         }
     }
+    every_path_can_be_a_file(&files)?;
     Ok(files)
 }
 
@@ -159,7 +171,7 @@ fn bare_paths_are_valid(files: &[Value]) -> Checked<()> {
         .filter(|(_, file)| file.is_string())
     {
         faults.collect(
-            file_path(file).map_err(|faults| {
+            s3_path(file).map_err(|faults| {
                 faults.with_message(|words| format!("input file {index}: {words}"))
             }),
         );
@@ -171,14 +183,34 @@ fn bare_paths_are_valid(files: &[Value]) -> Checked<()> {
     }
 }
 
+/// Looked at last, when nothing else is wrong with the files: such paths have a code of their own.
+fn every_path_can_be_a_file(files: &InputFiles) -> Checked<()> {
+    let mut all = Faults::default();
+    match files {
+        InputFiles::Paths(paths) => {
+            for (index, path) in paths.iter().enumerate() {
+                let faults = illegal_segments(path).unwrap_or_default();
+                all.add(faults.under_element(index));
+            }
+        }
+        InputFiles::Files(files) => {
+            for (index, file) in files.iter().enumerate() {
+                let faults = illegal_segments(&file.file).unwrap_or_default();
+                all.add(faults.under_member("file").under_element(index));
+            }
+        }
+    }
+    if all.is_empty() { Ok(()) } else { Err(all) }
+}
+
 fn bare_path(value: &Value) -> Checked<String> {
     any_text(value)?;
-    file_path(value)
+    s3_path(value)
 }
 
 fn input_file(value: &Value) -> Checked<InputFile> {
     let mut members = Members::of(value)?;
-    let file = members.required("file", file_path);
+    let file = members.required("file", s3_path);
     let crc64nvme = members.optional("crc64nvme", |value| CHECKSUM.check(value));
     let data_id = members.optional("data_id", data_id);
     let faults = members.finish();

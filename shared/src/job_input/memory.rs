@@ -36,7 +36,7 @@ pub(super) fn memory(value: &Value) -> Checked<u64> {
 }
 
 /// Reads a number with a unit; nothing if there is no number.
-fn quantity(value: &Value, text: &str) -> Result<Option<i128>, Fault> {
+fn quantity(value: &Value, text: &str) -> Checked<Option<i128>> {
     let Some(groups) = QUANTITY.captures(text) else {
         return Ok(None);
     };

@@ -194,7 +194,7 @@ fn rounded_fraction(digits: &str, unit_micros: i128) -> Option<i128> {
 /// `[D day(s)|d][,][ ]HH:MM[:SS[.ffffff]]`, or days alone.
 static CLOCK: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(concat!(
-        r"^(?:(?<days>[0-9]+) ?[dD](?:[aA][yY][sS]?)?,? ?)?",
+        r"^(?:(?<days>[0-9]+) ?[dD](?:ays?|AYS?)?,? ?)?",
         r"(?:(?<hours>[0-9]+):(?<minutes>[0-5][0-9])",
         r"(?::(?<seconds>[0-5][0-9])(?:[.,](?<fraction>[0-9]+))?)?)?$",
     ))
@@ -211,6 +211,10 @@ fn clock_micros(text: &str) -> Option<i128> {
     }
     // One digit of hours needs the seconds: `1:00:00`, but not `1:00`.
     if group("hours").is_some_and(|hours| hours.len() < 2) && group("seconds").is_none() {
+        return None;
+    }
+    // Only without days may the hours exceed a day.
+    if group("days").is_some() && number("hours")? > 23 {
         return None;
     }
     let seconds = i128::from(number("days")?) * SECS_PER_DAY
@@ -295,6 +299,7 @@ mod tests {
             ("+1 day", "P1D"),
             ("1 day,01:00", "P1DT1H"),
             ("1d01:00", "P1DT1H"),
+            ("1 DAYS, 023:59", "P1DT23H59M"),
             ("1 day 1:00:00", "P1DT1H"),
             ("PT1.S", "PT1S"),
             ("PT1,5S", "PT1.5S"),
@@ -327,6 +332,8 @@ mod tests {
             "1 day,  01:00",
             "1  day",
             "1 day 1:00",
+            "1 day 24:00",
+            "1 dayS",
             "1 day -01:00",
             "P",
             "PT",

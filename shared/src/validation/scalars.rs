@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Number, Value};
 
-use super::{Checked, Fault};
+use super::{Checked, Fault, Faults};
 
 /// A number in a text: no exponent; a fraction only of zeros.
 static INTEGER: LazyLock<Regex> = LazyLock::new(|| {
@@ -47,28 +47,16 @@ where
 }
 
 /// An integer of any size; those beyond 128 bits become the largest or smallest.
-pub(crate) fn any_integer(value: &Value) -> Result<i128, Fault> {
+pub(crate) fn any_integer(value: &Value) -> Checked<i128> {
+    let fault = |kind, message: &str| Faults::from(Fault::new(kind, value, message));
     match value {
         Value::Bool(flag) => Ok(i128::from(*flag)),
-        Value::Number(number) => {
-            let integer = number
-                .as_i64()
-                .map(i128::from)
-                .or(number.as_u64().map(i128::from));
-            integer
-                .or_else(|| number.as_f64().and_then(integral))
-                .ok_or_else(|| {
-                    Fault::new("int_from_float", value, "give a number without a fraction")
-                })
+        Value::Number(number) => integral(number)
+            .ok_or_else(|| fault("int_from_float", "give a number without a fraction")),
+        Value::String(text) => {
+            integer_in_text(text).ok_or_else(|| fault("int_parsing", "give an integer"))
         }
-        Value::String(text) => integer_in_text(text).ok_or_else(|| {
-            Fault::new(
-                "int_parsing",
-                value,
-                "give an integer; this text does not hold one",
-            )
-        }),
-        _ => Err(Fault::new("int_type", value, "give an integer")),
+        _ => Err(fault("int_type", "give an integer")),
     }
 }
 
@@ -87,32 +75,40 @@ pub(crate) fn integer_in_text(text: &str) -> Option<i128> {
     Some(digits.parse().unwrap_or(beyond))
 }
 
-/// The number without its fraction, if it has none.
-fn integral(number: f64) -> Option<i128> {
+/// The number as an integer, if it has no fraction.
+fn integral(number: &Number) -> Option<i128> {
+    if let Some(integer) = number.as_i64() {
+        return Some(i128::from(integer));
+    }
+    let float = number.as_f64()?;
     #[expect(
         clippy::cast_possible_truncation,
         reason = "saturates; the bounds refuse it then"
     )]
-    (number.fract() == 0.0).then_some(number as i128)
+    (float.fract() == 0.0).then_some(float as i128)
 }
 
 /// A boolean, 1 or 0, or one of the usual words.
 pub(crate) fn boolean(value: &Value) -> Checked<bool> {
-    let flag = match value {
-        Value::Bool(flag) => Some(*flag),
-        Value::String(text) => match text.to_ascii_lowercase().as_str() {
-            "true" | "t" | "yes" | "y" | "on" | "1" => Some(true),
-            "false" | "f" | "no" | "n" | "off" | "0" => Some(false),
-            _ => None,
-        },
-        Value::Number(_) if any_integer(value).is_ok() => match any_integer(value) {
-            Ok(1) => Some(true),
-            Ok(0) => Some(false),
-            _ => None,
-        },
-        _ => return Err(Fault::new("bool_type", value, "give true or false").into()),
+    let word = match value {
+        Value::Bool(flag) => return Ok(*flag),
+        Value::String(text) => text.to_ascii_lowercase(),
+        Value::Number(number) => integral(number).map_or_else(String::new, |n| n.to_string()),
+        _ => String::new(),
     };
-    flag.ok_or_else(|| Fault::new("bool_parsing", value, "give true or false").into())
+    match word.as_str() {
+        "true" | "t" | "yes" | "y" | "on" | "1" => Ok(true),
+        "false" | "f" | "no" | "n" | "off" | "0" => Ok(false),
+        _ => {
+            let has_words = value.is_string() || !word.is_empty();
+            let kind = if has_words {
+                "bool_parsing"
+            } else {
+                "bool_type"
+            };
+            Err(Fault::new(kind, value, "give true or false").into())
+        }
+    }
 }
 
 /// What a text must be.
@@ -159,10 +155,10 @@ impl TextRule {
 }
 
 /// Any text; nothing else becomes one.
-pub(crate) fn any_text(value: &Value) -> Result<&str, Fault> {
+pub(crate) fn any_text(value: &Value) -> Checked<&str> {
     value
         .as_str()
-        .ok_or_else(|| Fault::new("string_type", value, "give a text"))
+        .ok_or_else(|| Fault::new("string_type", value, "give a text").into())
 }
 
 /// One of a closed set of words; `words` lists them for the message.

@@ -8,6 +8,9 @@ use crate::state::JobState;
 use crate::timestamp::UtcTime;
 use crate::wire::image::JobImage;
 
+mod admin_job;
+pub use admin_job::InvalidJob;
+
 /// Answer of `POST /jobs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubmitJobResponse {
@@ -93,7 +96,7 @@ pub struct Job {
 
 /// A job as administrators and executors see it: answer of `GET /admin/jobs/{id}`.
 ///
-/// An executor needs only the part in [`Job`]; members of other sites are kept as they are.
+/// An executor needs only the part in [`Job`]. Members this version does not know are passed over.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AdminJob {
     /// What the owner sees.

@@ -87,17 +87,3 @@ pub(crate) fn equal<T: PartialEq + std::fmt::Debug>(
         ))
     }
 }
-
-/// Fails with every fault in `faults`, each its own line, when there is any.
-///
-/// # Panics
-///
-/// When `faults` is not empty.
-pub(crate) fn assert_no_faults(file: &str, rows: usize, faults: &[String]) {
-    assert!(
-        faults.is_empty(),
-        "{} of {rows} rows of {file} differ:\n{}",
-        faults.len(),
-        faults.join("\n")
-    );
-}

@@ -1,0 +1,426 @@
+//! `cts-executor run`: carries out one container of a job. [`crate::run_state`] says what is reported,
+//! this module does the work in between:
+//!
+//! 1. [`fetch`]: who is the service, what is the job;
+//! 2. [`stage`]: image and inputs side by side;
+//! 3. [`execute`]: the container, its limits, its end;
+//! 4. [`publish`]: outputs and logs to S3;
+//! 5. clean up, always.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cts_net::registry::RegistryOptions;
+use cts_shared::state::JobState;
+use cts_shared::wire::job::{AdminJob, S3File};
+use futures::FutureExt;
+
+use crate::clock::Clock;
+use crate::config::RunConfig;
+use crate::container_engine::{ContainerEngine, LogTail, RunningContainer, Usage};
+use crate::coordinator::{Coordinator, CoordinatorError};
+use crate::exit::ExitStatus;
+use crate::failure::RunFailure;
+use crate::object_store::ObjectStore;
+use crate::plan::{ContainerPlan, WorkerFacts};
+use crate::progress_display::Display;
+use crate::report::{self, Budget, ReportError, Reporter};
+use crate::run_state::{Event, Outcome, Phase};
+use crate::shutdown::{Interrupted, Shutdown};
+use crate::transfer::TransferRuntime;
+use crate::workdir::Workdir;
+
+pub mod execute;
+mod publish;
+pub mod stage;
+
+/// How long the report of an error is tried when the service was away too long already: waiting the
+/// whole budget a second time would hold the worker for hours (contract executor.md, section 6.23).
+const LAST_REPORT_BUDGET: Duration = Duration::from_secs(5 * 60);
+
+/// Removing a container and aborting transfers may take this long at the end of a run.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Storing logs may take this long after a failure: they must not hold up the report for ever.
+const LOG_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// Opens the object store when it is first needed: only then is the secret read.
+pub type OpenStore = Box<dyn Fn() -> Result<Arc<dyn ObjectStore>, RunFailure> + Send + Sync>;
+
+/// What a run works with. Tests put doubles here.
+pub struct Parts {
+    /// The service.
+    pub coordinator: Arc<dyn Coordinator>,
+    /// The container engine.
+    pub engine: Arc<dyn ContainerEngine>,
+    /// Looks the image up before it is pulled; without one the engine's own errors must do.
+    pub registry: Option<RegistryOptions>,
+    /// Opens the object store.
+    pub open_store: OpenStore,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Where transfers run.
+    pub transfers: TransferRuntime,
+    /// Where progress shows.
+    pub display: Display,
+    /// The job directory, absolute.
+    pub directory: PathBuf,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+/// Why a step did not finish.
+#[derive(Debug)]
+enum Stop {
+    /// A signal came.
+    Interrupted,
+    /// The service refused a report, was away too long, or the job has ended meanwhile.
+    Report(ReportError),
+    /// Something around the container failed.
+    Failure(RunFailure),
+}
+
+impl From<Interrupted> for Stop {
+    fn from(_: Interrupted) -> Self {
+        Self::Interrupted
+    }
+}
+
+impl From<RunFailure> for Stop {
+    fn from(failure: RunFailure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+/// Turns an error of a step into the failure that ends the run.
+fn failed<E: std::error::Error + 'static>(step: &'static str) -> impl FnOnce(E) -> Stop {
+    move |error| Stop::Failure(RunFailure::new(step, &error))
+}
+
+/// One run.
+struct Run<'a> {
+    config: &'a RunConfig,
+    parts: &'a Parts,
+    shutdown: &'a Shutdown,
+    workdir: Workdir,
+    reporter: Reporter,
+    phase: Phase,
+    /// The container, from its start until it is removed.
+    container: Option<Box<dyn RunningContainer>>,
+    /// Whether the container ever started, so that there are logs.
+    has_logs: bool,
+}
+
+/// Carries out the container and reports it. Never panics, always cleans up.
+pub async fn run(config: &RunConfig, parts: &Parts, shutdown: &Shutdown) -> ExitStatus {
+    let workdir = match Workdir::open(parts.directory.clone(), config.job, config.container) {
+        Ok(workdir) => workdir,
+        Err(error) => {
+            // Not the end yet: the service must be told, and the report says why.
+            tracing::error!(%error, "the job directory cannot be used");
+            return report_unusable_directory(config, parts, shutdown, &error).await;
+        }
+    };
+    let job = match fetch(config, parts, shutdown).await {
+        Ok(job) => job,
+        Err(status) => return status,
+    };
+    let state = job.job.status.state;
+    if state.is_terminal() || state == JobState::Canceling {
+        tracing::info!(%state, "the job has ended already, nothing to do");
+        return ExitStatus::Done;
+    }
+    let mut run = Run {
+        config,
+        parts,
+        shutdown,
+        workdir,
+        reporter: Reporter::start(
+            Arc::clone(&parts.coordinator),
+            Arc::clone(&parts.clock),
+            config.update_budget,
+        ),
+        phase: Phase::Staging,
+        container: None,
+        has_logs: false,
+    };
+    let ended = run.carry_out(&job).await;
+    run.finish(ended).await
+}
+
+/// Contract executor.md, section 2, start. Tried again while the service is away.
+async fn fetch(
+    config: &RunConfig,
+    parts: &Parts,
+    shutdown: &Shutdown,
+) -> Result<AdminJob, ExitStatus> {
+    let clock = parts.clock.as_ref();
+    let coordinator = parts.coordinator.as_ref();
+    // A refused token is told at once here: nothing is lost yet, and somebody may be watching.
+    let at_once = |result| match result {
+        Err(error @ CoordinatorError::TokenRefused { .. }) => Ok(Err(error)),
+        Err(error) => Err(error),
+        Ok(value) => Ok(Ok(value)),
+    };
+    let budget = config.update_budget;
+    let calls = async {
+        let root = report::retry(clock, budget, "greeting the service", || {
+            coordinator.root().map(|result| match result {
+                Err(error @ CoordinatorError::TokenRefused { .. }) => Ok(Err(error)),
+                other => other.map(Ok),
+            })
+        })
+        .await?
+        .map_err(ReportError::Refused)?;
+        tracing::info!(
+            service = root.service_name,
+            version = root.version,
+            commit = root.git_hash,
+            "reached the service"
+        );
+        report::retry(clock, budget, "fetching the job", || coordinator.job().map(at_once))
+            .await?
+            .map_err(ReportError::Refused)
+    };
+    let result = shutdown.unless_interrupted(calls).await;
+    match result {
+        Err(Interrupted) => Err(signal_status(shutdown)),
+        Ok(Ok(job)) => Ok(job),
+        Ok(Err(error)) => {
+            tracing::error!("cannot start: {error}");
+            Err(match error {
+                ReportError::Refused(
+                    CoordinatorError::TokenRefused { .. } | CoordinatorError::Refused { .. },
+                ) => ExitStatus::NoPermission,
+                ReportError::BudgetUsedUp { .. } => ExitStatus::ServiceUnavailable,
+                ReportError::Refused(_) | ReportError::JobEnded { .. } => ExitStatus::Failed,
+            })
+        }
+    }
+}
+
+async fn report_unusable_directory(
+    config: &RunConfig,
+    parts: &Parts,
+    shutdown: &Shutdown,
+    error: &crate::workdir::WorkdirError,
+) -> ExitStatus {
+    if let Err(status) = fetch(config, parts, shutdown).await {
+        return status;
+    }
+    let failure = RunFailure::new("prepare the job directory", error);
+    send_failure(config, parts, Phase::Staging, failure, config.update_budget).await
+}
+
+/// Reports a failure past the queue. The exit status of the run.
+async fn send_failure(
+    config: &RunConfig,
+    parts: &Parts,
+    phase: Phase,
+    failure: RunFailure,
+    budget: Budget,
+) -> ExitStatus {
+    let event = Event::Failed { message: failure.message, trace: failure.trace };
+    match phase.next(event, parts.clock.now()) {
+        Ok((_, reports)) => {
+            for report in reports {
+                let sent = report::send(
+                    parts.coordinator.as_ref(),
+                    parts.clock.as_ref(),
+                    budget,
+                    &report,
+                );
+                if let Err(error) = sent.await {
+                    tracing::error!(
+                        job.id = %config.job,
+                        "the failure could not be reported: {error}"
+                    );
+                }
+            }
+        }
+        Err(illegal) => tracing::error!("{illegal}"),
+    }
+    ExitStatus::Failed
+}
+
+fn signal_status(shutdown: &Shutdown) -> ExitStatus {
+    // 15 only if somebody cancelled without a signal, which nothing in this program does.
+    ExitStatus::Signal(shutdown.signal().unwrap_or(15))
+}
+
+impl Run<'_> {
+    /// Everything from the plan to the last report of an orderly end.
+    async fn carry_out(&mut self, job: &AdminJob) -> Result<Outcome, Stop> {
+        let worker = WorkerFacts {
+            log_path: self.config.log_path.to_string(),
+            refdata_host_path: self.config.refdata_host_path.clone(),
+            pids: self.config.limits.pids,
+        };
+        let plan = ContainerPlan::new(job, self.config.container, &worker)
+            .map_err(failed("work out the container"))?;
+        let declobber = job.job.job_input.params.declobber;
+
+        let store = self.stage(&plan, declobber).await?;
+        self.step(Event::Staged).await?;
+        // The container must not start before the service agrees: the job may be cancelled.
+        self.settle().await?;
+
+        let event = self.execute(&plan).await?;
+        self.step(event).await?;
+        // Publish only what the service still wants.
+        self.settle().await?;
+
+        let event = match self.phase {
+            Phase::Publishing => self.publish(&plan, declobber, &store).await?,
+            _ => Event::LogsSaved { problem: self.save_logs(&plan, &store).await? },
+        };
+        self.step(event).await?;
+        self.settle().await?;
+        match self.phase {
+            Phase::Ended(outcome) => Ok(outcome),
+            _ => Ok(Outcome::Failed),
+        }
+    }
+
+    /// Takes the step of an event and reports it.
+    async fn step(&mut self, event: Event) -> Result<(), Stop> {
+        let phase = self.phase.clone();
+        let (next, reports) =
+            phase.next(event, self.parts.clock.now()).map_err(failed("keep the states"))?;
+        self.phase = next;
+        for report in reports {
+            self.reporter.report(report).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until the service has taken every report.
+    async fn settle(&mut self) -> Result<(), Stop> {
+        self.shutdown.unless_interrupted(self.reporter.settled()).await?.map_err(Stop::Report)
+    }
+
+    /// Cleans up, reports a failure if there was one, and says how the process ends.
+    async fn finish(mut self, ended: Result<Outcome, Stop>) -> ExitStatus {
+        self.remove_container(matches!(ended, Err(Stop::Interrupted))).await;
+        match ended {
+            Ok(Outcome::Completed) => {
+                tracing::info!("complete");
+                ExitStatus::Done
+            }
+            Ok(Outcome::ContainerFailed) => {
+                tracing::info!("the container failed, which is reported");
+                ExitStatus::Done
+            }
+            Ok(Outcome::Failed) => ExitStatus::Failed,
+            Err(Stop::Interrupted) => {
+                let status = signal_status(self.shutdown);
+                tracing::info!(exit_status = status.code(), "stopped by a signal");
+                status
+            }
+            Err(Stop::Report(ReportError::JobEnded { state })) => {
+                tracing::info!(%state, "the job has ended meanwhile, nothing is published");
+                ExitStatus::Done
+            }
+            Err(Stop::Report(error)) => {
+                let budget = match error {
+                    ReportError::BudgetUsedUp { .. } => {
+                        Budget(LAST_REPORT_BUDGET.min(self.config.update_budget.0))
+                    }
+                    ReportError::Refused(_) | ReportError::JobEnded { .. } => {
+                        self.config.update_budget
+                    }
+                };
+                let failure = RunFailure::new("report the state", &error);
+                self.fail(failure, budget).await
+            }
+            Err(Stop::Failure(failure)) => {
+                let budget = self.config.update_budget;
+                // What is queued goes first; the error follows it.
+                match self.shutdown.unless_interrupted(self.reporter.settled()).await {
+                    Err(Interrupted) => signal_status(self.shutdown),
+                    Ok(_) => self.fail(failure, budget).await,
+                }
+            }
+        }
+    }
+
+    /// Keeps the logs, reports the failure.
+    async fn fail(self, mut failure: RunFailure, budget: Budget) -> ExitStatus {
+        tracing::error!("{}", failure.message);
+        if self.has_logs
+            && let Err(problem) = self.save_logs_after_failure().await
+        {
+            failure.trace.push_str(&format!("\n  the container's logs could not be stored: {problem}"));
+        }
+        // After an orderly end was refused, the error is still ours to report.
+        let phase = match self.phase {
+            Phase::Ended(_) => Phase::Publishing,
+            phase => phase,
+        };
+        let report = send_failure(self.config, self.parts, phase, failure, budget);
+        match self.shutdown.unless_interrupted(report).await {
+            Ok(status) => status,
+            Err(Interrupted) => signal_status(self.shutdown),
+        }
+    }
+
+    /// Stops the container first when asked to; removes it in every case. Bounded in time.
+    async fn remove_container(&mut self, stop_first: bool) {
+        let Some(container) = self.container.take() else {
+            self.settle_engine().await;
+            return;
+        };
+        if stop_first {
+            let grace = self.config.limits.stop_grace;
+            let limit = grace + CLEANUP_TIMEOUT;
+            match tokio::time::timeout(limit, container.stop(grace)).await {
+                Ok(Ok(())) => tracing::info!("container stopped"),
+                Ok(Err(error)) => tracing::warn!("{error}"),
+                Err(_) => tracing::warn!("the engine did not stop the container in time"),
+            }
+        }
+        match tokio::time::timeout(CLEANUP_TIMEOUT, container.remove()).await {
+            Ok(Ok(())) => tracing::debug!("container removed"),
+            Ok(Err(error)) => tracing::warn!("the container may be left behind: {error}"),
+            Err(_) => tracing::warn!("the container may be left behind: no answer in time"),
+        }
+        drop(container);
+        self.settle_engine().await;
+    }
+
+    async fn settle_engine(&self) {
+        let settled = tokio::time::timeout(CLEANUP_TIMEOUT, self.parts.engine.settle()).await;
+        if settled.is_err() {
+            tracing::warn!("a container may be left behind: the engine gave no answer in time");
+        }
+    }
+}
+
+/// One line on what the container used.
+fn log_usage(usage: Usage) {
+    if let (Some(cpu_seconds), Some(peak)) = (usage.cpu_seconds, usage.peak_memory_bytes) {
+        tracing::info!(cpu_seconds, peak_memory_bytes = peak, "container usage");
+    }
+}
+
+/// The end of what the container said, for the log of a failure.
+fn log_tail(tail: &LogTail) {
+    for (stream, text) in [("stderr", &tail.stderr), ("stdout", &tail.stdout)] {
+        let lines: Vec<&str> = text.lines().rev().take(10).collect();
+        for line in lines.iter().rev() {
+            // Debug quoting keeps the container's control characters off the operator's terminal.
+            tracing::info!("container {stream}: {line:?}");
+        }
+    }
+}
+
+/// Outputs in the order of the report.
+fn sorted(mut outputs: Vec<S3File>) -> Vec<S3File> {
+    outputs.sort();
+    outputs
+}

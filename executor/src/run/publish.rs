@@ -1,0 +1,146 @@
+//! Publish: outputs and logs to S3, under the contract's keys (executor.md, section 4).
+
+use std::sync::Arc;
+
+use cts_shared::wire::job::S3File;
+use tokio_util::sync::CancellationToken;
+
+use super::{LOG_TIMEOUT, Run, Stop, failed, sorted};
+use crate::collect::{self, CollectError};
+use crate::object_store::{ObjectName, ObjectStore};
+use crate::plan::ContainerPlan;
+use crate::progress::Counters;
+use crate::run_state::Event;
+use crate::transfer::{Source, TransferError, Upload};
+use cts_shared::s3_path::S3Path;
+
+/// The task that walks the output tree went away.
+#[derive(Debug, thiserror::Error)]
+#[error("the walk over the outputs ended unexpectedly: {0}")]
+struct WalkLost(String);
+
+impl Run<'_> {
+    /// Stores the outputs, then the logs. A log that cannot be stored does not fail a success.
+    pub(super) async fn publish(
+        &mut self,
+        plan: &ContainerPlan,
+        declobber: bool,
+        store: &Arc<dyn ObjectStore>,
+    ) -> Result<Event, Stop> {
+        let prefix = S3Path::parse(&plan.output_prefix).map_err(failed("name the outputs"))?;
+        let outputs = self.workdir.output(declobber);
+        let (bucket, key_prefix) = (prefix.bucket().as_str().to_owned(), prefix.key().to_owned());
+        self.abort_orphans(store, &bucket, &key_prefix).await?;
+        let walk = {
+            let key_prefix = key_prefix.clone();
+            self.parts
+                .transfers
+                .handle()
+                .spawn_blocking(move || collect::collect(&outputs, &key_prefix))
+        };
+        let collected = self
+            .shutdown
+            .unless_interrupted(walk)
+            .await?
+            .map_err(|error| failed("collect the outputs")(WalkLost(error.to_string())))?
+            .map_err(failed::<CollectError>("collect the outputs"))?;
+        let items = collected
+            .into_iter()
+            .map(|file| Upload {
+                object: ObjectName::new(&bucket, format!("{key_prefix}{}", file.name())),
+                source: Source::from(file),
+            })
+            .collect();
+        let counters = Arc::new(Counters::default());
+        let phase = self.parts.display.phase("upload", Arc::clone(&counters));
+        let sent = self
+            .transfers(store)
+            .upload(items, counters, self.shutdown.token())
+            .await
+            .map_err(|error| match error {
+                TransferError::Cancelled => Stop::Interrupted,
+                error => failed("upload the outputs")(error),
+            })?;
+        phase.finish();
+        let outputs = sent
+            .into_iter()
+            .map(|sent| S3File {
+                file: format!("{}/{}", sent.object.bucket, sent.object.key),
+                crc64nvme: Some(sent.checksum.to_string()),
+            })
+            .collect();
+        if let Some(problem) = self.save_logs(plan, store).await? {
+            tracing::warn!("the container's logs could not be stored: {problem}");
+        }
+        Ok(Event::OutputsStored(sorted(outputs)))
+    }
+
+    /// What a killed run of this container left half uploaded. With a directory of its own only: below
+    /// a shared prefix the open uploads may be another container's.
+    async fn abort_orphans(
+        &self,
+        store: &Arc<dyn ObjectStore>,
+        bucket: &str,
+        key_prefix: &str,
+    ) -> Result<(), Stop> {
+        if !key_prefix.ends_with(&format!("/{}/", self.config.container)) {
+            return Ok(());
+        }
+        let engine = self.transfers(store);
+        match self.shutdown.unless_interrupted(engine.abort_orphans(bucket, key_prefix)).await? {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "aborted uploads that an earlier run left open"),
+            // Listing uploads is a right that the key may lack; they cost space, nothing else.
+            Err(error) => tracing::debug!("cannot look for uploads left open: {error}"),
+        }
+        Ok(())
+    }
+
+    /// Stores both logs; what kept them from being stored, in words.
+    pub(super) async fn save_logs(
+        &self,
+        plan: &ContainerPlan,
+        store: &Arc<dyn ObjectStore>,
+    ) -> Result<Option<String>, Stop> {
+        let saving = self.upload_logs(&plan.log_prefix, store, self.shutdown.token());
+        match tokio::time::timeout(LOG_TIMEOUT, saving).await {
+            Ok(Ok(())) => Ok(None),
+            Ok(Err(TransferError::Cancelled)) => Err(Stop::Interrupted),
+            Ok(Err(error)) => Ok(Some(error.to_string())),
+            Err(_) => Ok(Some(format!("not done within {} s", LOG_TIMEOUT.as_secs()))),
+        }
+    }
+
+    /// As [`Self::save_logs`], when nothing of the run is left but its settings.
+    pub(super) async fn save_logs_after_failure(&self) -> Result<(), String> {
+        let store = (self.parts.open_store)().map_err(|failure| failure.message)?;
+        let prefix = format!("{}/container-{}-", self.config.log_path, self.config.container);
+        let saving = self.upload_logs(&prefix, &store, self.shutdown.token());
+        match tokio::time::timeout(LOG_TIMEOUT, saving).await {
+            Ok(saved) => saved.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("not done within {} s", LOG_TIMEOUT.as_secs())),
+        }
+    }
+
+    async fn upload_logs(
+        &self,
+        prefix: &str,
+        store: &Arc<dyn ObjectStore>,
+        cancel: &CancellationToken,
+    ) -> Result<(), TransferError> {
+        // The prefix was checked when the settings were read.
+        let (bucket, key) = prefix.split_once('/').unwrap_or((prefix, ""));
+        let items = [
+            (self.workdir.stderr_log(), "stderr.txt"),
+            (self.workdir.stdout_log(), "stdout.txt"),
+        ]
+        .into_iter()
+        .map(|(path, name)| Upload {
+            source: Source::from(path),
+            object: ObjectName::new(bucket, format!("{key}{name}")),
+        })
+        .collect();
+        let counters = Arc::new(Counters::default());
+        self.transfers(store).upload(items, counters, cancel).await.map(drop)
+    }
+}

@@ -1,0 +1,198 @@
+//! Stage: the image and the inputs, side by side. Whichever fails first ends the other.
+
+use std::sync::Arc;
+
+use cts_net::registry::{ImageLookup, Registry, RegistryError};
+
+use super::{Run, Stop, failed};
+use crate::container_engine::EngineInfo;
+use crate::disk;
+use crate::failure::RunFailure;
+use crate::labels;
+use crate::object_store::{ObjectName, ObjectStore};
+use crate::plan::ContainerPlan;
+use crate::progress::Counters;
+use crate::transfer::{Download, TransferEngine, TransferError, TransferOptions};
+
+/// Why an image cannot be had, found out before anything is pulled.
+#[derive(Debug, thiserror::Error)]
+enum ImageError {
+    /// The registry says no.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The engine's disk is too small.
+    #[error(
+        "no space for image {image}: its compressed layers alone need {need_bytes} bytes, and \
+         {directory} has {free_bytes} free; free some (docker system prune) or use another worker"
+    )]
+    NoSpace { image: String, need_bytes: u64, free_bytes: u64, directory: String },
+}
+
+impl Run<'_> {
+    /// Fetches everything the container needs. Returns the opened object store.
+    pub(super) async fn stage(
+        &mut self,
+        plan: &ContainerPlan,
+        declobber: bool,
+    ) -> Result<Arc<dyn ObjectStore>, Stop> {
+        self.workdir.prepare(declobber).map_err(failed("prepare the job directory"))?;
+        let store = (self.parts.open_store)()?;
+        self.remove_leftovers().await?;
+        let stopped = self.shutdown.token().child_token();
+        let image = self.fetch_image(plan);
+        let inputs = self.fetch_inputs(plan, &store, &stopped);
+        tokio::pin!(image, inputs);
+        // A transfer is told to stop and cleans up after itself; a pull may be dropped.
+        tokio::select! {
+            fetched = &mut image => match fetched {
+                Ok(()) => inputs.await?,
+                Err(stop) => {
+                    stopped.cancel();
+                    // What the inputs say now follows from being told to stop.
+                    let _cancelled = inputs.await;
+                    return Err(stop);
+                }
+            },
+            fetched = &mut inputs => {
+                fetched?;
+                image.await?;
+            }
+        }
+        if let Some(manifest) = &plan.manifest {
+            self.workdir.write_manifest(manifest).map_err(failed("write the manifest"))?;
+        }
+        Ok(store)
+    }
+
+    /// Containers that a killed executor of the same container left on this host.
+    async fn remove_leftovers(&self) -> Result<(), Stop> {
+        let engine = &self.parts.engine;
+        let ours = labels::of_container(self.config.job, self.config.container);
+        let removal = async {
+            for left in engine.list(&ours).await? {
+                tracing::warn!(
+                    container.name = left.name,
+                    container.state = left.state,
+                    "removing a container that an earlier run left"
+                );
+                engine.remove(&left.id).await?;
+            }
+            Ok(())
+        };
+        self.shutdown
+            .unless_interrupted(removal)
+            .await?
+            .map_err(failed::<crate::container_engine::EngineError>("look for leftover containers"))
+    }
+
+    async fn fetch_image(&self, plan: &ContainerPlan) -> Result<(), Stop> {
+        self.shutdown.unless_interrupted(self.fetch_image_uninterrupted(&plan.image)).await?
+    }
+
+    async fn fetch_image_uninterrupted(&self, image: &str) -> Result<(), Stop> {
+        let engine = &self.parts.engine;
+        if engine.has_image(image).await.map_err(failed("look for the image"))? {
+            tracing::info!(image, "the engine has the image already");
+            return Ok(());
+        }
+        if let Some(options) = &self.parts.registry {
+            match Registry::new(options.clone()).lookup(image).await {
+                Ok(found) => {
+                    let info = engine.info().await.map_err(failed("ask the engine"))?;
+                    check_space(image, &found, &info).map_err(failed("look the image up"))?;
+                }
+                Err(error) if error.is_permanent() => {
+                    return Err(failed("look the image up")(ImageError::from(error)));
+                }
+                Err(error) => {
+                    // The engine may know another way: a mirror, a proxy, a login.
+                    tracing::warn!("{error}; the engine will try by itself");
+                }
+            }
+        }
+        let counters = Arc::new(Counters::default());
+        let phase = self.parts.display.phase("pull", Arc::clone(&counters));
+        engine.pull(image, &counters).await.map_err(failed("pull the image"))?;
+        phase.finish();
+        Ok(())
+    }
+
+    async fn fetch_inputs(
+        &self,
+        plan: &ContainerPlan,
+        store: &Arc<dyn ObjectStore>,
+        stopped: &tokio_util::sync::CancellationToken,
+    ) -> Result<(), Stop> {
+        let items = plan
+            .files
+            .iter()
+            .map(|file| Download {
+                object: ObjectName::new(file.file.bucket().as_str(), file.file.key()),
+                destination: file.path.as_str().into(),
+                expected: file.crc64nvme,
+            })
+            .collect();
+        let counters = Arc::new(Counters::default());
+        let phase = self.parts.display.phase("download", Arc::clone(&counters));
+        let engine = self.transfers(store);
+        match engine.download(items, self.workdir.input(), counters, stopped).await {
+            Ok(_summary) => {
+                phase.finish();
+                Ok(())
+            }
+            Err(TransferError::Cancelled) => Err(Stop::Interrupted),
+            Err(error) => Err(failed("download the inputs")(error)),
+        }
+    }
+
+    /// The transfer engine with this run's limits.
+    pub(super) fn transfers(&self, store: &Arc<dyn ObjectStore>) -> TransferEngine {
+        let limits = self.config.limits;
+        let mut options = TransferOptions {
+            download_concurrency: limits.transfer_concurrency.get(),
+            ..TransferOptions::default()
+        };
+        options.retry.max_elapsed = limits.transfer_budget;
+        options.retry.max_attempts = u32::MAX;
+        TransferEngine::new(Arc::clone(store), options, &self.parts.transfers)
+    }
+}
+
+/// Fails early when the image cannot fit. Layers grow when they are unpacked, by an unknown factor, so
+/// this only catches what is hopeless.
+fn check_space(image: &str, found: &ImageLookup, info: &EngineInfo) -> Result<(), ImageError> {
+    let Some(directory) = &info.root_dir else { return Ok(()) };
+    // The engine may run on another machine, or its directory may be hidden from this process.
+    let Ok(free_bytes) = disk::free_bytes(directory) else { return Ok(()) };
+    let need_bytes = found.compressed_bytes;
+    if free_bytes < need_bytes {
+        return Err(ImageError::NoSpace {
+            image: image.to_owned(),
+            need_bytes,
+            free_bytes,
+            directory: directory.display().to_string(),
+        });
+    }
+    tracing::info!(image, compressed_bytes = need_bytes, "the registry has the image");
+    Ok(())
+}
+
+/// The store of a run, opened with the settings.
+///
+/// # Errors
+/// When the secret cannot be read or TLS not be set up.
+pub fn open_store(config: &crate::config::S3Config) -> Result<Arc<dyn ObjectStore>, RunFailure> {
+    let secret = config
+        .secret
+        .load()
+        .map_err(|error| RunFailure::new("read the S3 secret", &error))?;
+    let settings = cts_net::s3::S3Settings {
+        url: config.url.clone(),
+        access_key: config.access_key.clone(),
+        secret: Arc::new(secret),
+        verify: config.verify,
+    };
+    let store = crate::object_store::s3::S3Store::new(settings)
+        .map_err(|error| RunFailure::new("set up the S3 client", &error))?;
+    Ok(Arc::new(store))
+}
