@@ -29,7 +29,12 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 pub struct DevArgs {
     /// Directory of everything the service keeps; made if absent.
-    #[arg(long, value_name = "DIR", default_value = "cts-data", env = "CTS_DATA_DIR")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "cts-data",
+        env = "CTS_DATA_DIR"
+    )]
     pub data_dir: PathBuf,
 
     /// Address to listen on. Tokens travel unencrypted: think before you leave the loopback.
@@ -40,7 +45,7 @@ pub struct DevArgs {
     #[arg(long, value_name = "PORT", default_value_t = 5000)]
     pub port: u16,
 
-    /// An S3 store to use. Without it a SeaweedFS server is started over DATA_DIR/s3.
+    /// An S3 store to use. Without it a `SeaweedFS` server is started over the data directory.
     #[arg(long, value_name = "URL", requires_all = ["s3_access_key", "s3_secret_file"])]
     pub s3_url: Option<Url>,
 
@@ -56,7 +61,7 @@ pub struct DevArgs {
     #[arg(long, requires = "s3_url")]
     pub s3_insecure: bool,
 
-    /// The SeaweedFS program [default: `weed` in PATH].
+    /// The `SeaweedFS` program [default: `weed` in PATH].
     #[arg(long, value_name = "PATH", env = "CTS_WEED", conflicts_with = "s3_url")]
     pub weed: Option<PathBuf>,
 
@@ -68,7 +73,7 @@ pub struct DevArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub max_executors: Option<u16>,
 
-    /// Container engine for the executors, e.g. unix:///run/user/1000/docker.sock.
+    /// Container engine for the executors, e.g. `unix:///run/user/1000/docker.sock`.
     #[arg(long, value_name = "HOST", env = "DOCKER_HOST")]
     pub docker_host: Option<String>,
 
@@ -98,6 +103,11 @@ pub struct DevArgs {
     pub log_format: LogFormat,
 
     /// DEBUG, INFO, WARNING or ERROR; given to executors, too.
-    #[arg(long, value_name = "LEVEL", default_value = "INFO", env = "CTS_LOG_LEVEL")]
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value = "INFO",
+        env = "CTS_LOG_LEVEL"
+    )]
     pub log_level: LogLevel,
 }

@@ -81,7 +81,9 @@ pub enum DevError {
         cause: std::io::Error,
     },
     /// The port is taken, or not ours to take.
-    #[error("cannot listen on {address}: {cause}; give another port with --port (0 takes a free one)")]
+    #[error(
+        "cannot listen on {address}: {cause}; give another port with --port (0 takes a free one)"
+    )]
     Listen {
         /// Address and port.
         address: SocketAddr,
@@ -220,7 +222,11 @@ async fn serve(parts: ServeParts<'_>) -> Result<(), DevError> {
         sites: sites(&local),
         object_store: Arc::new(object_store),
         registry: Arc::new(OciImageRegistry::new(RegistryOptions {
-            plain_http_hosts: args.plain_http_registry.iter().cloned().collect::<BTreeSet<_>>(),
+            plain_http_hosts: args
+                .plain_http_registry
+                .iter()
+                .cloned()
+                .collect::<BTreeSet<_>>(),
             ..RegistryOptions::default()
         })),
         clock: Arc::new(SystemClock),
@@ -402,7 +408,14 @@ async fn start_s3(
         });
     }
     let secret_path = data_dir.join("s3_secret");
-    let weed = Weed::start(args.weed.as_deref(), data_dir, S3_ACCESS_KEY, &secret_path, stop).await?;
+    let weed = Weed::start(
+        args.weed.as_deref(),
+        data_dir,
+        S3_ACCESS_KEY,
+        &secret_path,
+        stop,
+    )
+    .await?;
     Ok(S3 {
         settings: weed.settings().clone(),
         secret_path,
@@ -436,8 +449,7 @@ fn lock(data_dir: &Path) -> Result<File, DevError> {
 
 /// A token that is cancelled at the first SIGINT or SIGTERM. A second one ends the process at once.
 fn stop_on_signals() -> Result<CancellationToken, DevError> {
-    let mut interrupt =
-        signal(SignalKind::interrupt()).map_err(unexpected("listen for SIGINT"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(unexpected("listen for SIGINT"))?;
     let mut terminate =
         signal(SignalKind::terminate()).map_err(unexpected("listen for SIGTERM"))?;
     let stop = CancellationToken::new();

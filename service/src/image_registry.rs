@@ -17,16 +17,11 @@ pub struct RegistryImage {
     pub entrypoint: Vec<String>,
 }
 
-/// Why a lookup failed.
+/// Why a lookup failed. The caller named the registry, so it is the caller's to act on in every case;
+/// the message says how.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum RegistryError {
-    /// The registry says no, or what it says is of no use; the message says why and what to do.
-    #[error("{0}")]
-    Refused(String),
-    /// The registry does not answer; trying again may help.
-    #[error("{0}")]
-    Unavailable(String),
-}
+#[error("{0}")]
+pub struct RegistryError(pub String);
 
 /// Looks images up.
 pub trait ImageRegistry: Send + Sync + std::fmt::Debug {

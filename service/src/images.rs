@@ -50,7 +50,7 @@ pub async fn get(app: &App, name: ImageName) -> Result<Image, Error> {
 ///
 /// # Errors
 /// In the contract's order: 30040 and 40030 (`from_image`), 30001, 40060, 30040, 30050, 30060,
-/// 50000 and 50010; [`Error::Unavailable`] when the registry does not answer.
+/// 50000 and 50010, or a failure of the store.
 pub async fn register(app: &App, admin: &User, wanted: Registration) -> Result<Image, Error> {
     let wanted = inherit(app, wanted).await?;
     if wanted.default_refdata_mount_point.is_some() && wanted.refdata_id.is_none() {
@@ -124,13 +124,7 @@ async fn look_up(app: &App, name: &ImageName) -> Result<RegistryImage, Error> {
         .registry
         .lookup(&reference)
         .await
-        .map_err(|error| match error {
-            RegistryError::Refused(message) => Error::refused(ErrorCode::ImageFetch, message),
-            RegistryError::Unavailable(message) => Error::Unavailable {
-                message,
-                retry_after: std::time::Duration::from_secs(30),
-            },
-        })?;
+        .map_err(|RegistryError(message)| Error::refused(ErrorCode::ImageFetch, message))?;
     if let Some(digest) = name.digest()
         && digest != found.digest
     {

@@ -18,9 +18,7 @@ use cts_shared::state::job_flow::{Change, ContainerRecord, JobOutcome, JobRecord
 use cts_shared::timestamp::UtcTime;
 use cts_shared::wire::container::Container;
 use cts_shared::wire::image::JobImage;
-use cts_shared::wire::job::{
-    AdminJob, HtcondorDetails, Job, JobStatus, S3File, StateTransition,
-};
+use cts_shared::wire::job::{AdminJob, HtcondorDetails, Job, JobStatus, StateTransition};
 
 use crate::error::Error;
 
@@ -166,7 +164,10 @@ pub fn container_view(job: JobId, number: ContainerNumber, record: ContainerReco
     Container {
         id: job.to_string(),
         state: record.state(),
-        reported_time: record.transitions.last().and_then(|last| last.reported_time),
+        reported_time: record
+            .transitions
+            .last()
+            .and_then(|last| last.reported_time),
         transition_times: record
             .transitions
             .iter()
@@ -261,7 +262,9 @@ pub trait JobStore: Send + Sync + std::fmt::Debug {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// It cannot be opened.
-    #[error("cannot open the database {path}: {cause}; check the path, its permissions and free space")]
+    #[error(
+        "cannot open the database {path}: {cause}; check the path, its permissions and free space"
+    )]
     Open {
         /// The database file.
         path: String,

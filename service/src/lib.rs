@@ -22,7 +22,7 @@
 //! | [`jobs`], [`images`], [`sites`] | use cases |
 //! | [`job_store`], [`image_store`] | what is remembered; [`sqlite`] keeps it in one file |
 //! | [`identity`] | tokens to users |
-//! | [`compute_site`] | where executors run |
+//! | [`compute_site`], [`condor`] | where executors run |
 //! | [`object_store`], [`image_registry`] | S3 and registries |
 //! | [`background`] | loops that no request waits for |
 
@@ -32,6 +32,7 @@ pub mod background;
 pub mod cli;
 pub mod clock;
 pub mod compute_site;
+pub mod condor;
 pub mod config;
 pub mod dev;
 pub mod error;

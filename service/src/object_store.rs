@@ -67,10 +67,7 @@ pub trait ObjectStore: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// As [`ObjectStoreError`] says.
-    fn head<'a>(
-        &'a self,
-        path: &'a S3Path,
-    ) -> BoxFuture<'a, Result<ObjectHead, ObjectStoreError>>;
+    fn head<'a>(&'a self, path: &'a S3Path) -> BoxFuture<'a, Result<ObjectHead, ObjectStoreError>>;
 
     /// Part of an object, in chunks as they arrive.
     ///

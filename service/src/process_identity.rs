@@ -74,7 +74,10 @@ mod tests {
     fn a_process_is_found_again_until_it_ends() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
         let identity = ProcessIdentity::of(pid).unwrap();
         identity.write(&file).unwrap();

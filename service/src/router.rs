@@ -32,11 +32,24 @@ pub fn service(
         .route("/jobs/{job_id}/status", get(jobs::status))
         .route("/jobs/{job_id}/exit_codes", get(jobs::exit_codes))
         .route("/jobs/{job_id}/cancel", put(jobs::cancel))
-        .route("/jobs/{job_id}/log/{container_num}/stdout", get(jobs::stdout_log))
-        .route("/jobs/{job_id}/log/{container_num}/stderr", get(jobs::stderr_log))
+        .route(
+            "/jobs/{job_id}/log/{container_num}/stdout",
+            get(jobs::stdout_log),
+        )
+        .route(
+            "/jobs/{job_id}/log/{container_num}/stderr",
+            get(jobs::stderr_log),
+        )
         .route("/admin/jobs/{job_id}", get(jobs::admin_get))
-        .route("/admin/jobs/{job_id}/container", get(jobs::admin_containers))
-        .rest("/admin/images/", post(images::register), any(images::get_nameless))
+        .route(
+            "/admin/jobs/{job_id}/container",
+            get(jobs::admin_containers),
+        )
+        .rest(
+            "/admin/images/",
+            post(images::register),
+            any(images::get_nameless),
+        )
         .route(
             "/external_exec/jobs/{job_id}/container/{container_num}/update/{new_state}",
             put(external_exec::update_container),

@@ -73,9 +73,9 @@ impl ApiError {
             }
             Self::UseCase(error) => Some(error.to_string()),
             Self::MethodNotAllowed => Some("Method Not Allowed".to_owned()),
-            Self::BodyTooLarge { limit } => Some(format!(
-                "the request body is larger than {limit} bytes"
-            )),
+            Self::BodyTooLarge { limit } => {
+                Some(format!("the request body is larger than {limit} bytes"))
+            }
         }
     }
 }
@@ -120,9 +120,17 @@ pub fn render(
         },
     };
     let mut rendered = (status, Json(body)).into_response();
-    // 405 says which methods there are.
-    if let Some(allow) = response.headers().get(header::ALLOW) {
-        rendered.headers_mut().insert(header::ALLOW, allow.clone());
+    // 405 says which methods there are. The router counts HEAD among them, the contract does not.
+    if let Some(allow) = response.headers().get(header::ALLOW)
+        && let Ok(allow) = allow.to_str()
+    {
+        let methods: Vec<&str> = allow
+            .split(',')
+            .filter(|method| *method != "HEAD")
+            .collect();
+        if let Ok(allow) = HeaderValue::from_str(&methods.join(", ")) {
+            rendered.headers_mut().insert(header::ALLOW, allow);
+        }
     }
     if let ApiError::UseCase(Error::Unavailable { retry_after, .. }) = &*error {
         rendered.headers_mut().insert(

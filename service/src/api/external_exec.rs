@@ -36,9 +36,8 @@ pub async fn update_container(
     let user = caller.user()?;
     let job_id = check_id(&job_id, "job_id")?;
     let container = container_number(&container)?;
-    let state = JobState::from_str(&state).map_err(|error| {
-        Error::invalid("enum", &["path", "new_state"], error.to_string())
-    })?;
+    let state = JobState::from_str(&state)
+        .map_err(|error| Error::invalid("enum", &["path", "new_state"], error.to_string()))?;
     let report = container_report(state, &body.required()?)?;
     user.require_any(&[Role::ExternalExecutor])?;
     let id = jobs::job_id(job_id)?;
@@ -102,7 +101,9 @@ impl Faults {
             kind: kind.to_owned(),
             loc,
             msg: message.to_owned(),
-            input: input.filter(|value| !value.is_object() && !value.is_array()).cloned(),
+            input: input
+                .filter(|value| !value.is_object() && !value.is_array())
+                .cloned(),
             ctx: None,
         });
         None
@@ -127,7 +128,14 @@ impl Faults {
             Value::String(text) => text.trim().parse().ok(),
             _ => None,
         };
-        number.or_else(|| self.add("int_parsing", &["exit_code"], "give a whole number", Some(value)))
+        number.or_else(|| {
+            self.add(
+                "int_parsing",
+                &["exit_code"],
+                "give a whole number",
+                Some(value),
+            )
+        })
     }
 
     fn outputs(&mut self, body: &Map<String, Value>) -> Option<Vec<S3File>> {
@@ -135,7 +143,12 @@ impl Faults {
             None | Some(Value::Null) => return None,
             Some(Value::Array(items)) => items,
             Some(other) => {
-                return self.add("list_type", &["outputs"], "give a list of objects", Some(other));
+                return self.add(
+                    "list_type",
+                    &["outputs"],
+                    "give a list of objects",
+                    Some(other),
+                );
             }
         };
         let mut outputs = Vec::with_capacity(items.len());
@@ -147,10 +160,23 @@ impl Faults {
 
     fn output(&mut self, index: &str, item: &Value) -> Option<S3File> {
         let Some(members) = item.as_object() else {
-            return self.add("model_attributes_type", &["outputs", index], "give a JSON object", None);
+            return self.add(
+                "model_attributes_type",
+                &["outputs", index],
+                "give a JSON object",
+                None,
+            );
         };
-        if let Some(extra) = members.keys().find(|name| !matches!(name.as_str(), "file" | "crc64nvme")) {
-            return self.add("extra_forbidden", &["outputs", index, extra], "leave this out", None);
+        if let Some(extra) = members
+            .keys()
+            .find(|name| !matches!(name.as_str(), "file" | "crc64nvme"))
+        {
+            return self.add(
+                "extra_forbidden",
+                &["outputs", index, extra],
+                "leave this out",
+                None,
+            );
         }
         let file = match members.get("file") {
             Some(Value::String(text)) => match S3Path::parse(text) {
@@ -161,8 +187,17 @@ impl Faults {
                 }
             },
             other => {
-                let kind = if other.is_some() { "string_type" } else { "missing" };
-                return self.add(kind, &["outputs", index, "file"], "give the S3 path of the output", other);
+                let kind = if other.is_some() {
+                    "string_type"
+                } else {
+                    "missing"
+                };
+                return self.add(
+                    kind,
+                    &["outputs", index, "file"],
+                    "give the S3 path of the output",
+                    other,
+                );
             }
         };
         let crc64nvme = match members.get("crc64nvme") {
@@ -170,7 +205,12 @@ impl Faults {
             Some(Value::String(text)) if text.chars().count() == 12 => Some(text.clone()),
             other => {
                 let message = "give the checksum in base64, 12 characters";
-                return self.add("string_type", &["outputs", index, "crc64nvme"], message, other);
+                return self.add(
+                    "string_type",
+                    &["outputs", index, "crc64nvme"],
+                    message,
+                    other,
+                );
             }
         };
         Some(S3File { file, crc64nvme })
@@ -200,7 +240,10 @@ fn time(value: &Value) -> Option<UtcTime> {
                 .ok()
                 .or_else(|| {
                     let naive = DateTime::from_str(text).ok()?;
-                    naive.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
+                    naive
+                        .to_zoned(TimeZone::UTC)
+                        .ok()
+                        .map(|zoned| zoned.timestamp())
                 })
                 .or_else(|| text.parse().ok().and_then(from_number))
         }
@@ -229,7 +272,13 @@ mod tests {
             let time = time(&value).map(|time| time.to_string());
             assert_eq!(time.as_deref(), Some(expected), "{value}");
         }
-        for value in [json!("yesterday"), json!(null), json!([]), json!(1e300), json!("")] {
+        for value in [
+            json!("yesterday"),
+            json!(null),
+            json!([]),
+            json!(1e300),
+            json!(""),
+        ] {
             assert_eq!(time(&value), None, "{value}");
         }
     }

@@ -1,6 +1,5 @@
 //! Bodies and path parameters, checked in the contract's order and answered with its details.
 
-use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
@@ -272,10 +271,4 @@ fn integer(text: &str, min: u64, loc: &[&str]) -> Result<u64, Error> {
         return Err(too_small());
     }
     Ok(number)
-}
-
-/// A body made of chunks as they arrive.
-#[must_use]
-pub fn streamed(stream: crate::object_store::ObjectStream) -> Body {
-    Body::from_stream(stream)
 }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use cts_shared::job_input::{ILLEGAL_S3_PATH, JobInput};
 use cts_shared::error_code::ErrorCode;
+use cts_shared::job_input::{ILLEGAL_S3_PATH, JobInput};
 use cts_shared::wire::container::Container;
 use cts_shared::wire::error::ValidationDetail;
 use cts_shared::wire::job::{AdminJob, Job, JobStatus, SubmitJobResponse};
@@ -23,7 +24,7 @@ use crate::jobs::logs::LogStream;
 use crate::object_store::ByteRange;
 
 use super::error::ApiError;
-use super::extract::{JsonBody, PathParams, QueryParams, check_id, container_number, streamed};
+use super::extract::{JsonBody, PathParams, QueryParams, check_id, container_number};
 use super::request_context::Caller;
 
 /// Answer of `GET /jobs/{id}/exit_codes`: by container number, null where unknown.
@@ -160,7 +161,7 @@ async fn log(
         (header::CONTENT_TYPE, "text/plain; charset=utf-8".to_owned()),
         (header::CONTENT_DISPOSITION, disposition),
     ];
-    Ok((headers, streamed(content)).into_response())
+    Ok((headers, Body::from_stream(content)).into_response())
 }
 
 /// `GET /admin/jobs/{job_id}`: administrators and executors.

@@ -18,13 +18,12 @@ pub(super) struct Summary<'a> {
 /// Prints them. Where tokens and secrets are, never what they are.
 pub(super) fn print(summary: &Summary<'_>) {
     // Standard output may be closed; the service runs all the same.
-    let _closed = std::io::stdout()
-        .lock()
-        .write_all(text(summary).as_bytes());
+    let _closed = std::io::stdout().lock().write_all(text(summary).as_bytes());
 }
 
 fn text(summary: &Summary<'_>) -> String {
-    let Summary { url, s3_url, .. } = summary;
+    let url = summary.url;
+    let s3_url = summary.s3_url.trim_end_matches('/');
     let data_dir = summary.data_dir.display();
     let bucket = summary.bucket.unwrap_or("cts");
     let site = match summary.local_problem {
@@ -47,6 +46,7 @@ Register an image and submit a job:
   admin=\"Authorization: Bearer $(cat '{data_dir}/tokens/admin')\"
   dev=\"Authorization: Bearer $(cat '{data_dir}/tokens/dev')\"
   curl -X POST -H \"$admin\" {url}/admin/images/REGISTRY/IMAGE:TAG
+  (inputs need a checksum:  aws s3 cp --checksum-algorithm CRC64NVME --endpoint-url {s3_url} FILE s3://{bucket}/in/FILE)
   curl -H \"$dev\" -H 'Content-Type: application/json' {url}/jobs -d '{{
     \"cluster\": \"local\", \"image\": \"REGISTRY/IMAGE:TAG\", \"params\": {{\"args\": [\"--help\"]}},
     \"input_files\": [\"{bucket}/in/FILE\"], \"output_dir\": \"{bucket}/out\"}}'

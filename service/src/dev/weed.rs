@@ -142,11 +142,21 @@ impl Weed {
         command
             .args(["mini", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"])
             .arg(format!("-dir={}", objects.display()))
-            .args(["-webdav=false", "-admin.ui=false", "-master.telemetry=false"])
+            .args([
+                "-webdav=false",
+                "-admin.ui=false",
+                "-master.telemetry=false",
+            ])
             .args(["-s3.port.iceberg=0", "-s3.port.lance=0"])
             // Their default names are machine-wide.
-            .arg(format!("-filer.localSocket={}", socket(data_dir, "filer").display()))
-            .arg(format!("-s3.localSocket={}", socket(data_dir, "s3").display()))
+            .arg(format!(
+                "-filer.localSocket={}",
+                socket(data_dir, "filer").display()
+            ))
+            .arg(format!(
+                "-s3.localSocket={}",
+                socket(data_dir, "s3").display()
+            ))
             .args(
                 PORT_OPTIONS
                     .iter()
@@ -211,7 +221,9 @@ impl Weed {
                 let ready = async {
                     store.ensure_bucket(&bucket).await?;
                     // The gateway answers before its volume server does: write something.
-                    store.put(&probe, bytes::Bytes::from_static(b"probe")).await?;
+                    store
+                        .put(&probe, bytes::Bytes::from_static(b"probe"))
+                        .await?;
                     store.delete(&probe).await
                 };
                 tokio::select! {
@@ -291,7 +303,8 @@ fn find(given: Option<&Path>) -> Result<PathBuf, WeedError> {
 
 /// Stops a server whose service was killed: two over one directory would destroy it.
 async fn stop_leftover(pid_path: &Path) {
-    let Some(leftover) = ProcessIdentity::read(pid_path).filter(|process| process.is_alive()) else {
+    let Some(leftover) = ProcessIdentity::read(pid_path).filter(|process| process.is_alive())
+    else {
         return;
     };
     tracing::info!("stopping the S3 server that an earlier service left behind");

@@ -245,7 +245,9 @@ mod tests {
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let again = TokenFile::open_or_create(&path).unwrap();
-        again.write_single_tokens(&dir.path().join("tokens")).unwrap();
+        again
+            .write_single_tokens(&dir.path().join("tokens"))
+            .unwrap();
         for (name, role) in [
             ("dev", None),
             ("admin", Some(Role::FullAdmin)),

@@ -27,9 +27,11 @@ impl ImageRegistry for FixedImageRegistry {
         &'a self,
         reference: &'a str,
     ) -> BoxFuture<'a, Result<RegistryImage, RegistryError>> {
-        let found = self.images.get(reference).cloned().ok_or_else(|| {
-            RegistryError::Refused(format!("image {reference} is not in the registry"))
-        });
+        let found = self
+            .images
+            .get(reference)
+            .cloned()
+            .ok_or_else(|| RegistryError(format!("image {reference} is not in the registry")));
         futures::future::ready(found).boxed()
     }
 }

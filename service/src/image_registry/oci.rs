@@ -34,10 +34,8 @@ impl ImageRegistry for OciImageRegistry {
                     digest: found.digest,
                     entrypoint: found.entrypoint,
                 }),
-                Err(error) if error.is_permanent() => {
-                    Err(RegistryError::Refused(error.to_string()))
-                }
-                Err(error) => Err(RegistryError::Unavailable(error.to_string())),
+                // It has tried again already where that could help.
+                Err(error) => Err(RegistryError(error.to_string())),
             }
         }
         .boxed()

@@ -16,7 +16,8 @@ use super::{get_own_summary, no_such_job, refused_step};
 pub async fn cancel_own(app: &App, user: &User, id: JobId) -> Result<(), Error> {
     get_own_summary(app, user, id).await?;
     let now = app.clock.now();
-    app.jobs
+    let change = app
+        .jobs
         .change_job(
             id,
             Box::new(move |record| {
@@ -28,6 +29,8 @@ pub async fn cancel_own(app: &App, user: &User, id: JobId) -> Result<(), Error> 
         .await?
         .ok_or_else(|| no_such_job(id))?;
     tracing::info!(job.id = %id, "job is being canceled");
-    app.job_pending.notify_one();
+    if change.pending.is_some() {
+        app.job_pending.notify_one();
+    }
     Ok(())
 }

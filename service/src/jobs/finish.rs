@@ -105,8 +105,8 @@ async fn stored_checksums(
 
 /// Whether any container's log is there.
 async fn logs_stored(app: &App, log_path: &str, record: &JobRecord) -> Result<bool, Error> {
-    let numbers = (0..).zip(&record.containers).map(|(number, _)| number);
-    let found = futures::stream::iter(numbers)
+    let containers = u32::try_from(record.containers.len()).unwrap_or(u32::MAX);
+    let found = futures::stream::iter(0..containers)
         .map(|number| async move {
             let key = format!("{log_path}/{}", LogStream::Stdout.file_name(number));
             let Ok(path) = S3Path::parse(&key) else {

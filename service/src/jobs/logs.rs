@@ -66,7 +66,10 @@ pub async fn read(
         if range.first > 0 && range.first >= size {
             return Err(Error::refused(
                 ErrorCode::IllegalParameter,
-                format!("seek {} is not within the {size} bytes of the log", range.first),
+                format!(
+                    "seek {} is not within the {size} bytes of the log",
+                    range.first
+                ),
             ));
         }
         // S3 refuses every range of an empty object.

@@ -70,13 +70,15 @@ pub async fn handle_site_event(app: &App, event: SiteEvent) -> Result<(), Error>
         .jobs
         .change_job(
             job,
-            Box::new(move |record| match record.apply_report(container, &report) {
-                // The executor reported the end itself, as it should.
-                Err(Refusal::ContainerState { current, .. }) if current.is_terminal() => {
-                    Ok(Default::default())
-                }
-                outcome => outcome.map_err(|refusal| refused_step(job, &refusal)),
-            }),
+            Box::new(
+                move |record| match record.apply_report(container, &report) {
+                    // The executor reported the end itself, as it should.
+                    Err(Refusal::ContainerState { current, .. }) if current.is_terminal() => {
+                        Ok(Default::default())
+                    }
+                    outcome => outcome.map_err(|refusal| refused_step(job, &refusal)),
+                },
+            ),
         )
         .await?;
     let Some(change) = change else {

@@ -36,7 +36,11 @@ const WRITE_TEST_NAME: &str = "__cts_write_test_a7d1__";
 /// (reference data), 20010 and 40010 (output directory), 30020 and 30001 (places of the inputs),
 /// 20010, 40010, 30001 and 30030 (input objects), 60020 (site) and the site's own;
 /// [`Error::Unavailable`] when S3 does not answer.
-pub async fn submit_job(app: &Arc<App>, user: &User, mut job_input: JobInput) -> Result<JobId, Error> {
+pub async fn submit_job(
+    app: &Arc<App>,
+    user: &User,
+    mut job_input: JobInput,
+) -> Result<JobId, Error> {
     check_limits(&app.config, &job_input)?;
     let image = registered_image(app, &job_input).await?;
     check_refdata(&job_input, &image)?;
@@ -161,18 +165,28 @@ async fn check_output_dir(app: &App, job_input: &JobInput) -> Result<(), Error> 
         Error::refused(ErrorCode::IllegalS3Path, format!("output_dir: {error}"))
     })?;
     app.object_store
-        .put(&path, Bytes::from_static(b"written and deleted by the CDM Task Service\n"))
+        .put(
+            &path,
+            Bytes::from_static(b"written and deleted by the CDM Task Service\n"),
+        )
         .await?;
     app.object_store.delete(&path).await?;
     Ok(())
 }
 
 fn is_allowed(config: &Config, path: &str) -> bool {
-    config.allowed_paths.iter().any(|prefix| prefix.contains(path))
+    config
+        .allowed_paths
+        .iter()
+        .any(|prefix| prefix.contains(path))
 }
 
 fn allowed(config: &Config) -> String {
-    let paths: Vec<&str> = config.allowed_paths.iter().map(|path| path.as_str()).collect();
+    let paths: Vec<&str> = config
+        .allowed_paths
+        .iter()
+        .map(|path| path.as_str())
+        .collect();
     paths.join(", ")
 }
 
@@ -196,7 +210,9 @@ fn check_places(job_input: &JobInput) -> Result<(), Error> {
 /// Checks the input objects, and gives each file the checksum of its object.
 async fn check_input_files(app: &App, files: Vec<InputFile>) -> Result<Vec<InputFile>, Error> {
     if !app.config.allowed_paths.is_empty()
-        && let Some(outside) = files.iter().find(|file| !is_allowed(&app.config, &file.file))
+        && let Some(outside) = files
+            .iter()
+            .find(|file| !is_allowed(&app.config, &file.file))
     {
         return Err(Error::refused(
             ErrorCode::S3PathInaccessible,

@@ -106,10 +106,7 @@ impl MemoryObjectStore {
 }
 
 impl ObjectStore for MemoryObjectStore {
-    fn head<'a>(
-        &'a self,
-        path: &'a S3Path,
-    ) -> BoxFuture<'a, Result<ObjectHead, ObjectStoreError>> {
+    fn head<'a>(&'a self, path: &'a S3Path) -> BoxFuture<'a, Result<ObjectHead, ObjectStoreError>> {
         let head = self.object(path).map(|object| ObjectHead {
             size_bytes: object.body.len() as u64,
             crc64nvme: object.crc64nvme,
@@ -129,7 +126,9 @@ impl ObjectStore for MemoryObjectStore {
                 .length
                 .and_then(|length| usize::try_from(length).ok())
                 .unwrap_or(end);
-            let body = object.body.slice(first..first.saturating_add(length).min(end));
+            let body = object
+                .body
+                .slice(first..first.saturating_add(length).min(end));
             futures::stream::once(futures::future::ready(Ok(body))).boxed()
         });
         futures::future::ready(stream).boxed()

@@ -58,10 +58,7 @@ impl S3ObjectStore {
 }
 
 impl ObjectStore for S3ObjectStore {
-    fn head<'a>(
-        &'a self,
-        path: &'a S3Path,
-    ) -> BoxFuture<'a, Result<ObjectHead, ObjectStoreError>> {
+    fn head<'a>(&'a self, path: &'a S3Path) -> BoxFuture<'a, Result<ObjectHead, ObjectStoreError>> {
         async move {
             let head = with_retries(path, || {
                 self.client
@@ -157,15 +154,23 @@ impl ObjectStore for S3ObjectStore {
         bucket: &'a Bucket,
     ) -> BoxFuture<'a, Result<(), ObjectStoreError>> {
         async move {
-            let head = send(bucket.as_str(), self.client.head_bucket().bucket(bucket.as_str()).send());
+            let head = send(
+                bucket.as_str(),
+                self.client.head_bucket().bucket(bucket.as_str()).send(),
+            );
             match head.await {
                 Ok(_) => return Ok(()),
-                Err(ObjectStoreError::NoSuchBucket { .. } | ObjectStoreError::NoSuchObject { .. }) => {}
+                Err(
+                    ObjectStoreError::NoSuchBucket { .. } | ObjectStoreError::NoSuchObject { .. },
+                ) => {}
                 Err(error) => return Err(error),
             }
-            send(bucket.as_str(), self.client.create_bucket().bucket(bucket.as_str()).send())
-                .await
-                .map(|_| ())
+            send(
+                bucket.as_str(),
+                self.client.create_bucket().bucket(bucket.as_str()).send(),
+            )
+            .await
+            .map(|_| ())
         }
         .boxed()
     }
@@ -187,7 +192,8 @@ where
             Err(error @ ObjectStoreError::Unavailable { .. }) if attempt < ATTEMPTS => {
                 tracing::info!(s3.path = %path, attempt, %error, "S3 request failed, trying again");
                 let longest = FIRST_WAIT * 2_u32.pow(attempt - 1);
-                tokio::time::sleep(longest.mul_f64(rand::rng().random_range(0.5..1.0))).await;
+                let wait = longest.mul_f64(rand::rng().random_range(0.5..1.0));
+                tokio::time::sleep(wait).await;
                 attempt += 1;
             }
             outcome => return outcome,
@@ -217,7 +223,9 @@ where
     E: ProvideErrorMetadata + fmt::Debug,
 {
     let path = path.to_owned();
-    let status = error.raw_response().map(|response| response.status().as_u16());
+    let status = error
+        .raw_response()
+        .map(|response| response.status().as_u16());
     match (error.code(), status) {
         (Some("NoSuchBucket"), _) => ObjectStoreError::NoSuchBucket { path },
         // The answer to a HEAD has no body, so no code either.
@@ -248,5 +256,6 @@ fn source_chain<E: fmt::Debug>(error: &SdkError<E>) -> String {
         text.push(cause.to_string());
         source = cause.source();
     }
-    text.pop().unwrap_or_else(|| "the request failed".to_owned())
+    text.pop()
+        .unwrap_or_else(|| "the request failed".to_owned())
 }

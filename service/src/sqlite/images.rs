@@ -45,7 +45,9 @@ impl ImageStore for SqliteStore {
             let mut rows = statement.query((MAX_LISTED_IMAGES,))?;
             let mut images = Vec::new();
             while let Some(row) = rows.next()? {
-                images.push(parse(row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?)?);
+                images.push(parse(
+                    row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?,
+                )?);
             }
             Ok(images)
         }))

@@ -35,7 +35,7 @@ impl JobStore for SqliteStore {
             let Some(summary) = read_summary(connection, id)? else {
                 return Ok(None);
             };
-            let (job_input, image, input_file_count): (String, String, u64) = connection
+            let (job_input, image, input_file_count): (String, String, i64) = connection
                 .prepare_cached(
                     "SELECT job_input, image, input_file_count FROM jobs WHERE id = ?1",
                 )?
@@ -45,7 +45,7 @@ impl JobStore for SqliteStore {
             Ok(Some(StoredJob {
                 job_input: from_json(id, "job input", &job_input)?,
                 image: from_json(id, "image", &image)?,
-                input_file_count,
+                input_file_count: input_file_count.unsigned_abs(),
                 summary,
             }))
         }))
@@ -122,7 +122,7 @@ fn insert_job(connection: &Connection, job: &NewJob) -> Result<(), ReadError> {
             update_time(record),
             record.state().is_terminal(),
             record.pending().is_some(),
-            job.job_input.input_files.len() as u64,
+            i64::try_from(job.job_input.input_files.len()).unwrap_or(i64::MAX),
             to_json(id, "job input", &job.job_input)?,
             to_json(id, "image", &job.image)?,
             to_json(id, "job outcome", &record.outcome)?,

@@ -24,7 +24,10 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     if found > known {
         return Err(StoreError::TooNew { found, known });
     }
-    for (version, step) in (1_u32..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
+    for (version, step) in (1_u32..)
+        .zip(MIGRATIONS)
+        .filter(|(version, _)| *version > found)
+    {
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed)?;

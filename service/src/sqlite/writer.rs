@@ -1,8 +1,6 @@
 //! The one thread that writes. It takes changes from a queue, runs each in a savepoint, commits what
 //! waited together at once, and answers only after the commit.
 
-use std::sync::Arc;
-
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
@@ -14,8 +12,9 @@ const QUEUE: usize = 256;
 /// Most changes in one commit: bounds how long the first waits for the last.
 const BATCH: usize = 64;
 
-/// Runs a change, returns what to do once the commit is known.
-type Task = Box<dyn FnOnce(&Connection) -> Answer + Send>;
+/// Runs a change, or takes why there is no transaction for it; returns what to do once the commit is
+/// known.
+type Task = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 /// The queue to the writing thread. The thread ends when the last clone is dropped.
@@ -26,14 +25,14 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Hands the connection to a new thread.
-    pub(super) fn start(mut connection: Connection) -> Result<Self, StoreError> {
+    pub(super) fn start(connection: Connection) -> Result<Self, StoreError> {
         let (queue, mut tasks) = mpsc::channel::<Task>(QUEUE);
         std::thread::Builder::new()
             .name("sqlite-writer".to_owned())
             .spawn(move || {
                 let mut batch = Vec::with_capacity(BATCH);
                 while tasks.blocking_recv_many(&mut batch, BATCH) > 0 {
-                    commit_batch(&mut connection, &mut batch);
+                    commit_batch(&connection, &mut batch);
                 }
             })
             .map_err(|error| StoreError::Failed {
@@ -56,7 +55,10 @@ impl Writer {
     {
         let (sender, receiver) = oneshot::channel();
         let task: Task = Box::new(move |connection| {
-            let result = in_savepoint(connection, action, change);
+            let result = match connection {
+                Ok(connection) => in_savepoint(connection, action, change),
+                Err(error) => Err(E::from(error)),
+            };
             Box::new(move |committed| {
                 let result = match (committed, result) {
                     // A refusal stands whether or not the others' commit succeeds.
@@ -78,33 +80,24 @@ impl Writer {
     }
 }
 
-fn commit_batch(connection: &mut Connection, batch: &mut Vec<Task>) {
-    let mut answers = Vec::with_capacity(batch.len());
-    let outcome = connection
-        .execute_batch("BEGIN IMMEDIATE")
-        .and_then(|()| {
-            for task in batch.drain(..) {
-                answers.push(task(connection));
-            }
-            connection.execute_batch("COMMIT")
-        })
-        .map_err(|error| StoreError::Failed {
-            action: "commit changes",
-            cause: error.to_string(),
-        });
-    if outcome.is_err() {
-        // After a failed COMMIT the transaction may still be open; without one this is an error
-        // that says nothing new.
+fn commit_batch(connection: &Connection, batch: &mut Vec<Task>) {
+    let failed = |error: rusqlite::Error| StoreError::Failed {
+        action: "commit changes",
+        cause: error.to_string(),
+    };
+    let begun = connection.execute_batch("BEGIN IMMEDIATE").map_err(failed);
+    let answers: Vec<Answer> = batch
+        .drain(..)
+        .map(|task| task(begun.clone().map(|()| connection)))
+        .collect();
+    let committed = begun.and_then(|()| connection.execute_batch("COMMIT").map_err(failed));
+    if committed.is_err() {
+        // After a failed COMMIT the transaction may still be open; where there is none, this fails
+        // and says nothing new.
         let _no_transaction = connection.execute_batch("ROLLBACK");
-        // Tasks that never ran are dropped, which answers their callers with `Closed`; better to
-        // let them fail with the cause.
-        for task in batch.drain(..) {
-            answers.push(Box::new(move |_| drop(task)));
-        }
     }
-    let outcome = Arc::new(outcome);
     for answer in answers {
-        answer((*outcome).clone());
+        answer(committed.clone());
     }
 }
 
@@ -119,7 +112,9 @@ fn in_savepoint<T, E: From<StoreError>>(
             cause: cause.to_string(),
         })
     };
-    connection.execute_batch("SAVEPOINT change").map_err(failed)?;
+    connection
+        .execute_batch("SAVEPOINT change")
+        .map_err(failed)?;
     match change(connection) {
         Ok(value) => {
             connection.execute_batch("RELEASE change").map_err(failed)?;
