@@ -103,8 +103,15 @@ pub enum DevError {
     #[error(transparent)]
     Store(#[from] crate::job_store::StoreError),
     /// The S3 store.
-    #[error("{0}")]
-    ObjectStore(#[from] crate::object_store::ObjectStoreError),
+    #[error("cannot make sure that bucket {bucket} exists in the S3 store {url}: {cause}")]
+    ObjectStore {
+        /// Its address.
+        url: String,
+        /// The bucket of the log directory.
+        bucket: Bucket,
+        /// What happened.
+        cause: crate::object_store::ObjectStoreError,
+    },
     /// The S3 server.
     #[error("{0}")]
     Weed(#[from] weed::WeedError),
@@ -208,8 +215,14 @@ async fn serve(parts: ServeParts<'_>) -> Result<(), DevError> {
         stop,
     } = parts;
     let object_store = S3ObjectStore::new(&s3.settings)?;
-    if let Some(bucket) = log_bucket(args) {
-        object_store.ensure_bucket(&bucket).await?;
+    if let Some(bucket) = log_bucket(args)
+        && let Err(cause) = object_store.ensure_bucket(&bucket).await
+    {
+        return Err(DevError::ObjectStore {
+            url: s3.settings.url.to_string(),
+            bucket,
+            cause,
+        });
     }
 
     let (events, event_receiver) = mpsc::channel(SITE_EVENTS);

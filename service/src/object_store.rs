@@ -42,7 +42,7 @@ pub enum ObjectStoreError {
         path: String,
     },
     /// The store does not answer, or not sensibly; trying again may help.
-    #[error("the S3 store cannot be reached for {path}: {cause}; try again later")]
+    #[error("the S3 store does not answer for {path}: {cause}; try again later")]
     Unavailable {
         /// Bucket and key.
         path: String,

@@ -83,7 +83,11 @@ pub fn init(format: LogFormat, level: LogLevel) {
         .with_target("cts_net", level.filter());
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match format {
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .boxed(),
         LogFormat::Text => lines
             .with_target(false)
             .with_ansi(

@@ -185,7 +185,7 @@ async fn trouble_with_s3_is_not_the_callers_fault() {
         .expect_error(503, None::<u32>);
     assert!(answer.headers.contains_key("retry-after"));
     assert!(
-        answer.message().contains("cannot be reached"),
+        answer.message().contains("does not answer"),
         "{}",
         answer.text
     );
