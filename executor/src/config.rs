@@ -339,8 +339,7 @@ impl RunConfig {
         let container = reader.required(vars::CONTAINER_NUMBER, |text| {
             between(text, 0, ContainerNumber::MAX)
         });
-        let service = reader.required(vars::SERVICE_ROOT_URL, http_url);
-        let token = reader.secret(vars::TOKEN_PATH, vars::TOKEN);
+        let service = ServiceConfig::read_with(&mut reader);
         let s3 = S3Config::read_with(&mut reader);
         let log_path = reader.required(vars::S3_ERROR_LOG_PATH, |text| {
             S3Path::parse(text.trim_matches('/')).ok()
@@ -380,23 +379,11 @@ impl RunConfig {
         let plain_http_registries = plain_http_registries(&mut reader);
         let docker_host = reader.optional(vars::DOCKER_HOST, |text| Some(text.to_owned()));
         let docker_host = docker_host.filter(|host| !host.is_empty());
-        let token = token.and_then(|origin| match origin.load() {
-            Ok(source) => Some(Arc::new(source)),
-            Err(error) => {
-                let cause = error.to_string();
-                reader.errors.push(ConfigError::SecretFile {
-                    name: vars::TOKEN_PATH.name,
-                    cause,
-                });
-                None
-            }
-        });
         let errors = reader.errors;
         match (
             job,
             container,
             service,
-            token,
             s3,
             log_path,
             refdata_host_path,
@@ -405,8 +392,10 @@ impl RunConfig {
             (
                 Some(job),
                 Some(container),
-                Some(service),
-                Some(token),
+                Some(ServiceConfig {
+                    root: service,
+                    token,
+                }),
                 Some(s3),
                 Some(log_path),
                 Some(refdata_host_path),
@@ -483,7 +472,58 @@ fn plain_http_registries(reader: &mut Reader<'_>) -> Vec<String> {
         .unwrap_or_default()
 }
 
+/// Where the service is and how to sign in.
+#[derive(Debug)]
+pub struct ServiceConfig {
+    /// The service's root, without a slash at the end.
+    pub root: Url,
+    /// The service token.
+    pub token: Arc<SecretSource>,
+}
+
+impl ServiceConfig {
+    /// Reads only the settings of the service.
+    ///
+    /// # Errors
+    /// Every one that is missing or wrong.
+    pub fn read(lookup: Lookup<'_>) -> Result<Self, Vec<ConfigError>> {
+        let mut reader = Reader {
+            lookup,
+            errors: Vec::new(),
+        };
+        Self::read_with(&mut reader).ok_or(reader.errors)
+    }
+
+    fn read_with(reader: &mut Reader<'_>) -> Option<Self> {
+        let root = reader.required(vars::SERVICE_ROOT_URL, http_url);
+        let token = reader.secret(vars::TOKEN_PATH, vars::TOKEN)?;
+        match token.load() {
+            Ok(source) => Some(Self {
+                root: root?,
+                token: Arc::new(source),
+            }),
+            Err(error) => {
+                let (name, cause) = (vars::TOKEN_PATH.name, error.to_string());
+                reader.errors.push(ConfigError::SecretFile { name, cause });
+                None
+            }
+        }
+    }
+}
+
 impl S3Config {
+    /// Reads only the settings of the object store.
+    ///
+    /// # Errors
+    /// Every one that is missing or wrong.
+    pub fn read(lookup: Lookup<'_>) -> Result<Self, Vec<ConfigError>> {
+        let mut reader = Reader {
+            lookup,
+            errors: Vec::new(),
+        };
+        Self::read_with(&mut reader).ok_or(reader.errors)
+    }
+
     fn read_with(reader: &mut Reader<'_>) -> Option<Self> {
         let url = reader.required(vars::S3_URL, http_url);
         let access_key = reader.required(vars::S3_ACCESS_KEY, non_empty);

@@ -21,11 +21,13 @@ use futures::future::BoxFuture;
 
 use crate::progress::Counters;
 
+pub mod docker;
 pub mod error;
 pub mod exit;
 pub mod fake;
 pub mod logs;
 
+pub use docker::{DockerEngine, DockerOptions};
 pub use error::{EngineError, StartFault, Unreachable};
 pub use exit::{Exit, explain_exit};
 pub use logs::{ContainerLogs, LogSummary};
@@ -177,7 +179,7 @@ pub struct EngineInfo {
 }
 
 /// Everything that is decided per container. What is not here is the same for all of them: no
-/// capabilities, no new privileges, the engine's default seccomp and AppArmor profiles, never privileged,
+/// capabilities, no new privileges, the engine's default seccomp and `AppArmor` profiles, never privileged,
 /// swap equal to memory, no core dumps, an init process, no terminal, no restart, no automatic removal; user, network
 /// and working directory as in the image.
 #[derive(Debug, Clone, PartialEq)]
@@ -207,7 +209,7 @@ pub struct ContainerSpec {
 /// A bind mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// Absolute path on the engine's host; must exist.
+    /// Absolute path on the engine's host; must exist (Docker refuses a missing one, Podman creates a directory).
     pub host: PathBuf,
     /// Absolute path in the container.
     pub container: String,

@@ -12,21 +12,27 @@
 //! 8. SIGTERM at any point ends in a stopped container and no stray files ([`shutdown`]).
 
 mod beneath;
+pub mod cli;
 pub mod clock;
 pub mod collect;
+pub mod commands;
 pub mod config;
 pub mod container_engine;
 pub mod coordinator;
 pub mod disk;
+pub mod doctor;
 pub mod exit;
 pub mod failure;
 pub mod labels;
+pub mod local;
+pub mod name_service;
 pub mod object_store;
 pub mod plan;
+pub mod process;
 pub mod progress;
 pub mod progress_display;
 pub mod report;
-// pub mod run;
+pub mod run;
 pub mod run_state;
 pub mod shutdown;
 pub mod telemetry;

@@ -11,28 +11,30 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cts_net::registry::Registry;
+use cts_net::registry::RegistryOptions;
 use cts_shared::state::JobState;
 use cts_shared::wire::job::{AdminJob, S3File};
 use futures::FutureExt;
+use futures::future::BoxFuture;
 
 use crate::clock::Clock;
 use crate::config::RunConfig;
-use crate::container_engine::{ContainerEngine, LogTail, RunningContainer, Usage};
+use crate::container_engine::{ContainerEngine, EngineError, LogTail, RunningContainer, Usage};
 use crate::coordinator::{Coordinator, CoordinatorError};
 use crate::exit::ExitStatus;
-use crate::failure::RunFailure;
+use crate::failure::{Classify, RunFailure};
 use crate::object_store::ObjectStore;
 use crate::plan::{ContainerPlan, WorkerFacts};
 use crate::progress_display::Display;
 use crate::report::{self, Budget, ReportError, Reporter};
 use crate::run_state::{Event, Outcome, Phase};
 use crate::shutdown::{Interrupted, Shutdown};
+use crate::transfer::TransferRuntime;
 use crate::workdir::Workdir;
 
-mod execute;
+pub mod execute;
 mod publish;
-mod stage;
+pub mod stage;
 
 /// How long the report of an error is tried when the service was away too long already: waiting the
 /// whole budget a second time would hold the worker for hours (contract executor.md, section 6.23).
@@ -47,20 +49,26 @@ const LOG_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// Opens the object store when it is first needed: only then is the secret read.
 pub type OpenStore = Box<dyn Fn() -> Result<Arc<dyn ObjectStore>, RunFailure> + Send + Sync>;
 
+/// Connects to the container engine.
+pub type ConnectEngine = Box<
+    dyn Fn() -> BoxFuture<'static, Result<Arc<dyn ContainerEngine>, EngineError>> + Send + Sync,
+>;
+
 /// What a run works with. Tests put doubles here.
 pub struct Parts {
     /// The service.
     pub coordinator: Arc<dyn Coordinator>,
-    /// The container engine.
-    pub engine: Arc<dyn ContainerEngine>,
+    /// Connects to the container engine when it is first needed: what keeps it from answering is
+    /// then reported to the service.
+    pub connect_engine: ConnectEngine,
     /// Looks the image up before it is pulled; without one the engine's own errors must do.
-    pub registry: Option<Registry>,
+    pub registry: Option<RegistryOptions>,
     /// Opens the object store.
     pub open_store: OpenStore,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Where transfers run.
-    pub transfers: tokio::runtime::Handle,
+    pub transfers: TransferRuntime,
     /// Where progress shows.
     pub display: Display,
     /// The job directory, absolute.
@@ -69,7 +77,9 @@ pub struct Parts {
 
 impl std::fmt::Debug for Parts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Parts").field("directory", &self.directory).finish_non_exhaustive()
+        f.debug_struct("Parts")
+            .field("directory", &self.directory)
+            .finish_non_exhaustive()
     }
 }
 
@@ -97,7 +107,7 @@ impl From<RunFailure> for Stop {
 }
 
 /// Turns an error of a step into the failure that ends the run.
-fn failed<E: std::error::Error + 'static>(step: &'static str) -> impl FnOnce(E) -> Stop {
+fn failed<E: Classify + 'static>(step: &'static str) -> impl FnOnce(E) -> Stop {
     move |error| Stop::Failure(RunFailure::new(step, &error))
 }
 
@@ -109,8 +119,10 @@ struct Run<'a> {
     workdir: Workdir,
     reporter: Reporter,
     phase: Phase,
+    /// The container engine, once connected.
+    engine: Option<Arc<dyn ContainerEngine>>,
     /// The container, from its start until it is removed.
-    container: Option<Box<dyn RunningContainer>>,
+    container: Option<Arc<dyn RunningContainer>>,
     /// Whether the container ever started, so that there are logs.
     has_logs: bool,
 }
@@ -145,6 +157,7 @@ pub async fn run(config: &RunConfig, parts: &Parts, shutdown: &Shutdown) -> Exit
             config.update_budget,
         ),
         phase: Phase::Staging,
+        engine: None,
         container: None,
         has_logs: false,
     };
@@ -182,9 +195,11 @@ async fn fetch(
             commit = root.git_hash,
             "reached the service"
         );
-        report::retry(clock, budget, "fetching the job", || coordinator.job().map(at_once))
-            .await?
-            .map_err(ReportError::Refused)
+        report::retry(clock, budget, "fetching the job", || {
+            coordinator.job().map(at_once)
+        })
+        .await?
+        .map_err(ReportError::Refused)
     };
     let result = shutdown.unless_interrupted(calls).await;
     match result {
@@ -224,7 +239,10 @@ async fn send_failure(
     failure: RunFailure,
     budget: Budget,
 ) -> ExitStatus {
-    let event = Event::Failed { message: failure.message, trace: failure.trace };
+    let event = Event::Failed {
+        message: failure.failure.to_string(),
+        trace: failure.trace,
+    };
     match phase.next(event, parts.clock.now()) {
         Ok((_, reports)) => {
             for report in reports {
@@ -264,19 +282,21 @@ impl Run<'_> {
             .map_err(failed("work out the container"))?;
         let declobber = job.job.job_input.params.declobber;
 
-        let store = self.stage(&plan, declobber).await?;
+        let (store, engine) = self.stage(&plan, declobber).await?;
         self.step(Event::Staged).await?;
         // The container must not start before the service agrees: the job may be cancelled.
         self.settle().await?;
 
-        let event = self.execute(&plan).await?;
+        let event = self.execute(&plan, engine.as_ref()).await?;
         self.step(event).await?;
         // Publish only what the service still wants.
         self.settle().await?;
 
         let event = match self.phase {
             Phase::Publishing => self.publish(&plan, declobber, &store).await?,
-            _ => Event::LogsSaved { problem: self.save_logs(&plan, &store).await? },
+            _ => Event::LogsSaved {
+                problem: self.save_logs(&plan, &store).await?,
+            },
         };
         self.step(event).await?;
         self.settle().await?;
@@ -289,8 +309,9 @@ impl Run<'_> {
     /// Takes the step of an event and reports it.
     async fn step(&mut self, event: Event) -> Result<(), Stop> {
         let phase = self.phase.clone();
-        let (next, reports) =
-            phase.next(event, self.parts.clock.now()).map_err(failed("keep the states"))?;
+        let (next, reports) = phase
+            .next(event, self.parts.clock.now())
+            .map_err(failed("keep the states"))?;
         self.phase = next;
         for report in reports {
             self.reporter.report(report).await;
@@ -300,12 +321,16 @@ impl Run<'_> {
 
     /// Waits until the service has taken every report.
     async fn settle(&mut self) -> Result<(), Stop> {
-        self.shutdown.unless_interrupted(self.reporter.settled()).await?.map_err(Stop::Report)
+        self.shutdown
+            .unless_interrupted(self.reporter.settled())
+            .await?
+            .map_err(Stop::Report)
     }
 
     /// Cleans up, reports a failure if there was one, and says how the process ends.
     async fn finish(mut self, ended: Result<Outcome, Stop>) -> ExitStatus {
-        self.remove_container(matches!(ended, Err(Stop::Interrupted))).await;
+        self.remove_container(matches!(ended, Err(Stop::Interrupted)))
+            .await;
         match ended {
             Ok(Outcome::Completed) => {
                 tracing::info!("complete");
@@ -340,7 +365,11 @@ impl Run<'_> {
             Err(Stop::Failure(failure)) => {
                 let budget = self.config.update_budget;
                 // What is queued goes first; the error follows it.
-                match self.shutdown.unless_interrupted(self.reporter.settled()).await {
+                match self
+                    .shutdown
+                    .unless_interrupted(self.reporter.settled())
+                    .await
+                {
                     Err(Interrupted) => signal_status(self.shutdown),
                     Ok(_) => self.fail(failure, budget).await,
                 }
@@ -350,11 +379,13 @@ impl Run<'_> {
 
     /// Keeps the logs, reports the failure.
     async fn fail(self, mut failure: RunFailure, budget: Budget) -> ExitStatus {
-        tracing::error!("{}", failure.message);
+        tracing::error!("{}", failure.failure);
         if self.has_logs
             && let Err(problem) = self.save_logs_after_failure().await
         {
-            failure.trace.push_str(&format!("\n  the container's logs could not be stored: {problem}"));
+            failure.trace.push_str(&format!(
+                "\n  the container's logs could not be stored: {problem}"
+            ));
         }
         // After an orderly end was refused, the error is still ours to report.
         let phase = match self.phase {
@@ -393,7 +424,8 @@ impl Run<'_> {
     }
 
     async fn settle_engine(&self) {
-        let settled = tokio::time::timeout(CLEANUP_TIMEOUT, self.parts.engine.settle()).await;
+        let Some(engine) = &self.engine else { return };
+        let settled = tokio::time::timeout(CLEANUP_TIMEOUT, engine.settle()).await;
         if settled.is_err() {
             tracing::warn!("a container may be left behind: the engine gave no answer in time");
         }

@@ -1,1 +1,3 @@
-//! placeholder
+//! The coordinating REST service of CTS.
+
+pub mod condor;

@@ -10,6 +10,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::error_code::ErrorCode;
 use crate::job_input::InputFiles;
 use crate::s3_path::{UnsafeSegment, check_segments};
 
@@ -68,7 +69,7 @@ impl AsRef<std::path::Path> for RelativePath {
 /// The input files cannot all be given a place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FileLocationError {
-    /// An S3 path with a `.`, `..` or empty segment. Application code 30020.
+    /// An S3 path with a `.`, `..` or empty segment.
     #[error("input file {file:?} {source}")]
     UnsafePath {
         /// The file's index among the job's input files.
@@ -78,7 +79,7 @@ pub enum FileLocationError {
         /// The segment.
         source: UnsafeSegment,
     },
-    /// Two files would land on the same place. Application code 30001.
+    /// Two files would land on the same place.
     #[error(
         "input files {file:?} and {other_file:?} would both be placed at {location:?} in the \
          input directory; add the part of their paths that differs to what is kept by giving a \
@@ -96,7 +97,7 @@ pub enum FileLocationError {
         /// The place of both.
         location: RelativePath,
     },
-    /// One file's place would be a directory of another's. Application code 30001.
+    /// One file's place would be a directory of another's.
     #[error(
         "input file {file:?} would be placed at {location:?} in the input directory, which must \
          be a directory for input file {other_file:?}; use other input roots or rename one"
@@ -116,6 +117,15 @@ pub enum FileLocationError {
 }
 
 impl FileLocationError {
+    /// The application code of a submission with this fault.
+    #[must_use]
+    pub const fn error_code(&self) -> ErrorCode {
+        match self {
+            Self::UnsafePath { .. } => ErrorCode::IllegalS3Path,
+            Self::SamePlace { .. } | Self::FileIsDirectory { .. } => ErrorCode::IllegalParameter,
+        }
+    }
+
     /// A stable label: `illegal_segment` or `collision`.
     #[must_use]
     pub const fn kind(&self) -> &'static str {

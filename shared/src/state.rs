@@ -3,11 +3,12 @@
 //!
 //! [`JobState::predecessors`] is the one table of legal steps: [`JobState::enter`] decides by it, and
 //! a store takes the condition of its conditional update from it. [`lift`] derives the job's state from its
-//! containers' states, [`job_flow`] applies reports and cancels to a job's record, [`refdata`] has the
-//! states of reference data.
+//! containers' states, [`job_flow`] applies reports and cancels to a job's [`record`], [`refdata`] has
+//! the states of reference data.
 
 pub mod job_flow;
 pub mod lift;
+pub mod record;
 pub mod refdata;
 
 use std::fmt;

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 /// A program under test was not found.
 #[derive(Debug, thiserror::Error)]
-#[error("{program} is not at {}; build it with `cargo build -p {program}` or set {variable}", path.display())]
+#[error("{program} is not at {}; build it with `{build}` or set {variable}", path.display())]
 pub struct MissingBinary {
     program: &'static str,
     variable: &'static str,
+    build: &'static str,
     path: PathBuf,
 }
 
@@ -16,7 +17,12 @@ pub struct MissingBinary {
 /// # Errors
 /// When there is none.
 pub fn executor() -> Result<PathBuf, MissingBinary> {
-    find("cts-executor", "CTS_EXECUTOR_BIN")
+    find(
+        "cts-executor",
+        "CTS_EXECUTOR_BIN",
+        "debug",
+        "cargo build -p cts-executor",
+    )
 }
 
 /// The service: `CTS_SERVICE_BIN`, else the one of this workspace's development build.
@@ -24,7 +30,25 @@ pub fn executor() -> Result<PathBuf, MissingBinary> {
 /// # Errors
 /// When there is none.
 pub fn service() -> Result<PathBuf, MissingBinary> {
-    find("cts-service", "CTS_SERVICE_BIN")
+    find(
+        "cts-service",
+        "CTS_SERVICE_BIN",
+        "debug",
+        "cargo build -p cts-service",
+    )
+}
+
+/// The executor as one static file: `CTS_STATIC_EXECUTOR_BIN`, else that of `make static`.
+///
+/// # Errors
+/// When there is none.
+pub fn static_executor() -> Result<PathBuf, MissingBinary> {
+    find(
+        "cts-executor",
+        "CTS_STATIC_EXECUTOR_BIN",
+        "static",
+        "make static",
+    )
 }
 
 /// The root of the checkout.
@@ -34,13 +58,18 @@ pub fn workspace() -> &'static Path {
         .expect("this crate is a directory of it")
 }
 
-fn find(program: &'static str, variable: &'static str) -> Result<PathBuf, MissingBinary> {
+fn find(
+    program: &'static str,
+    variable: &'static str,
+    dir: &str,
+    build: &'static str,
+) -> Result<PathBuf, MissingBinary> {
     let path = match std::env::var_os(variable).filter(|value| !value.is_empty()) {
         Some(path) => PathBuf::from(path),
         None => std::env::var_os("CARGO_TARGET_DIR")
             .filter(|value| !value.is_empty())
             .map_or_else(|| workspace().join("target"), |dir| workspace().join(dir))
-            .join("debug")
+            .join(dir)
             .join(program),
     };
     if path.is_file() {
@@ -49,6 +78,7 @@ fn find(program: &'static str, variable: &'static str) -> Result<PathBuf, Missin
         Err(MissingBinary {
             program,
             variable,
+            build,
             path,
         })
     }

@@ -1,10 +1,11 @@
 //! The testbed of CTS and what the end-to-end tests and the demo share.
 //!
 //! [`testbed`] starts the real components (container engine, image registries, S3 server) in a
-//! directory of their own and stops them again; [`object_store`] reads and writes objects the way
-//! a user of the service would; [`binaries`] finds the programs under test. The tests themselves
-//! are in `e2e/`.
+//! directory of their own and stops them again; [`dev_service`] runs the service on them;
+//! [`object_store`] reads and writes objects the way a user of the service would; [`binaries`] finds
+//! the programs under test. The tests themselves are in `e2e/`.
 
 pub mod binaries;
+pub mod dev_service;
 pub mod object_store;
 pub mod testbed;

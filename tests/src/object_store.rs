@@ -2,19 +2,24 @@
 //!
 //! Checksums are computed here with `crc64fast-nvme`, not with the implementation under test.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{
-    BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
-};
 use aws_sdk_s3::error::{DisplayErrorContext, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::ChecksumMode;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use std::time::Duration;
+use cts_net::s3::S3Settings;
+use cts_net::secret::SecretSource;
+use cts_net::tls::Verify;
+use url::Url;
+
+/// For one call; everything is on one machine.
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The store refused or did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -39,27 +44,32 @@ pub fn crc64nvme(content: &[u8]) -> String {
 }
 
 impl ObjectStore {
-    /// A client with path-style addresses and a deadline on every call.
-    pub fn new(url: &str, access_key: &str, secret: &str) -> Self {
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(Duration::from_secs(5))
-            .operation_timeout(Duration::from_secs(120))
-            .build();
-        let config = aws_sdk_s3::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .endpoint_url(url)
-            .region(Region::new("us-east-1"))
-            .credentials_provider(Credentials::new(access_key, secret, None, None, "testbed"))
-            .http_client(aws_smithy_http_client::Builder::new().build_http())
-            .force_path_style(true)
-            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+    /// A client with the settings CTS itself uses, and a deadline on every call.
+    ///
+    /// # Errors
+    /// When `url` is none or TLS cannot be set up.
+    pub fn new(url: &str, access_key: &str, secret: &str) -> Result<Self, ObjectStoreError> {
+        let failed = |error: &dyn std::error::Error| ObjectStoreError {
+            operation: "connect to",
+            path: url.to_owned(),
+            reason: error.to_string(),
+        };
+        let settings = S3Settings {
+            url: Url::parse(url).map_err(|error| failed(&error))?,
+            access_key: access_key.to_owned(),
+            secret: Arc::new(SecretSource::from_value(secret.to_owned().into())),
+            verify: Verify::Certificates,
+        };
+        let client = cts_net::s3::client(&settings).map_err(|error| failed(&error))?;
+        let timeouts = TimeoutConfig::builder().operation_timeout(DEADLINE).build();
+        let config = client
+            .config()
+            .to_builder()
             .timeout_config(timeouts)
-            .retry_config(RetryConfig::disabled())
             .build();
-        Self {
+        Ok(Self {
             client: Client::from_conf(config),
-        }
+        })
     }
 
     /// Makes a bucket; one that exists is fine.

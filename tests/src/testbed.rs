@@ -21,6 +21,7 @@ pub mod s3;
 mod state;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use component::{Component, Outcome, bring_up, check};
 use lock::Lock;
@@ -30,6 +31,11 @@ pub use error::TestbedError;
 pub use layout::Layout;
 pub use packages::Packages;
 pub use state::State;
+
+/// The name under which the demo keeps its service's data.
+pub const DEMO_SERVICE: &str = "demo-service";
+/// The service stops its executors first, and they their containers.
+const SERVICE_GRACE: Duration = Duration::from_secs(60);
 
 /// The testbed in one directory.
 #[derive(Debug)]
@@ -118,7 +124,7 @@ impl Testbed {
         let layout = Layout::new(dir)?;
         let _lock = Lock::acquire(&layout).await?;
         let mut state = State::load(&layout);
-        let mut results = Vec::new();
+        let mut results = vec![stop_services(&layout).await];
         if !state.engine.is_own() && !state.registry.address.is_empty() {
             results.push(
                 state
@@ -136,6 +142,14 @@ impl Testbed {
         // Not empty if something above failed, which is reported.
         let _ = std::fs::remove_dir_all(layout.run_dir());
         results.into_iter().collect()
+    }
+
+    /// Stops development services that a killed run left, whose data is in this testbed.
+    ///
+    /// # Errors
+    /// When one does not end.
+    pub async fn stop_services(&self) -> Result<(), TestbedError> {
+        stop_services(&self.layout).await
     }
 
     /// How the components are, without changing anything.
@@ -170,4 +184,15 @@ impl Testbed {
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
+}
+
+async fn stop_services(layout: &Layout) -> Result<(), TestbedError> {
+    let dir = layout.dir().join("data");
+    let services: Vec<_> = process::all()
+        .into_iter()
+        .filter(|seen| seen.program == "cts-service" && seen.mentions(dir.as_os_str()))
+        .map(|seen| seen.id)
+        .collect();
+    component::stop_processes("cts-service", &services, SERVICE_GRACE).await?;
+    component::remove_data_dir(DEMO_SERVICE, layout)
 }

@@ -196,7 +196,7 @@ pub enum StartFault {
         /// The engine's words.
         detail: String,
     },
-    /// A mount was refused: its source is missing, or a policy such as SELinux denies it.
+    /// A mount was refused: its source is missing, or a policy such as `SELinux` denies it.
     #[error("a mount was refused: {detail}; the mounts are {mounts}")]
     Mount {
         /// The mounts asked for, `host -> container`.

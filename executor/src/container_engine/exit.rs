@@ -74,7 +74,7 @@ pub fn explain_exit(
             let number = code - 128;
             let name = signal_name(number).map_or(String::new(), |name| format!(" ({name})"));
             let advice = match number {
-                9 => "; neither the memory limit nor the executor did this: look for another process or an administrator on the host",
+                9 => "; the engine did not say that memory ran out, but some never do: ask for more memory, or find out who killed it",
                 4 => "; the program may be built for a newer processor",
                 11 | 6 | 7 | 8 => "; the program crashed",
                 24 => "; a processor time limit was reached",

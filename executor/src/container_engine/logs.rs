@@ -64,7 +64,7 @@ pub struct ContainerLogs {
 }
 
 impl ContainerLogs {
-    /// Creates (or empties) both files. Do it first thing in a run: HTCondor holds a job whose log
+    /// Creates (or empties) both files. Do it first thing in a run: `HTCondor` holds a job whose log
     /// files are missing, and the hold then hides the cause.
     ///
     /// `limit_bytes` is the allowance of each stream.

@@ -1,16 +1,19 @@
 //! Execute: the container, from its start to its end.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cts_shared::id::{ContainerNumber, JobId};
 
 use super::{Run, Stop, failed, log_tail, log_usage};
 use crate::container_engine::{
-    ContainerLogs, ContainerSpec, EngineError, EngineInfo, Exit, Mount, container_name,
-    explain_exit,
+    ContainerEngine, ContainerLogs, ContainerSpec, EngineInfo, Exit, Mount, RunningContainer,
+    container_name, explain_exit,
 };
 use crate::labels;
 use crate::plan::ContainerPlan;
 use crate::run_state::Event;
-use std::time::Duration;
 
 /// Reported for a container that was stopped at its runtime limit and ended with 0: 128 + SIGTERM,
 /// which is what ended it.
@@ -18,8 +21,11 @@ const STOPPED_AT_LIMIT: i64 = 143;
 
 impl Run<'_> {
     /// Runs the container and says how it ended.
-    pub(super) async fn execute(&mut self, plan: &ContainerPlan) -> Result<Event, Stop> {
-        let engine = std::sync::Arc::clone(&self.parts.engine);
+    pub(super) async fn execute(
+        &mut self,
+        plan: &ContainerPlan,
+        engine: &dyn ContainerEngine,
+    ) -> Result<Event, Stop> {
         let info = self
             .shutdown
             .unless_interrupted(engine.info())
@@ -32,26 +38,32 @@ impl Run<'_> {
         )
         .map_err(failed("open the log files"))?;
         self.has_logs = true;
-        let spec = self.spec(plan, &info)?;
-        let started = self.shutdown.unless_interrupted(engine.run(spec, logs)).await?;
-        self.container = Some(started.map_err(failed("start the container"))?);
+        let owner = (self.config.job, self.config.container);
+        let grace = self.config.limits.stop_grace;
+        let spec = container_spec(plan, owner, self.mounts(plan)?, &info, grace);
+        let started = self
+            .shutdown
+            .unless_interrupted(engine.run(spec, logs))
+            .await?;
+        let container: Arc<dyn RunningContainer> =
+            Arc::from(started.map_err(failed("start the container"))?);
+        self.container = Some(Arc::clone(&container));
         tracing::info!(image = plan.image, "container started");
         self.step(Event::Started).await?;
-        let (exit, timed_out) = self.wait(plan.limits.runtime).await?;
-        if let Some(container) = &self.container {
-            log_usage(container.usage());
-        }
-        let event = self.judge(plan, exit, timed_out);
+        let (exit, timed_out) = self.wait(container.as_ref(), plan.limits.runtime).await?;
+        log_usage(container.usage());
+        let event = ended(container.as_ref(), plan, &exit, timed_out);
         // Nothing may write to the outputs any more, not even a process that outlived its parent.
         self.remove_container(false).await;
         Ok(event)
     }
 
     /// Waits for the end, at most the job's runtime.
-    async fn wait(&mut self, runtime: Duration) -> Result<(Exit, Option<Duration>), Stop> {
-        let Some(container) = &self.container else {
-            return Err(failed("wait for the container")(EngineError::not_running()));
-        };
+    async fn wait(
+        &mut self,
+        container: &dyn RunningContainer,
+        runtime: Duration,
+    ) -> Result<(Exit, Option<Duration>), Stop> {
         let in_time = tokio::select! {
             biased;
             () = self.shutdown.token().cancelled() => return Err(Stop::Interrupted),
@@ -64,7 +76,10 @@ impl Run<'_> {
         if let Some(exit) = in_time {
             return Ok((exit.map_err(failed("run the container"))?, None));
         }
-        tracing::warn!(runtime_secs = runtime.as_secs(), "runtime limit reached, stopping the container");
+        tracing::warn!(
+            runtime_secs = runtime.as_secs(),
+            "runtime limit reached, stopping the container"
+        );
         let ended = async {
             container.stop(self.config.limits.stop_grace).await?;
             container.wait().await
@@ -77,51 +92,14 @@ impl Run<'_> {
         Ok((exit, Some(runtime)))
     }
 
-    /// What the end means.
-    fn judge(&self, plan: &ContainerPlan, exit: Exit, timed_out: Option<Duration>) -> Event {
-        let oom_limit = exit.oom_killed.then_some(plan.limits.memory_bytes);
-        let explanation = explain_exit(exit.code, oom_limit, timed_out);
-        let exit_code = match (exit.code, timed_out) {
-            (0, Some(_)) => STOPPED_AT_LIMIT,
-            (code, _) => i64::from(code),
-        };
-        for (stream, summary) in [("stdout", &exit.stdout), ("stderr", &exit.stderr)] {
-            if let Some(error) = &summary.error {
-                tracing::warn!("the container's {stream} is incomplete: {error}");
-            } else if summary.dropped_bytes > 0 {
-                tracing::warn!(
-                    dropped_bytes = summary.dropped_bytes,
-                    "the container's {stream} is longer than the limit, its middle is left out"
-                );
-            }
-        }
-        let words = explanation.as_deref().unwrap_or_default();
-        if exit_code == 0 {
-            tracing::info!("container exited with 0");
-            if !words.is_empty() {
-                tracing::warn!("{words}");
-            }
-        } else {
-            tracing::error!(exit_code, "container failed {words}");
-            if let Some(container) = &self.container {
-                log_tail(&container.log_tail());
-            }
-        }
-        Event::Exited { exit_code, explanation }
-    }
-
-    fn spec(&self, plan: &ContainerPlan, info: &EngineInfo) -> Result<ContainerSpec, Stop> {
-        let (job, number) = (self.config.job, self.config.container);
-        let instance = uuid::Uuid::new_v4().simple().to_string();
-        let mut labels = BTreeMap::from_iter(labels::of_container(job, number));
-        labels.insert(labels::INSTANCE.to_owned(), instance.clone());
-        let mounts = plan
-            .mounts
+    fn mounts(&self, plan: &ContainerPlan) -> Result<Vec<Mount>, Stop> {
+        let prefix = self.config.mount_prefix.as_ref();
+        plan.mounts
             .iter()
             .map(|mount| {
                 let host = self
                     .workdir
-                    .on_host(&mount.host, self.config.mount_prefix.as_ref())
+                    .on_host(&mount.host, prefix)
                     .map_err(failed("find the job directory on the container host"))?;
                 Ok(Mount {
                     host,
@@ -129,32 +107,103 @@ impl Run<'_> {
                     read_only: mount.read_only,
                 })
             })
-            .collect::<Result<_, Stop>>()?;
-        Ok(ContainerSpec {
-            name: container_name(&job, number, &instance[..8]),
-            image: plan.image.clone(),
-            command: plan.command.clone(),
-            environment: plan
-                .environment
-                .iter()
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect(),
-            mounts,
-            cpus: usable_cpus(plan.limits.cpus, info.cpus),
-            memory_bytes: plan.limits.memory_bytes,
-            pids_limit: plan.limits.pids,
-            labels,
-            stop_grace: self.config.limits.stop_grace,
-        })
+            .collect()
+    }
+}
+
+/// What the engine is asked for: the plan, labelled, with its directories on the container host.
+#[must_use]
+pub fn container_spec(
+    plan: &ContainerPlan,
+    (job, number): (JobId, ContainerNumber),
+    mounts: Vec<Mount>,
+    info: &EngineInfo,
+    stop_grace: Duration,
+) -> ContainerSpec {
+    let instance = uuid::Uuid::new_v4().simple().to_string();
+    let mut labels = BTreeMap::from_iter(labels::of_container(job, number));
+    labels.insert(labels::INSTANCE.to_owned(), instance.clone());
+    ContainerSpec {
+        name: container_name(&job, number, instance.get(..8).unwrap_or(&instance)),
+        image: plan.image.clone(),
+        command: plan.command.clone(),
+        environment: plan
+            .environment
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect(),
+        mounts,
+        cpus: usable_cpus(plan.limits.cpus, info.cpus),
+        memory_bytes: plan.limits.memory_bytes,
+        pids_limit: plan.limits.pids,
+        labels,
+        stop_grace,
+    }
+}
+
+/// What an end means: the exit code to report, and words where the number does not say it all.
+#[must_use]
+pub fn judge(
+    plan: &ContainerPlan,
+    exit: &Exit,
+    timed_out: Option<Duration>,
+) -> (i64, Option<String>) {
+    let oom_limit = exit.oom_killed.then_some(plan.limits.memory_bytes);
+    let explanation = explain_exit(exit.code, oom_limit, timed_out);
+    let exit_code = match (exit.code, timed_out) {
+        (0, Some(_)) => STOPPED_AT_LIMIT,
+        (code, _) => i64::from(code),
+    };
+    (exit_code, explanation)
+}
+
+/// Writes down how it ended and turns it into the event.
+fn ended(
+    container: &dyn RunningContainer,
+    plan: &ContainerPlan,
+    exit: &Exit,
+    timed_out: Option<Duration>,
+) -> Event {
+    let (exit_code, explanation) = judge(plan, exit, timed_out);
+    for (stream, summary) in [("stdout", &exit.stdout), ("stderr", &exit.stderr)] {
+        if let Some(error) = &summary.error {
+            tracing::warn!("the container's {stream} is incomplete: {error}");
+        } else if summary.dropped_bytes > 0 {
+            tracing::warn!(
+                dropped_bytes = summary.dropped_bytes,
+                "the container's {stream} is longer than the limit, its middle is left out"
+            );
+        }
+    }
+    let words = explanation.as_deref().unwrap_or_default();
+    if exit_code == 0 {
+        tracing::info!("container exited with 0");
+        if !words.is_empty() {
+            tracing::warn!("{words}");
+        }
+    } else {
+        tracing::error!(exit_code, "container failed {words}");
+        log_tail(&container.log_tail());
+    }
+    Event::Exited {
+        exit_code,
+        explanation,
     }
 }
 
 /// An engine refuses a limit above what it has; such a limit would not limit anything.
 fn usable_cpus(wanted: u32, available: Option<u64>) -> f64 {
     let wanted = f64::from(wanted);
-    match available.and_then(|cpus| u32::try_from(cpus).ok()).map(f64::from) {
+    match available
+        .and_then(|cpus| u32::try_from(cpus).ok())
+        .map(f64::from)
+    {
         Some(available) if available < wanted => {
-            tracing::warn!(wanted, available, "this host has fewer CPUs than the job asks for");
+            tracing::warn!(
+                wanted,
+                available,
+                "this host has fewer CPUs than the job asks for"
+            );
             available
         }
         _ => wanted,

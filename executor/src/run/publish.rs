@@ -2,22 +2,30 @@
 
 use std::sync::Arc;
 
+use cts_shared::failure::FailureCode;
+use cts_shared::s3_path::S3Path;
 use cts_shared::wire::job::S3File;
 use tokio_util::sync::CancellationToken;
 
 use super::{LOG_TIMEOUT, Run, Stop, failed, sorted};
-use crate::collect::{self, CollectError};
+use crate::collect::{self, CollectError, CollectLimits};
+use crate::failure::Classify;
 use crate::object_store::{ObjectName, ObjectStore};
 use crate::plan::ContainerPlan;
 use crate::progress::Counters;
 use crate::run_state::Event;
 use crate::transfer::{Source, TransferError, Upload};
-use cts_shared::s3_path::S3Path;
 
 /// The task that walks the output tree went away.
 #[derive(Debug, thiserror::Error)]
 #[error("the walk over the outputs ended unexpectedly: {0}")]
 struct WalkLost(String);
+
+impl Classify for WalkLost {
+    fn code(&self) -> FailureCode {
+        FailureCode::Internal
+    }
+}
 
 impl Run<'_> {
     /// Stores the outputs, then the logs. A log that cannot be stored does not fail a success.
@@ -31,24 +39,26 @@ impl Run<'_> {
         let outputs = self.workdir.output(declobber);
         let (bucket, key_prefix) = (prefix.bucket().as_str().to_owned(), prefix.key().to_owned());
         self.abort_orphans(store, &bucket, &key_prefix).await?;
-        let walk = {
-            let key_prefix = key_prefix.clone();
-            self.parts
-                .transfers
-                .handle()
-                .spawn_blocking(move || collect::collect(&outputs, &key_prefix))
+        let output_dir = plan.output_prefix.trim_end_matches('/').to_owned();
+        let cancel = self.shutdown.token().clone();
+        let walk = self.parts.transfers.handle().spawn_blocking(move || {
+            collect::collect(&outputs, &output_dir, CollectLimits::default(), &cancel)
+        });
+        let collected = match walk.await {
+            Ok(Err(CollectError::Cancelled)) => return Err(Stop::Interrupted),
+            Ok(collected) => collected.map_err(failed("collect the outputs"))?,
+            Err(lost) => return Err(failed("collect the outputs")(WalkLost(lost.to_string()))),
         };
-        let collected = self
-            .shutdown
-            .unless_interrupted(walk)
-            .await?
-            .map_err(|error| failed("collect the outputs")(WalkLost(error.to_string())))?
-            .map_err(failed::<CollectError>("collect the outputs"))?;
+        if collected.skipped_links > 0 {
+            let count = collected.skipped_links;
+            tracing::info!(count, "links to directories of the outputs are left out");
+        }
         let items = collected
+            .files
             .into_iter()
             .map(|file| Upload {
-                object: ObjectName::new(&bucket, format!("{key_prefix}{}", file.name())),
-                source: Source::from(file),
+                object: ObjectName::new(&bucket, format!("{key_prefix}{}", file.path())),
+                source: Source::Output(file),
             })
             .collect();
         let counters = Arc::new(Counters::default());
@@ -87,7 +97,11 @@ impl Run<'_> {
             return Ok(());
         }
         let engine = self.transfers(store);
-        match self.shutdown.unless_interrupted(engine.abort_orphans(bucket, key_prefix)).await? {
+        match self
+            .shutdown
+            .unless_interrupted(engine.abort_orphans(bucket, key_prefix))
+            .await?
+        {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "aborted uploads that an earlier run left open"),
             // Listing uploads is a right that the key may lack; they cost space, nothing else.
@@ -113,8 +127,11 @@ impl Run<'_> {
 
     /// As [`Self::save_logs`], when nothing of the run is left but its settings.
     pub(super) async fn save_logs_after_failure(&self) -> Result<(), String> {
-        let store = (self.parts.open_store)().map_err(|failure| failure.message)?;
-        let prefix = format!("{}/container-{}-", self.config.log_path, self.config.container);
+        let store = (self.parts.open_store)().map_err(|failure| failure.failure.to_string())?;
+        let prefix = format!(
+            "{}/container-{}-",
+            self.config.log_path, self.config.container
+        );
         let saving = self.upload_logs(&prefix, &store, self.shutdown.token());
         match tokio::time::timeout(LOG_TIMEOUT, saving).await {
             Ok(saved) => saved.map_err(|error| error.to_string()),
@@ -136,11 +153,14 @@ impl Run<'_> {
         ]
         .into_iter()
         .map(|(path, name)| Upload {
-            source: Source::from(path),
+            source: Source::File(path),
             object: ObjectName::new(bucket, format!("{key}{name}")),
         })
         .collect();
         let counters = Arc::new(Counters::default());
-        self.transfers(store).upload(items, counters, cancel).await.map(drop)
+        self.transfers(store)
+            .upload(items, counters, cancel)
+            .await
+            .map(drop)
     }
 }

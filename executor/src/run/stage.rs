@@ -2,16 +2,20 @@
 
 use std::sync::Arc;
 
-use cts_net::registry::{ImageLookup, RegistryError};
+use cts_net::registry::{ImageLookup, Registry, RegistryError};
+use cts_shared::failure::FailureCode;
+use futures::FutureExt;
+use tokio_util::sync::CancellationToken;
 
 use super::{Run, Stop, failed};
-use crate::container_engine::EngineInfo;
+use crate::container_engine::{ContainerEngine, EngineInfo};
 use crate::disk;
-use crate::failure::RunFailure;
+use crate::failure::{Classify, RunFailure};
 use crate::labels;
 use crate::object_store::{ObjectName, ObjectStore};
 use crate::plan::ContainerPlan;
 use crate::progress::Counters;
+use crate::shutdown::Interrupted;
 use crate::transfer::{Download, TransferEngine, TransferError, TransferOptions};
 
 /// Why an image cannot be had, found out before anything is pulled.
@@ -25,22 +29,56 @@ enum ImageError {
         "no space for image {image}: its compressed layers alone need {need_bytes} bytes, and \
          {directory} has {free_bytes} free; free some (docker system prune) or use another worker"
     )]
-    NoSpace { image: String, need_bytes: u64, free_bytes: u64, directory: String },
+    NoSpace {
+        image: String,
+        need_bytes: u64,
+        free_bytes: u64,
+        directory: String,
+    },
 }
 
 impl Run<'_> {
-    /// Fetches everything the container needs. Returns the opened object store.
+    /// Fetches everything the container needs. Returns the opened object store and the engine.
     pub(super) async fn stage(
         &mut self,
         plan: &ContainerPlan,
         declobber: bool,
-    ) -> Result<Arc<dyn ObjectStore>, Stop> {
-        self.workdir.prepare(declobber).map_err(failed("prepare the job directory"))?;
+    ) -> Result<(Arc<dyn ObjectStore>, Arc<dyn ContainerEngine>), Stop> {
+        self.workdir
+            .prepare(declobber)
+            .map_err(failed("prepare the job directory"))?;
         let store = (self.parts.open_store)()?;
-        self.remove_leftovers().await?;
+        let engine = self
+            .shutdown
+            .unless_interrupted((self.parts.connect_engine)())
+            .await?
+            .map_err(failed("reach the container engine"))?;
+        self.engine = Some(Arc::clone(&engine));
+        self.remove_leftovers(engine.as_ref()).await?;
         let stopped = self.shutdown.token().child_token();
-        let image = self.fetch_image(plan);
-        let inputs = self.fetch_inputs(plan, &store, &stopped);
+        self.fetch_side_by_side(plan, engine.as_ref(), &store, &stopped)
+            .await?;
+        if let Some(manifest) = &plan.manifest {
+            self.workdir
+                .write_manifest(manifest)
+                .map_err(failed("write the manifest"))?;
+        }
+        Ok((store, engine))
+    }
+
+    /// Image and inputs; whichever fails first ends the other.
+    async fn fetch_side_by_side(
+        &self,
+        plan: &ContainerPlan,
+        engine: &dyn ContainerEngine,
+        store: &Arc<dyn ObjectStore>,
+        stopped: &CancellationToken,
+    ) -> Result<(), Stop> {
+        let image = self
+            .shutdown
+            .unless_interrupted(self.fetch_image(&plan.image, engine))
+            .map(flatten);
+        let inputs = self.fetch_inputs(plan, store, stopped);
         tokio::pin!(image, inputs);
         // A transfer is told to stop and cleans up after itself; a pull may be dropped.
         tokio::select! {
@@ -58,15 +96,11 @@ impl Run<'_> {
                 image.await?;
             }
         }
-        if let Some(manifest) = &plan.manifest {
-            self.workdir.write_manifest(manifest).map_err(failed("write the manifest"))?;
-        }
-        Ok(store)
+        Ok(())
     }
 
     /// Containers that a killed executor of the same container left on this host.
-    async fn remove_leftovers(&self) -> Result<(), Stop> {
-        let engine = &self.parts.engine;
+    async fn remove_leftovers(&self, engine: &dyn ContainerEngine) -> Result<(), Stop> {
         let ours = labels::of_container(self.config.job, self.config.container);
         let removal = async {
             for left in engine.list(&ours).await? {
@@ -82,21 +116,22 @@ impl Run<'_> {
         self.shutdown
             .unless_interrupted(removal)
             .await?
-            .map_err(failed::<crate::container_engine::EngineError>("look for leftover containers"))
+            .map_err(failed::<crate::container_engine::EngineError>(
+                "look for leftover containers",
+            ))
     }
 
-    async fn fetch_image(&self, plan: &ContainerPlan) -> Result<(), Stop> {
-        self.shutdown.unless_interrupted(self.fetch_image_uninterrupted(&plan.image)).await?
-    }
-
-    async fn fetch_image_uninterrupted(&self, image: &str) -> Result<(), Stop> {
-        let engine = &self.parts.engine;
-        if engine.has_image(image).await.map_err(failed("look for the image"))? {
+    async fn fetch_image(&self, image: &str, engine: &dyn ContainerEngine) -> Result<(), Stop> {
+        if engine
+            .has_image(image)
+            .await
+            .map_err(failed("look for the image"))?
+        {
             tracing::info!(image, "the engine has the image already");
             return Ok(());
         }
-        if let Some(registry) = &self.parts.registry {
-            match registry.lookup(image).await {
+        if let Some(options) = &self.parts.registry {
+            match Registry::new(options.clone()).lookup(image).await {
                 Ok(found) => {
                     let info = engine.info().await.map_err(failed("ask the engine"))?;
                     check_space(image, &found, &info).map_err(failed("look the image up"))?;
@@ -112,7 +147,10 @@ impl Run<'_> {
         }
         let counters = Arc::new(Counters::default());
         let phase = self.parts.display.phase("pull", Arc::clone(&counters));
-        engine.pull(image, &counters).await.map_err(failed("pull the image"))?;
+        engine
+            .pull(image, &counters)
+            .await
+            .map_err(failed("pull the image"))?;
         phase.finish();
         Ok(())
     }
@@ -121,7 +159,7 @@ impl Run<'_> {
         &self,
         plan: &ContainerPlan,
         store: &Arc<dyn ObjectStore>,
-        stopped: &tokio_util::sync::CancellationToken,
+        stopped: &CancellationToken,
     ) -> Result<(), Stop> {
         let items = plan
             .files
@@ -135,7 +173,10 @@ impl Run<'_> {
         let counters = Arc::new(Counters::default());
         let phase = self.parts.display.phase("download", Arc::clone(&counters));
         let engine = self.transfers(store);
-        match engine.download(items, self.workdir.input(), counters, stopped).await {
+        match engine
+            .download(items, self.workdir.input(), counters, stopped)
+            .await
+        {
             Ok(_summary) => {
                 phase.finish();
                 Ok(())
@@ -158,12 +199,20 @@ impl Run<'_> {
     }
 }
 
+fn flatten<T>(result: Result<Result<T, Stop>, Interrupted>) -> Result<T, Stop> {
+    result?
+}
+
 /// Fails early when the image cannot fit. Layers grow when they are unpacked, by an unknown factor, so
 /// this only catches what is hopeless.
 fn check_space(image: &str, found: &ImageLookup, info: &EngineInfo) -> Result<(), ImageError> {
-    let Some(directory) = &info.root_dir else { return Ok(()) };
+    let Some(directory) = &info.root_dir else {
+        return Ok(());
+    };
     // The engine may run on another machine, or its directory may be hidden from this process.
-    let Ok(free_bytes) = disk::free_bytes(directory) else { return Ok(()) };
+    let Ok(free_bytes) = disk::free_bytes(directory) else {
+        return Ok(());
+    };
     let need_bytes = found.compressed_bytes;
     if free_bytes < need_bytes {
         return Err(ImageError::NoSpace {
@@ -173,8 +222,21 @@ fn check_space(image: &str, found: &ImageLookup, info: &EngineInfo) -> Result<()
             directory: directory.display().to_string(),
         });
     }
-    tracing::info!(image, compressed_bytes = need_bytes, "the registry has the image");
+    tracing::info!(
+        image,
+        compressed_bytes = need_bytes,
+        "the registry has the image"
+    );
     Ok(())
+}
+
+impl Classify for ImageError {
+    fn code(&self) -> FailureCode {
+        match self {
+            Self::Registry(error) => error.code(),
+            Self::NoSpace { .. } => FailureCode::DiskFull,
+        }
+    }
 }
 
 /// The store of a run, opened with the settings.

@@ -13,12 +13,14 @@ use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientP
 use oci_client::manifest::{ImageIndexEntry, OciDescriptor, OciImageManifest, OciManifest};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 
 use crate::tls;
 
+pub mod credentials;
 pub mod error;
 
+pub use credentials::Credentials;
 pub use error::RegistryError;
 
 /// Largest image configuration accepted. Real ones are a few KiB; each layer adds a line of history.
@@ -29,15 +31,6 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(30);
 /// How often a lookup is tried when the failure may pass.
 const TRIES: u32 = 3;
-
-/// A login at one registry.
-#[derive(Debug, Clone)]
-pub struct Credentials {
-    /// User name.
-    pub username: String,
-    /// Password or access token.
-    pub password: SecretString,
-}
 
 /// How registries are reached.
 #[derive(Debug, Clone, Default)]
@@ -101,8 +94,8 @@ impl Registry {
     /// decides). Short names mean Docker Hub, no tag means `latest`. The image must exist for Linux on
     /// this machine's architecture.
     ///
-    /// Failures that may pass are repeated with growing, jittered waits, or after the time that the
-    /// registry asks for if that is short. May be dropped at any point; changes nothing.
+    /// Failures that may pass are repeated with growing, jittered waits.
+    /// May be dropped at any point; changes nothing.
     ///
     /// # Errors
     /// See [`RegistryError`]: each names the image or registry and the next step.
@@ -122,8 +115,13 @@ impl Registry {
             if error.is_permanent() || tries >= TRIES {
                 return Err(error);
             }
-            let wait = Duration::from_millis(500)
-                .saturating_mul(1 << tries)
+            // The client does not pass on what the registry says in Retry-After.
+            let base = match error {
+                RegistryError::RateLimited { .. } => Duration::from_secs(5),
+                _ => Duration::from_millis(500),
+            };
+            let wait = base
+                .saturating_mul(tries)
                 .mul_f64(rand::random_range(0.5..1.5));
             tracing::warn!(image = reference, %error, wait_ms = wait.as_millis(), tries, "image lookup is repeated");
             tokio::time::sleep(wait).await;

@@ -23,149 +23,13 @@ use crate::id::ContainerNumber;
 use crate::state::lift::{LiftError, lift};
 use crate::state::{JobState, REPORTED_STATES, Step};
 use crate::timestamp::UtcTime;
+use crate::wire::container::ContainerUpdate;
 use crate::wire::job::S3File;
 
-/// One entry of a history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Transition {
-    /// The state entered.
-    pub state: JobState,
-    /// When; never before the previous entry.
-    pub time: UtcTime,
-    /// The time the worker's clock gave, where it differs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reported_time: Option<UtcTime>,
-}
+pub use crate::state::record::{ContainerRecord, JobOutcome, JobRecord, Statistics, Transition};
 
-impl Transition {
-    /// The time as it was reported.
-    #[must_use]
-    pub fn reported(&self) -> UtcTime {
-        self.reported_time.unwrap_or(self.time)
-    }
-}
-
-/// The state a history has come to.
-fn current(transitions: &[Transition]) -> JobState {
-    transitions
-        .last()
-        .map_or(JobState::Created, |last| last.state)
-}
-
-/// The entry for `state`, put off to the previous entry's time if it were before it.
-fn next_entry(transitions: &[Transition], state: JobState, time: UtcTime) -> Transition {
-    let stored = transitions.last().map_or(time, |last| last.time.max(time));
-    Transition {
-        state,
-        time: stored,
-        reported_time: (stored != time).then_some(time),
-    }
-}
-
-/// One container of a job, as the service keeps it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContainerRecord {
-    /// Its history, oldest first.
-    pub transitions: Vec<Transition>,
-    /// Exit code of its process.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exit_code: Option<i64>,
-    /// What it wrote; there from `complete` on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outputs: Option<Vec<S3File>>,
-    /// What went wrong, for administrators.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub admin_error: Option<String>,
-    /// Where in the program it went wrong.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub traceback: Option<String>,
-}
-
-impl ContainerRecord {
-    /// The container's state.
-    #[must_use]
-    pub fn state(&self) -> JobState {
-        current(&self.transitions)
-    }
-
-    /// Whether the report says what is recorded already: the same state and data, and either the
-    /// state is the current one or it was reported with the same time.
-    fn repeats(&self, report: &ContainerReport) -> bool {
-        let Some(entry) = self
-            .transitions
-            .iter()
-            .find(|entry| entry.state == report.state)
-        else {
-            return false;
-        };
-        let same_data = match report.state {
-            JobState::UploadSubmitting | JobState::ErrorProcessingSubmitting => {
-                self.exit_code == report.exit_code
-            }
-            JobState::Complete => {
-                self.outputs.as_deref().unwrap_or_default()
-                    == report.outputs.as_deref().unwrap_or_default()
-            }
-            JobState::Error => self.admin_error == report.admin_error,
-            _ => true,
-        };
-        // Stores keep milliseconds.
-        let same_time = entry.reported().truncated_to_millis() == report.time.truncated_to_millis();
-        same_data && (self.state() == report.state || same_time)
-    }
-}
-
-/// What a job came to; every member is absent until it is known.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct JobOutcome {
-    /// What the batch system measured.
-    #[serde(flatten)]
-    pub statistics: Statistics,
-    /// What the containers wrote.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outputs: Option<Vec<S3File>>,
-    /// Number of `outputs`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub output_file_count: Option<u64>,
-    /// What went wrong, for the user.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// What went wrong, for administrators.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub admin_error: Option<String>,
-    /// Where in the program it went wrong.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub traceback: Option<String>,
-    /// S3 path below which the container logs are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub logpath: Option<String>,
-}
-
-/// The batch system's account of a job.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Statistics {
-    /// CPU hours used.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpu_hours: Option<f64>,
-    /// CPU time used over CPU time reserved.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpu_factor: Option<f64>,
-    /// Largest memory of a container, in bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_memory: Option<u64>,
-}
-
-/// The part of a job that changes while it runs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct JobRecord {
-    /// Its history, oldest first.
-    pub transitions: Vec<Transition>,
-    /// Its containers, by number.
-    pub containers: Vec<ContainerRecord>,
-    /// What it came to.
-    #[serde(flatten)]
-    pub outcome: JobOutcome,
-}
+#[cfg(test)]
+mod tests;
 
 /// What an executor reports of its container. Data that does not belong to the state is ignored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,6 +46,29 @@ pub struct ContainerReport {
     pub admin_error: Option<String>,
     /// For `error`.
     pub traceback: Option<String>,
+}
+
+impl ContainerReport {
+    /// A report from the update's address and body. The body's time is text in one of several
+    /// forms; the caller has parsed it.
+    #[must_use]
+    pub fn new(state: JobState, time: UtcTime, body: ContainerUpdate) -> Self {
+        let ContainerUpdate {
+            time: _,
+            exit_code,
+            outputs,
+            admin_error,
+            traceback,
+        } = body;
+        Self {
+            state,
+            time,
+            exit_code,
+            outputs,
+            admin_error,
+            traceback,
+        }
+    }
 }
 
 /// What a step changed: what to save, whom to tell, what to do next.
@@ -304,32 +191,6 @@ pub const CONTAINER_FAILED: &str =
     "At least one container exited with a non-zero exit code. See the job's logs.";
 
 impl JobRecord {
-    /// A job that has just been submitted: `created`, its containers already `download_submitted`
-    /// (contract section 5.2). The `created` transition is to be notified like all others.
-    #[must_use]
-    pub fn new(num_containers: u32, submitted: UtcTime) -> Self {
-        let entry = |state| Transition {
-            state,
-            time: submitted,
-            reported_time: None,
-        };
-        let container = ContainerRecord {
-            transitions: vec![entry(JobState::Created), entry(JobState::DownloadSubmitted)],
-            ..ContainerRecord::default()
-        };
-        Self {
-            transitions: vec![entry(JobState::Created)],
-            containers: (0..num_containers).map(|_| container.clone()).collect(),
-            outcome: JobOutcome::default(),
-        }
-    }
-
-    /// The job's state.
-    #[must_use]
-    pub fn state(&self) -> JobState {
-        current(&self.transitions)
-    }
-
     /// What must be done to end the job, if it can end now. A reconciler asks this of stored jobs to
     /// find work that was lost.
     #[must_use]
@@ -415,7 +276,7 @@ impl JobRecord {
         let before = record.clone();
         record
             .transitions
-            .push(next_entry(&record.transitions, next, report.time));
+            .push(Transition::after(&record.transitions, next, report.time));
         record.take_data(report);
         if let Err(error) = self.lift_to(next, &mut change) {
             if let Some(record) = self.containers.get_mut(index) {
@@ -588,7 +449,7 @@ impl JobRecord {
     }
 
     fn push(&mut self, state: JobState, time: UtcTime, change: &mut Change) {
-        let mut entry = next_entry(&self.transitions, state, time);
+        let mut entry = Transition::after(&self.transitions, state, time);
         // Only a worker's clock is worth keeping beside; the containers' records have it.
         entry.reported_time = None;
         self.transitions.push(entry);
@@ -616,6 +477,32 @@ impl JobRecord {
 }
 
 impl ContainerRecord {
+    /// Whether the report says what is recorded already: the same state and data, and either the
+    /// state is the current one or it was reported with the same time.
+    fn repeats(&self, report: &ContainerReport) -> bool {
+        let Some(entry) = self
+            .transitions
+            .iter()
+            .find(|entry| entry.state == report.state)
+        else {
+            return false;
+        };
+        let same_data = match report.state {
+            JobState::UploadSubmitting | JobState::ErrorProcessingSubmitting => {
+                self.exit_code == report.exit_code
+            }
+            JobState::Complete => {
+                self.outputs.as_deref().unwrap_or_default()
+                    == report.outputs.as_deref().unwrap_or_default()
+            }
+            JobState::Error => self.admin_error == report.admin_error,
+            _ => true,
+        };
+        // Stores keep milliseconds.
+        let same_time = entry.reported().truncated_to_millis() == report.time.truncated_to_millis();
+        same_data && (self.state() == report.state || same_time)
+    }
+
     fn take_data(&mut self, report: &ContainerReport) {
         match report.state {
             JobState::UploadSubmitting | JobState::ErrorProcessingSubmitting => {

@@ -95,14 +95,8 @@ impl Flow {
             self.record.cancel(now)
         } else {
             let body: ContainerUpdate = serde_json::from_value(step["body"].clone()).unwrap();
-            let report = ContainerReport {
-                state: serde_json::from_value(step["state"].clone()).unwrap(),
-                time: time(&body.time),
-                exit_code: body.exit_code,
-                outputs: body.outputs,
-                admin_error: body.admin_error,
-                traceback: body.traceback,
-            };
+            let state = serde_json::from_value(step["state"].clone()).unwrap();
+            let report = ContainerReport::new(state, time(&body.time), body);
             let container = u32::try_from(step["container"].as_u64().unwrap()).unwrap();
             let result = self.record.apply_report(container, &report);
             if result

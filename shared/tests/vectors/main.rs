@@ -8,6 +8,7 @@ mod buckets;
 mod container_args;
 mod crc64nvme;
 mod file_locations;
+mod image_names;
 mod job_flow;
 mod job_input;
 mod loader;

@@ -3,17 +3,16 @@
 use std::error::Error as _;
 use std::time::Duration;
 
+use cts_net::tls::{Verify, http_client_builder};
+
 /// A client with a deadline on every request.
 ///
 /// # Errors
 /// When it cannot be made.
 pub fn client() -> Result<reqwest::Client, String> {
-    // A second call changes nothing: one provider per process.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder()
+    http_client_builder(Verify::Certificates)
+        .map_err(|error| error.to_string())?
         .no_proxy()
-        // Only plain HTTP is spoken here; without this a machine with no CA certificates is refused.
-        .tls_certs_only(std::iter::empty::<reqwest::Certificate>())
         .connect_timeout(Duration::from_secs(5))
         .timeout(Duration::from_secs(120))
         .build()

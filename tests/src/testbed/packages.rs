@@ -294,7 +294,9 @@ impl<'a> Packages<'a> {
 
     /// An empty directory beside `tree`; what an interrupted run left there is removed.
     fn partial_dir(&self, tree: &Path) -> Result<PathBuf, TestbedError> {
-        let partial = tree.with_extension("partial");
+        let mut name = tree.file_name().unwrap_or_default().to_owned();
+        name.push(".partial");
+        let partial = tree.with_file_name(name);
         let make = || {
             if partial.exists() {
                 std::fs::remove_dir_all(&partial)?;

@@ -12,7 +12,7 @@ use super::layout::Layout;
 use super::packages::{Packages, find_program};
 use super::ports::free_ports;
 use super::process::{self, ProcessId};
-use crate::object_store::ObjectStore;
+use crate::object_store::{ObjectStore, ObjectStoreError};
 
 /// The bucket that `up` makes.
 pub const BUCKET: &str = "cts-testbed";
@@ -42,7 +42,10 @@ pub struct S3Server {
 
 impl S3Server {
     /// A client for it.
-    pub fn client(&self) -> ObjectStore {
+    ///
+    /// # Errors
+    /// When it was never started.
+    pub fn client(&self) -> Result<ObjectStore, ObjectStoreError> {
         ObjectStore::new(&self.url, &self.access_key, &self.secret)
     }
 }
@@ -115,7 +118,7 @@ impl Component for S3Server {
 
     async fn ready(&self) -> Result<(), String> {
         // An object is written, because the gateway answers before its volume server does.
-        let store = self.client();
+        let store = self.client().map_err(|error| error.to_string())?;
         store
             .create_bucket(&self.bucket)
             .await

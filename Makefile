@@ -1,0 +1,87 @@
+# What a developer and the CI run. `make` alone lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CARGO ?= cargo
+# Cargo's own variable, so that several checkouts can share one directory.
+target_dir := $(or $(CARGO_TARGET_DIR),target)
+static_target := x86_64-unknown-linux-gnu
+testbed := $(CARGO) run --quiet --locked -p cts-tests --bin testbed --
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: check
+check: fmt lint doc deny ## Formatting, lints, documentation, licences; changes nothing
+
+.PHONY: fmt
+fmt: ## Check the formatting
+	$(CARGO) fmt --all --check
+
+.PHONY: lint
+lint: ## clippy, warnings are errors
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: doc
+doc: ## Build the documentation, warnings are errors
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+
+.PHONY: deny
+deny: ## Licences, bans and sources of dependencies, where cargo-deny is installed
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+	    $(CARGO) deny --locked check licenses bans sources; \
+	else \
+	    echo "cargo-deny is not installed: dependencies not checked (cargo install --locked cargo-deny)"; \
+	fi
+
+.PHONY: test
+test: fmt lint ## Everything: lints, unit, integration and end-to-end tests
+	$(CARGO) test --locked
+	$(MAKE) static
+	$(MAKE) e2e
+
+.PHONY: build
+build: ## Build the programs for development
+	$(CARGO) build --locked -p cts-executor -p cts-service -p cts-tests
+
+.PHONY: e2e
+e2e: build ## End-to-end tests on real components; KEEP=1 leaves the testbed running
+	@status=0; \
+	{ $(testbed) up && $(CARGO) test --locked -p cts-tests; } || status=$$?; \
+	if [ -z "$${KEEP:-}" ]; then $(testbed) down || status=1; fi; \
+	exit $$status
+
+.PHONY: demo
+demo: build ## Run SeqKit over the lambda phage through the whole system; STAY=1 to look around after
+	@$(CARGO) run --quiet --locked -p cts-tests --bin demo -- $(if $(STAY),--stay)
+
+# RUSTFLAGS in the environment would replace the flags of static.toml, and the binary be dynamic.
+.PHONY: static
+static: ## Build the executor as one static file: target/static/cts-executor
+	env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u CARGO_BUILD_RUSTFLAGS \
+	    $(CARGO) build --locked --release --config .cargo/static.toml \
+	    --target $(static_target) -p cts-executor
+	@mkdir -p $(target_dir)/static
+	@cp $(target_dir)/$(static_target)/release/cts-executor $(target_dir)/static/cts-executor
+	@ls -l $(target_dir)/static/cts-executor
+
+.PHONY: testbed-up
+testbed-up: ## Start the real components: container engine, registries, S3 server
+	@$(testbed) up
+
+.PHONY: testbed-down
+testbed-down: ## Stop them, and clean up what a killed run left
+	@$(testbed) down
+
+.PHONY: testbed-status
+testbed-status: ## Where the components are and whether they answer
+	@$(testbed) status
+
+.PHONY: clean
+clean: ## Remove the testbed and everything built
+	@if [ -e .testbed ]; then $(testbed) down; rm -rf .testbed; fi
+	$(CARGO) clean

@@ -1,0 +1,190 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
+use cts_shared::id::ContainerNumber;
+
+use crate::variables::VARIABLES;
+
+/// Runs one container of a CDM Task Service job.
+#[derive(Debug, Parser)]
+#[command(name = "cts-executor", version, about, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Task,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// Run one container of a job and report it to the service: what HTCondor starts on a worker
+    ///
+    /// Works in the current directory. Settings come from the environment or from flags of the same names.
+    Run(Variables),
+    /// Show what a run would do, without touching anything
+    Plan(PlanArguments),
+    /// Run one container of a job over local files, with no service and no S3
+    Local(LocalArguments),
+    /// Check whether this machine can run jobs: engine, S3, service, disk, clock
+    ///
+    /// Takes the same settings as `run`; what is not set is not checked, and said so.
+    Doctor(Variables),
+}
+
+/// Settings given as flags; they go before the environment.
+#[derive(Debug, Clone, Default)]
+pub struct Variables(Vec<(&'static str, String)>);
+
+impl Variables {
+    /// The value of a variable: the flag's, else the environment's.
+    #[must_use]
+    pub fn lookup(&self, name: &str) -> Option<String> {
+        let flag = self
+            .0
+            .iter()
+            .find(|(flag, _)| *flag == name)
+            .map(|(_, value)| value.clone());
+        flag.or_else(|| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
+    }
+}
+
+impl Args for Variables {
+    fn augment_args(command: Command) -> Command {
+        VARIABLES
+            .iter()
+            .fold(command, |command, variable| match variable.flag() {
+                Some(flag) => command.arg(
+                    Arg::new(variable.name)
+                        .long(flag)
+                        .value_name(variable.name)
+                        .help(variable.meaning)
+                        .allow_hyphen_values(true),
+                ),
+                None => command,
+            })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Variables {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let flags = VARIABLES.iter().filter(|variable| !variable.secret);
+        let given = flags.filter_map(|variable| {
+            let value = matches.get_one::<String>(variable.name)?;
+            Some((variable.name, value.clone()))
+        });
+        Ok(Self(given.collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Which container of which job.
+#[derive(Debug, Clone, clap::Args)]
+pub struct JobArguments {
+    /// The job as the service's admin endpoint returns it (GET /admin/jobs/{id}); - reads standard input
+    #[arg(long, value_name = "JOB.json")]
+    pub job: PathBuf,
+    /// The container's number within the job, from 0
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub container: ContainerNumber,
+    /// Root of the reference data on the container host
+    #[arg(
+        long,
+        env = "REFDATA_HOST_PATH",
+        value_name = "DIR",
+        default_value = ""
+    )]
+    pub refdata_host_path: String,
+    /// The most processes and threads of the container
+    #[arg(long, env = "CTS_PIDS_LIMIT", value_name = "N", default_value_t = 4096)]
+    pub pids_limit: u32,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PlanArguments {
+    /// Which container.
+    #[command(flatten)]
+    pub job: JobArguments,
+    /// S3 path for the container logs: bucket, key prefix, job id at the end
+    #[arg(long, env = "S3_ERROR_LOG_PATH", value_name = "PATH")]
+    pub s3_error_log_path: Option<String>,
+    /// How to show it
+    #[arg(long, value_enum, default_value_t)]
+    pub format: PlanFormat,
+}
+
+/// How `plan` shows the plan.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum PlanFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// Arguments of `local`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct LocalArguments {
+    /// Which container.
+    #[command(flatten)]
+    pub job: JobArguments,
+    /// Where the input files are: each at its place below the container's input mount, or at bucket/key
+    #[arg(long, value_name = "DIR")]
+    pub inputs: PathBuf,
+    /// Where the outputs and the container's logs go; made if it does not exist, must be empty
+    #[arg(long, value_name = "DIR")]
+    pub outputs: PathBuf,
+    /// Take input files whose checksum is not the job's
+    #[arg(long)]
+    pub any_content: bool,
+    /// Where the container engine listens
+    #[arg(long, env = "DOCKER_HOST", value_name = "URL")]
+    pub docker_host: Option<String>,
+    /// Seconds between SIGTERM and SIGKILL for a container that must end
+    #[arg(
+        long,
+        env = "CTS_STOP_GRACE_SECS",
+        value_name = "SECONDS",
+        default_value_t = 10
+    )]
+    pub stop_grace_secs: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_go_by_the_variables_names_and_secrets_have_none() {
+        let cli =
+            Cli::try_parse_from(["cts-executor", "run", "--job-id", "x", "--s3-url=http://s"]);
+        let Ok(Cli {
+            command: Task::Run(variables),
+        }) = cli
+        else {
+            panic!("{cli:?}")
+        };
+        assert_eq!(variables.lookup("JOB_ID").as_deref(), Some("x"));
+        assert_eq!(variables.lookup("S3_URL").as_deref(), Some("http://s"));
+        assert!(Cli::try_parse_from(["cts-executor", "run", "--token", "x"]).is_err());
+        assert!(Cli::try_parse_from(["cts-executor", "run", "--s3-secret", "x"]).is_err());
+    }
+}

@@ -1,0 +1,203 @@
+//! The commands `run` and `plan`, put together from the parts; `local` and `doctor` have files of
+//! their own.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cts_net::registry::RegistryOptions;
+use cts_shared::wire::job::AdminJob;
+
+use crate::cli::{JobArguments, PlanArguments, PlanFormat};
+use crate::clock::SystemClock;
+use crate::config::{Lookup, RunConfig};
+use crate::container_engine::ContainerEngine;
+use crate::container_engine::docker::{DockerEngine, DockerOptions};
+use crate::coordinator::http::HttpCoordinator;
+use crate::exit::ExitStatus;
+use crate::plan::{self, ContainerPlan, WorkerFacts};
+use crate::progress_display::Display;
+use crate::run::{self, ConnectEngine, Parts, stage};
+use crate::shutdown::Shutdown;
+use crate::telemetry::Screen;
+use crate::transfer::TransferRuntime;
+
+/// A job document has at most this many bytes; 10,000 files with the longest names need 15 MB.
+const MAX_JOB_FILE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// One line on standard error, for what must be readable without a log reader.
+pub(crate) fn complain(message: impl std::fmt::Display) {
+    // Nothing is left to do if standard error is gone.
+    let _unwritable = writeln!(std::io::stderr(), "cts-executor: {message}");
+}
+
+/// `cts-executor run`.
+pub async fn run(lookup: Lookup<'_>, screen: Screen) -> ExitStatus {
+    let config = match RunConfig::read(lookup) {
+        Ok(config) => config,
+        Err(errors) => {
+            errors.iter().for_each(complain);
+            return ExitStatus::Configuration;
+        }
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        commit = option_env!("CTS_GIT_HASH").unwrap_or("unknown"),
+        "cts-executor"
+    );
+    for (name, value) in config.describe() {
+        tracing::info!("{name}: {value}");
+    }
+    match parts(&config, screen) {
+        Ok((parts, shutdown)) => run::run(&config, &parts, &shutdown).await,
+        Err(error) => {
+            complain(error);
+            ExitStatus::Failed
+        }
+    }
+}
+
+fn parts(
+    config: &RunConfig,
+    screen: Screen,
+) -> Result<(Parts, Shutdown), Box<dyn std::error::Error>> {
+    let shutdown = Shutdown::listen()?;
+    let coordinator = HttpCoordinator::new(
+        config.service.clone(),
+        Arc::clone(&config.token),
+        config.job,
+        config.container,
+    )?;
+    let s3 = config.s3.clone();
+    let parts = Parts {
+        coordinator: Arc::new(coordinator),
+        connect_engine: connect_engine(config.docker_host.clone()),
+        registry: Some(RegistryOptions {
+            plain_http_hosts: config.plain_http_registries.iter().cloned().collect(),
+            ..RegistryOptions::default()
+        }),
+        open_store: Box::new(move || stage::open_store(&s3)),
+        clock: Arc::new(SystemClock::default()),
+        transfers: TransferRuntime::start()?,
+        display: Display::new(screen),
+        directory: std::env::current_dir()?,
+    };
+    Ok((parts, shutdown))
+}
+
+/// Connects to the engine at `DOCKER_HOST`, or where engines listen by default.
+pub(crate) fn connect_engine(docker_host: Option<String>) -> ConnectEngine {
+    Box::new(move || {
+        let options = match docker_host.clone() {
+            Some(host) => DockerOptions {
+                host,
+                ..DockerOptions::default()
+            },
+            None => DockerOptions::default(),
+        };
+        Box::pin(async move {
+            let engine = DockerEngine::connect(options).await?;
+            Ok(Arc::new(engine) as Arc<dyn ContainerEngine>)
+        })
+    })
+}
+
+/// A job document that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JobFileError {
+    /// Not readable.
+    #[error("cannot read the job {path}: {cause}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// Not a job.
+    #[error("{path}: {cause}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// The fault with its JSON path.
+        cause: String,
+    },
+}
+
+/// Reads a job document from a file, or from standard input for `-`.
+///
+/// # Errors
+/// When it cannot be read or is not a job; the text names the JSON path of the fault.
+pub fn read_job(path: &Path) -> Result<AdminJob, JobFileError> {
+    let unreadable = |cause| JobFileError::Unreadable {
+        path: path.to_owned(),
+        cause,
+    };
+    let mut text = Vec::new();
+    if path == Path::new("-") {
+        std::io::stdin()
+            .take(MAX_JOB_FILE_BYTES)
+            .read_to_end(&mut text)
+            .map_err(unreadable)?;
+    } else {
+        let file = std::fs::File::open(path).map_err(unreadable)?;
+        file.take(MAX_JOB_FILE_BYTES)
+            .read_to_end(&mut text)
+            .map_err(unreadable)?;
+    }
+    AdminJob::from_json(&text).map_err(|error| JobFileError::Invalid {
+        path: path.to_owned(),
+        cause: error.to_string(),
+    })
+}
+
+/// The plan of one container from a job document.
+///
+/// # Errors
+/// When the document cannot be read or the job cannot run.
+pub fn plan_of(
+    arguments: &JobArguments,
+    log_path: Option<&str>,
+) -> Result<(AdminJob, ContainerPlan), Box<dyn std::error::Error>> {
+    let job = read_job(&arguments.job)?;
+    // What only a worker knows is shown by its name where it is not given.
+    let log_path = log_path
+        .map(str::to_owned)
+        .or_else(|| job.job.logpath.clone())
+        .unwrap_or_else(|| "<S3_ERROR_LOG_PATH>".to_owned());
+    let refdata_host_path = match arguments.refdata_host_path.as_str() {
+        "" => "<REFDATA_HOST_PATH>".to_owned(),
+        path => path.to_owned(),
+    };
+    let worker = WorkerFacts {
+        log_path: log_path.trim_matches('/').to_owned(),
+        refdata_host_path,
+        pids: arguments.pids_limit,
+    };
+    let plan = ContainerPlan::new(&job, arguments.container, &worker)?;
+    Ok((job, plan))
+}
+
+/// `cts-executor plan`.
+#[must_use]
+pub fn plan(arguments: &PlanArguments) -> ExitStatus {
+    let planned = plan_of(&arguments.job, arguments.s3_error_log_path.as_deref());
+    let text = planned.and_then(|(_, plan)| match arguments.format {
+        PlanFormat::Text => Ok(plan::to_text(&plan)),
+        PlanFormat::Json => Ok(serde_json::to_string_pretty(&plan)? + "\n"),
+    });
+    match text {
+        Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
+            Ok(()) => ExitStatus::Done,
+            // The reader has seen enough: `plan ... | head`.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitStatus::Done,
+            Err(error) => {
+                complain(error);
+                ExitStatus::Failed
+            }
+        },
+        Err(error) => {
+            complain(error);
+            ExitStatus::Failed
+        }
+    }
+}

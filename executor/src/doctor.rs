@@ -1,0 +1,264 @@
+//! `cts-executor doctor`: can this machine run jobs? One line a check; what fails comes with the
+//! remedy. Takes the settings of `run`; what is not set is not checked, and said so.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use indicatif::HumanBytes;
+
+use crate::commands::connect_engine;
+use crate::config::{ConfigError, Lookup, S3Config, ServiceConfig};
+use crate::container_engine::EngineInfo;
+use crate::coordinator::http::HttpCoordinator;
+use crate::coordinator::{Coordinator, CoordinatorError};
+use crate::disk;
+use crate::exit::ExitStatus;
+use crate::object_store::{GetRequest, ObjectName, StoreErrorKind};
+use crate::run::stage;
+use crate::variables as vars;
+
+/// No check takes longer.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(15);
+/// AWS refuses requests whose time is further off (`RequestTimeTooSkewed`).
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(15 * 60);
+/// Less than this is no use to any job.
+const MIN_FREE_BYTES: u64 = 1 << 30;
+
+/// The answer of one check.
+enum Answer {
+    Good(String),
+    Skipped(String),
+    Bad {
+        problem: String,
+        remedy: &'static str,
+    },
+}
+
+/// Prints the answers and counts the bad ones.
+struct Sheet {
+    bad: usize,
+}
+
+impl Sheet {
+    fn write(&mut self, name: &str, answer: Answer) {
+        let line = match answer {
+            Answer::Good(words) => format!("ok    {name:<8} {words}"),
+            Answer::Skipped(words) => format!("skip  {name:<8} {words}"),
+            Answer::Bad { problem, remedy } => {
+                self.bad += 1;
+                if remedy.is_empty() {
+                    format!("FAIL  {name:<8} {problem}")
+                } else {
+                    format!("FAIL  {name:<8} {problem}; {remedy}")
+                }
+            }
+        };
+        // Nothing is left to do if standard output is gone.
+        let _unwritable = writeln!(std::io::stdout(), "{line}");
+    }
+}
+
+fn bad(problem: impl Display, remedy: &'static str) -> Answer {
+    Answer::Bad {
+        problem: problem.to_string(),
+        remedy,
+    }
+}
+
+/// Settings that are wrong, all in one line.
+fn bad_settings(errors: &[ConfigError]) -> Answer {
+    let problems: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    bad(problems.join("; "), "")
+}
+
+async fn in_time(check: impl Future<Output = Answer>) -> Answer {
+    tokio::time::timeout(CHECK_TIMEOUT, check)
+        .await
+        .unwrap_or_else(|_| {
+            bad(
+                format!("no answer within {} s", CHECK_TIMEOUT.as_secs()),
+                "see whether it hangs",
+            )
+        })
+}
+
+/// Runs every check. Done if none fails.
+pub async fn doctor(lookup: Lookup<'_>) -> ExitStatus {
+    let mut sheet = Sheet { bad: 0 };
+    let docker_host = lookup(vars::DOCKER_HOST.name).filter(|host| !host.trim().is_empty());
+    let mut info = None;
+    let answer = in_time(async {
+        let engine = match connect_engine(docker_host)().await {
+            Ok(engine) => engine,
+            Err(error) => return bad(error, ""),
+        };
+        match engine.info().await {
+            Ok(found) => {
+                let answer = describe_engine(&found);
+                info = Some(found);
+                answer
+            }
+            Err(error) => bad(error, ""),
+        }
+    })
+    .await;
+    sheet.write("engine", answer);
+    sheet.write("s3", in_time(check_s3(lookup)).await);
+    check_service(lookup, &mut sheet).await;
+    let here = std::env::current_dir().unwrap_or_else(|_| "/".into());
+    sheet.write("disk", check_disk(&here));
+    if let Some(root) = info.and_then(|info| info.root_dir)
+        && root.exists()
+    {
+        sheet.write("images", check_disk(&root));
+    }
+    if sheet.bad == 0 {
+        ExitStatus::Done
+    } else {
+        ExitStatus::Failed
+    }
+}
+
+fn describe_engine(info: &EngineInfo) -> Answer {
+    let EngineInfo {
+        product,
+        version,
+        api_version,
+        platform,
+        host,
+        ..
+    } = info;
+    let mut words = format!("{product} {version} (API {api_version}, {platform}) at {host}");
+    if let (Some(cpus), Some(memory)) = (info.cpus, info.memory_bytes) {
+        words.push_str(&format!(", {cpus} CPUs, {}", HumanBytes(memory)));
+    }
+    for warning in &info.warnings {
+        words.push_str(&format!("; {warning}"));
+    }
+    Answer::Good(words)
+}
+
+/// Asks for an object that is not there: an answer of "no such object" proves address and keys.
+async fn check_s3(lookup: Lookup<'_>) -> Answer {
+    if lookup(vars::S3_URL.name).is_none() {
+        return Answer::Skipped(format!("{} is not set", vars::S3_URL.name));
+    }
+    let config = match S3Config::read(lookup) {
+        Ok(config) => config,
+        Err(errors) => return bad_settings(&errors),
+    };
+    let store = match stage::open_store(&config) {
+        Ok(store) => store,
+        Err(failure) => return bad(failure.failure.message(), ""),
+    };
+    let log_path = lookup(vars::S3_ERROR_LOG_PATH.name).unwrap_or_default();
+    let log_path = log_path.trim().trim_matches('/');
+    let probe = match log_path.split_once('/') {
+        Some((bucket, key)) => ObjectName::new(bucket, format!("{key}/cts-doctor-probe")),
+        None => ObjectName::new("cts-doctor-probe", "cts-doctor-probe"),
+    };
+    let request = GetRequest {
+        object: &probe,
+        range: None,
+        if_match: None,
+        fresh_connection: false,
+    };
+    let url = &config.url;
+    match store.get(request).await {
+        Ok(_) => Answer::Good(format!("{url} answers, the keys are accepted")),
+        Err(error) => match error.kind() {
+            StoreErrorKind::NotFound => {
+                Answer::Good(format!("{url} answers, the keys are accepted"))
+            }
+            StoreErrorKind::BucketMissing if log_path.is_empty() => {
+                Answer::Good(format!("{url} answers, the keys are accepted"))
+            }
+            StoreErrorKind::BucketMissing => bad(
+                error,
+                "make the bucket, or set S3_ERROR_LOG_PATH to one that exists",
+            ),
+            StoreErrorKind::AccessDenied => bad(
+                error,
+                "check S3_ACCESS_KEY, the secret and the key's rights",
+            ),
+            _ => bad(error, "check S3_URL and the network"),
+        },
+    }
+}
+
+async fn check_service(lookup: Lookup<'_>, sheet: &mut Sheet) {
+    if lookup(vars::SERVICE_ROOT_URL.name).is_none() {
+        let words = || format!("{} is not set", vars::SERVICE_ROOT_URL.name);
+        for name in ["service", "token", "clock"] {
+            sheet.write(name, Answer::Skipped(words()));
+        }
+        return;
+    }
+    let service = match ServiceConfig::read(lookup) {
+        Ok(service) => service,
+        Err(errors) => return sheet.write("service", bad_settings(&errors)),
+    };
+    let job = cts_shared::id::JobId::new(uuid::Uuid::nil());
+    let coordinator = match HttpCoordinator::new(service.root, service.token, job, 0) {
+        Ok(coordinator) => coordinator,
+        Err(error) => return sheet.write("service", bad(error, "")),
+    };
+    let mut clock = Answer::Skipped("the service's time is not known".to_owned());
+    let answer = in_time(async {
+        match coordinator.root().await {
+            Ok(root) => {
+                clock = check_clock(root.server_time.timestamp());
+                Answer::Good(format!("{} {}", root.service_name, root.version))
+            }
+            Err(CoordinatorError::TokenRefused { .. }) => {
+                Answer::Good("answers, but see the token".to_owned())
+            }
+            Err(error) => bad(error, "check SERVICE_ROOT_URL and the network"),
+        }
+    })
+    .await;
+    sheet.write("service", answer);
+    let answer = in_time(async {
+        match coordinator.whoami().await {
+            Ok(user) => Answer::Good(format!("valid, belongs to {user:?}")),
+            Err(error) => bad(error, ""),
+        }
+    })
+    .await;
+    sheet.write("token", answer);
+    sheet.write("clock", clock);
+}
+
+fn check_clock(service: jiff::Timestamp) -> Answer {
+    let skew = jiff::Timestamp::now()
+        .duration_since(service)
+        .unsigned_abs();
+    if skew > MAX_CLOCK_SKEW {
+        let problem = format!("differs from the service's by {} s", skew.as_secs());
+        return bad(
+            problem,
+            "set it (NTP): S3 refuses requests that are 15 minutes off",
+        );
+    }
+    Answer::Good(format!("within {} s of the service's", skew.as_secs() + 1))
+}
+
+fn check_disk(directory: &Path) -> Answer {
+    match disk::free_bytes(directory) {
+        Ok(free) if free < MIN_FREE_BYTES => bad(
+            format!("only {} free in {}", HumanBytes(free), directory.display()),
+            "free some or use another machine",
+        ),
+        Ok(free) => Answer::Good(format!(
+            "{} free in {}",
+            HumanBytes(free),
+            directory.display()
+        )),
+        Err(error) => bad(
+            format!("{}: {error}", directory.display()),
+            "see whether it is mounted",
+        ),
+    }
+}

@@ -1,0 +1,65 @@
+//! The `cts-executor` program: reads the command line, runs the command, ends with its exit status.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use cts_executor::cli::{Cli, Task};
+use cts_executor::exit::ExitStatus;
+use cts_executor::telemetry::{self, LogFormat, LogLevel, Screen};
+use cts_executor::{commands, name_service, process};
+
+fn main() -> ExitCode {
+    // Before any thread exists and any name is looked up.
+    name_service::use_built_in_services();
+    cts_net::tls::install_provider();
+    process::harden();
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("cts")
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&format!("cannot start threads: {error}")),
+    };
+    let status = runtime.block_on(async {
+        match cli.command {
+            Task::Run(variables) => {
+                let screen = start_logging(&|name| variables.lookup(name));
+                commands::run(&|name| variables.lookup(name), screen).await
+            }
+            Task::Plan(arguments) => commands::plan(&arguments),
+            Task::Local(arguments) => {
+                let screen = start_logging(&|name| std::env::var(name).ok());
+                cts_executor::local::local(&arguments, screen).await
+            }
+            Task::Doctor(variables) => {
+                cts_executor::doctor::doctor(&|name| variables.lookup(name)).await
+            }
+        }
+    });
+    // A file system that hangs must not keep the process from ending.
+    runtime.shutdown_background();
+    status.into()
+}
+
+/// Wrong values are reported with all other settings, by the command.
+fn start_logging(lookup: &dyn Fn(&str) -> Option<String>) -> Screen {
+    let set = |name| lookup(name).map(|value| value.trim().to_owned());
+    let level: LogLevel = set("CTS_LOG_LEVEL")
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_default();
+    let format: LogFormat = set("CTS_LOG_FORMAT")
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_default();
+    let no_color = set("NO_COLOR").is_some_and(|value| !value.is_empty());
+    telemetry::start(level, format, no_color)
+}
+
+fn complain(message: &str) -> ExitCode {
+    // Nothing is left to do if standard error is gone.
+    let _unwritable = writeln!(std::io::stderr(), "cts-executor: {message}");
+    ExitStatus::Failed.into()
+}

@@ -1,0 +1,387 @@
+//! What a run works with in these tests: the double of the service, and a bed that puts all doubles
+//! together, runs the executor and keeps what can be looked at afterwards.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use cts_executor::clock::SimulatedClock;
+use cts_executor::config::RunConfig;
+use cts_executor::container_engine::ContainerEngine;
+use cts_executor::container_engine::fake::{FakeEngine, Script};
+use cts_executor::coordinator::http::HttpCoordinator;
+use cts_executor::exit::ExitStatus;
+use cts_executor::failure::RunFailure;
+use cts_executor::object_store::memory::MemoryStore;
+use cts_executor::object_store::{ObjectChecksum, ObjectName, ObjectStore};
+use cts_executor::progress_display::Display;
+use cts_executor::run::{self, Parts};
+use cts_executor::shutdown::Shutdown;
+use cts_executor::transfer::TransferRuntime;
+use cts_shared::crc64nvme::Crc64Nvme;
+use serde_json::{Value, json};
+
+/// No test of a run takes longer.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// One request that the service got.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Call {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) auth: String,
+    pub(crate) body: Option<Value>,
+}
+
+impl Call {
+    /// `GET`, or the state that an update reports.
+    pub(crate) fn short(&self) -> String {
+        match self.method.as_str() {
+            "PUT" => self.path.rsplit('/').next().unwrap().to_owned(),
+            method => method.to_owned(),
+        }
+    }
+}
+
+/// What the service answers to one call instead of success.
+#[derive(Debug, Clone)]
+pub(crate) enum Answer {
+    /// A status with the service's error envelope.
+    Error { status: u16, appcode: Option<u32> },
+    /// A status with something that is not JSON.
+    Html { status: u16 },
+    /// The call has its effect, and the connection breaks before the answer.
+    Lost,
+}
+
+#[derive(Debug)]
+pub(crate) struct Service {
+    job: Mutex<Value>,
+    /// By 1-based number of the call.
+    answers: BTreeMap<usize, Answer>,
+    calls: Mutex<Vec<Call>>,
+    /// Answer repeated updates as the existing service does: 404.
+    refuse_repeats: bool,
+}
+
+impl Service {
+    pub(crate) fn new(
+        job: Value,
+        answers: BTreeMap<usize, Answer>,
+        refuse_repeats: bool,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            job: Mutex::new(job),
+            answers,
+            calls: Mutex::default(),
+            refuse_repeats,
+        })
+    }
+
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    /// The states reported, in order.
+    pub(crate) fn reported(&self) -> Vec<String> {
+        self.calls()
+            .iter()
+            .filter(|call| call.method == "PUT")
+            .map(Call::short)
+            .collect()
+    }
+
+    pub(crate) fn set_job_state(&self, state: &str) {
+        self.job.lock().unwrap()["state"] = state.into();
+    }
+
+    /// Serves on a free port of this machine until the runtime ends.
+    async fn listen(self: &Arc<Self>) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().fallback(answer).with_state(Arc::clone(self));
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        format!("http://{address}/services/cts/")
+    }
+}
+
+fn error(status: u16, appcode: Option<u32>) -> Response {
+    let mut error = json!({
+        "httpcode": status, "httpstatus": "x", "time": "2031-01-01T00:00:00.000000+00:00",
+        "request_id": "r", "message": "as the test wants it",
+    });
+    if let Some(code) = appcode {
+        error["appcode"] = code.into();
+        error["apperror"] = "x".into();
+    }
+    let body = json!({ "error": error }).to_string();
+    let json = (header::CONTENT_TYPE, "application/json");
+    (StatusCode::from_u16(status).unwrap(), [json], body).into_response()
+}
+
+async fn answer(
+    State(service): State<Arc<Service>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let call = Call {
+        method: method.to_string(),
+        path: uri.path().to_owned(),
+        auth: headers
+            .get(header::AUTHORIZATION)
+            .map(|value| value.to_str().unwrap().to_owned())
+            .unwrap_or_default(),
+        body: (!body.is_empty()).then(|| serde_json::from_slice(&body).unwrap()),
+    };
+    let (number, repeated) = {
+        let mut calls = service.calls.lock().unwrap();
+        let taken = |earlier: &Call| earlier.method == "PUT" && earlier.path == call.path;
+        let repeated = calls.iter().any(taken);
+        calls.push(call.clone());
+        (calls.len(), repeated)
+    };
+    match service.answers.get(&number) {
+        Some(Answer::Error { status, appcode }) => return error(*status, *appcode),
+        Some(Answer::Html { status }) => {
+            return (StatusCode::from_u16(*status).unwrap(), "<html>not json").into_response();
+        }
+        // A success status whose body is cut: for the client the answer never came.
+        Some(Answer::Lost) => {
+            return (
+                StatusCode::OK,
+                [(header::CONTENT_TYPE, "application/json")],
+                "{\"cut",
+            )
+                .into_response();
+        }
+        None => {}
+    }
+    if method == Method::PUT {
+        if repeated && service.refuse_repeats {
+            return error(404, Some(40050));
+        }
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    if uri.path().contains("/admin/jobs/") && uri.path().contains("/container/") {
+        // The existing service shows containers to administrators only.
+        return error(403, Some(20000));
+    }
+    let body = if uri.path().contains("/admin/jobs/") {
+        service.job.lock().unwrap().to_string()
+    } else {
+        json!({
+            "service_name": "CDM Task Service", "version": "0.1.0", "git_hash": "abc",
+            "server_time": "2031-01-01T00:00:00Z", "notes": "",
+        })
+        .to_string()
+    };
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// The job of `executor_calls.jsonl` and of most tests.
+pub(crate) const JOB_ID: &str = "b9faffb2-453a-4ebe-9bba-1b96636cb3b1";
+
+/// A job document with the given parameters and input files (all of them empty objects).
+pub(crate) fn job(
+    params: &Value,
+    input_files: &[&str],
+    num_containers: u64,
+    output_dir: &str,
+) -> Value {
+    let files: Vec<Value> = input_files
+        .iter()
+        .map(|file| json!({ "file": file, "crc64nvme": "AAAAAAAAAAA=" }))
+        .collect();
+    json!({
+        "id": JOB_ID, "state": "download_submitted", "user": "alice", "admin_meta": {},
+        "transition_times": [
+            { "state": "created", "time": "2031-01-01T00:00:00Z", "trans_id": "a", "notif_sent": true },
+            { "state": "download_submitted", "time": "2031-01-01T00:00:00Z", "trans_id": "b",
+              "notif_sent": true },
+        ],
+        "job_input": {
+            "cluster": "kbase", "image": "x", "params": params, "num_containers": num_containers,
+            "cpus": 1, "memory": 10_000_000, "runtime": "PT1M",
+            "output_dir": format!("{output_dir}/"), "input_files": files,
+        },
+        "image": {
+            "registered_by": "adm", "registered_on": "2031-01-01T00:00:00Z",
+            "name": "docker.io/library/x", "digest": "sha256:aa", "entrypoint": ["e"],
+        },
+        "input_file_count": files.len(), "cleaned": false,
+    })
+}
+
+/// Everything a run needs, and everything it left.
+pub(crate) struct Bed {
+    pub(crate) service: Arc<Service>,
+    pub(crate) engine: FakeEngine,
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) clock: Arc<SimulatedClock>,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) directory: tempfile::TempDir,
+    variables: BTreeMap<&'static str, String>,
+}
+
+impl Bed {
+    pub(crate) async fn new(service: Arc<Service>, script: Script) -> Self {
+        cts_net::tls::install_provider();
+        let root = service.listen().await;
+        let variables = BTreeMap::from([
+            ("JOB_ID", JOB_ID.to_owned()),
+            ("CONTAINER_NUMBER", "0".to_owned()),
+            ("SERVICE_ROOT_URL", root),
+            ("TOKEN", "tok".to_owned()),
+            ("S3_URL", "http://127.0.0.1:1".to_owned()),
+            ("S3_ACCESS_KEY", "ak".to_owned()),
+            ("S3_SECRET", "sk".to_owned()),
+            ("S3_ERROR_LOG_PATH", format!("logs/cts/{JOB_ID}")),
+            ("REFDATA_HOST_PATH", "/refroot".to_owned()),
+            ("JOB_UPDATE_TIMEOUT_MIN", "360".to_owned()),
+        ]);
+        Self {
+            service,
+            engine: FakeEngine::new(script),
+            store: Arc::new(MemoryStore::with_buckets(&["buk", "logs"])),
+            clock: Arc::new(SimulatedClock::default()),
+            shutdown: Shutdown::default(),
+            directory: tempfile::tempdir().unwrap(),
+            variables,
+        }
+    }
+
+    pub(crate) fn set(&mut self, name: &'static str, value: impl Into<String>) {
+        self.variables.insert(name, value.into());
+    }
+
+    /// Puts an object with its checksum into the store.
+    pub(crate) fn put(&self, path: &str, body: &[u8]) {
+        let (bucket, key) = path.split_once('/').unwrap();
+        let checksum = ObjectChecksum::FullObject(Crc64Nvme::of(body));
+        self.store
+            .insert(&ObjectName::new(bucket, key), body.to_vec(), checksum);
+    }
+
+    /// An object's content.
+    pub(crate) fn get(&self, path: &str) -> Option<Vec<u8>> {
+        let (bucket, key) = path.split_once('/').unwrap();
+        self.store
+            .object(&ObjectName::new(bucket, key))
+            .map(|bytes| bytes.to_vec())
+    }
+
+    /// Paths of all objects below a prefix.
+    pub(crate) fn objects(&self, prefix: &str) -> Vec<String> {
+        let mut paths: Vec<String> = self
+            .store
+            .objects()
+            .iter()
+            .map(|name| format!("{}/{}", name.bucket, name.key))
+            .filter(|path| path.starts_with(prefix))
+            .collect();
+        paths.sort();
+        paths
+    }
+
+    /// Runs the executor to its end.
+    pub(crate) async fn run(&self) -> ExitStatus {
+        let store: Arc<dyn ObjectStore> = Arc::<MemoryStore>::clone(&self.store);
+        self.run_over(Box::new(move || Ok(Arc::clone(&store))))
+            .await
+    }
+
+    pub(crate) async fn run_over(
+        &self,
+        open_store: Box<dyn Fn() -> Result<Arc<dyn ObjectStore>, RunFailure> + Send + Sync>,
+    ) -> ExitStatus {
+        let config = RunConfig::read(&|name| self.variables.get(name).cloned()).unwrap();
+        let coordinator = HttpCoordinator::new(
+            config.service.clone(),
+            Arc::clone(&config.token),
+            config.job,
+            config.container,
+        )
+        .unwrap();
+        let parts = Parts {
+            coordinator: Arc::new(coordinator),
+            connect_engine: {
+                let engine = self.engine.clone();
+                Box::new(move || {
+                    let engine: Arc<dyn ContainerEngine> = Arc::new(engine.clone());
+                    Box::pin(async move { Ok(engine) })
+                })
+            },
+            registry: None,
+            open_store,
+            clock: Arc::<SimulatedClock>::clone(&self.clock),
+            transfers: TransferRuntime::start().unwrap(),
+            display: Display::none(),
+            directory: self.path(),
+        };
+        tokio::time::timeout(DEADLINE, run::run(&config, &parts, &self.shutdown))
+            .await
+            .expect("the run does not end")
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.path().canonicalize().unwrap()
+    }
+
+    /// What must hold after every run, however it ended.
+    pub(crate) fn assert_nothing_left(&self) {
+        assert_eq!(self.engine.containers(), [], "a container is left");
+        assert_eq!(
+            self.store.open_uploads(),
+            0,
+            "a multipart upload is left open"
+        );
+        let input = self.path().join("__input__");
+        for entry in walk(&input) {
+            let name = entry.file_name().unwrap().to_string_lossy().into_owned();
+            assert!(
+                !name.contains("partial"),
+                "a partial file is left: {}",
+                entry.display()
+            );
+        }
+        for stream in ["out", "err"] {
+            let log = self
+                .path()
+                .join(format!("cts-{JOB_ID}-{}-container.{stream}", self.number()));
+            assert!(
+                log.is_file(),
+                "{} is missing: HTCondor would hold the job",
+                log.display()
+            );
+        }
+    }
+
+    fn number(&self) -> &str {
+        &self.variables["CONTAINER_NUMBER"]
+    }
+}
+
+/// Every file below a directory.
+pub(crate) fn walk(directory: &std::path::Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    entries
+        .map(|entry| entry.unwrap().path())
+        .flat_map(|path| {
+            if path.is_dir() {
+                walk(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
+}

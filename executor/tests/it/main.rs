@@ -1,0 +1,7 @@
+//! The executor's runs against in-process doubles: a service on loopback, a scripted container engine,
+//! an object store in memory. One module per behaviour.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+mod bed;
+mod executor_calls;

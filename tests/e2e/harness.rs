@@ -1,0 +1,13 @@
+//! What every end-to-end test needs.
+
+mod case;
+mod coordinator;
+mod executor;
+mod proxy;
+mod wait;
+
+pub(crate) use case::Case;
+pub(crate) use coordinator::{Coordinator, TOKEN};
+pub(crate) use executor::{Executor, Outcome};
+pub(crate) use proxy::{Fault, Proxy};
+pub(crate) use wait::eventually;

@@ -1,0 +1,98 @@
+//! SIGTERM in every phase: container gone, no stray files, exit status 143, in time.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::{Case, Coordinator, Executor, Fault, Outcome, Proxy, eventually};
+
+/// Ten seconds, and the stop grace that the harness sets.
+const IN_TIME: Duration = Duration::from_secs(12);
+/// For the run to get to the phase that is to be interrupted.
+const PHASE_DEADLINE: Duration = Duration::from_secs(60);
+
+fn check_terminated(outcome: &Outcome, since: Instant) {
+    outcome.check_status(143);
+    outcome.check(
+        since.elapsed() <= IN_TIME,
+        "an end within ten seconds plus the stop grace",
+    );
+}
+
+#[tokio::test]
+async fn while_inputs_are_fetched() {
+    let case = Case::new("term-staging", &["copy_inputs"]).await;
+    let case = case.input("big.bin", &vec![7; 8 << 20]).await;
+    let fault = Fault::StallDownload { after: 1 << 20 };
+    let proxy = Proxy::start(&case.testbed.s3.url, fault).await;
+    let coordinator = Coordinator::start(case.job()).await;
+    let running = Executor::new(&case)
+        .env("S3_URL", proxy.url())
+        .start(&coordinator);
+    proxy.struck().await;
+    let since = Instant::now();
+    running.terminate();
+    let outcome = running.finish(&case, &coordinator).await;
+    check_terminated(&outcome, since);
+    outcome.check_states(&[]);
+}
+
+#[tokio::test]
+async fn while_the_container_runs() {
+    let case = Case::new("term-running", &["started_and_waiting"])
+        .await
+        .input("a", b"a")
+        .await;
+    let coordinator = Coordinator::start(case.job()).await;
+    let running = Executor::new(&case).start(&coordinator);
+    coordinator.wait_for("job_submitted", PHASE_DEADLINE).await;
+    eventually("the container at work", PHASE_DEADLINE, async || {
+        running.output("started")
+    })
+    .await;
+    let since = Instant::now();
+    running.terminate();
+    let outcome = running.finish(&case, &coordinator).await;
+    check_terminated(&outcome, since);
+    outcome.check(
+        case.published().await.is_empty(),
+        "no output of a container that was stopped",
+    );
+}
+
+#[tokio::test]
+async fn while_the_container_ignores_the_signal() {
+    let case = Case::new("term-deaf", &["ignore_sigterm", "started_and_waiting"]);
+    let case = case.await.input("a", b"a").await;
+    let coordinator = Coordinator::start(case.job()).await;
+    let running = Executor::new(&case).start(&coordinator);
+    eventually("the container at work", PHASE_DEADLINE, async || {
+        running.output("started")
+    })
+    .await;
+    let since = Instant::now();
+    running.terminate();
+    let outcome = running.finish(&case, &coordinator).await;
+    check_terminated(&outcome, since);
+}
+
+#[tokio::test]
+async fn while_outputs_are_stored() {
+    let case = Case::new("term-upload", &["big out.bin 24"])
+        .await
+        .input("a", b"a")
+        .await;
+    let fault = Fault::StallUpload { after: 4 << 20 };
+    let proxy = Proxy::start(&case.testbed.s3.url, fault).await;
+    let coordinator = Coordinator::start(case.job()).await;
+    let running = Executor::new(&case)
+        .env("S3_URL", proxy.url())
+        .start(&coordinator);
+    proxy.struck().await;
+    let since = Instant::now();
+    running.terminate();
+    let outcome = running.finish(&case, &coordinator).await;
+    check_terminated(&outcome, since);
+    outcome.check(
+        case.published().await.is_empty(),
+        "no half output in the store",
+    );
+}
