@@ -1,3 +1,50 @@
-//! The coordinating REST service of CTS.
+//! The CDM Task Service (CTS): takes jobs, has their containers run at compute sites, and tells what
+//! became of them.
+//!
+//! # The life of a job
+//!
+//! 1. `POST /jobs` ([`api::jobs`]) checks everything that can be checked ([`jobs::submit`]) and stores
+//!    the job with all its containers ([`job_store`]).
+//! 2. The job is handed to its site ([`jobs::resume`], [`compute_site`]), which starts an executor for
+//!    each container.
+//! 3. Executors report states ([`api::external_exec`], [`jobs::report`]); each report and what it means
+//!    for the job is one atomic step on the stored record.
+//! 4. When all containers have ended, the [`background::finisher`] compares the outputs with S3 and
+//!    ends the job ([`jobs::finish`]).
+//!
+//! # Module map
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`cli`], [`dev`], [`telemetry`] | the program: options, the `dev` command, logs |
+//! | [`app`], [`config`], [`router`] | the parts, the settings, the URL space |
+//! | [`api`] | HTTP |
+//! | [`jobs`], [`images`], [`sites`] | use cases |
+//! | [`job_store`], [`image_store`] | what is remembered; [`sqlite`] keeps it in one file |
+//! | [`identity`] | tokens to users |
+//! | [`compute_site`], [`condor`] | where executors run |
+//! | [`object_store`], [`image_registry`] | S3 and registries |
+//! | [`background`] | loops that no request waits for |
 
+pub mod api;
+pub mod app;
+pub mod background;
+pub mod cli;
+pub mod clock;
+pub mod compute_site;
 pub mod condor;
+pub mod config;
+pub mod dev;
+pub mod error;
+pub mod identity;
+pub mod image_registry;
+pub mod image_store;
+pub mod images;
+pub mod job_store;
+pub mod jobs;
+pub mod object_store;
+mod process_identity;
+pub mod router;
+pub mod sites;
+pub mod sqlite;
+pub mod telemetry;

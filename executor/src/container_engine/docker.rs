@@ -1,8 +1,8 @@
 //! The Docker Engine API, as Docker and Podman's compatible socket serve it
 //! ([reference](https://docs.docker.com/reference/api/engine/version/v1.41/)). The client's types stop here.
 //!
-//! [`create`]: what a container is created with. [`container`]: its life. [`watch`]: how it ends. [`measure`]: what it
-//! uses. [`pull`]: images. [`failure`]: the engine's errors in our words.
+//! `create`: what a container is created with. `container`: its life. `watch`: how it ends. `measure`: what it
+//! uses. `pull`: images. `failure`: the engine's errors in our words.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;

@@ -8,7 +8,7 @@ use cts_shared::id::{ContainerNumber, JobId};
 
 use super::{Run, Stop, failed, log_tail, log_usage};
 use crate::container_engine::{
-    ContainerEngine, ContainerLogs, ContainerSpec, EngineInfo, Exit, Mount, RunningContainer,
+    ContainerEngine, ContainerLogs, ContainerSpec, EngineError, EngineInfo, Exit, Mount, RunningContainer,
     container_name, explain_exit,
 };
 use crate::labels;
@@ -31,22 +31,21 @@ impl Run<'_> {
             .unless_interrupted(engine.info())
             .await?
             .map_err(failed("ask the engine"))?;
-        let logs = ContainerLogs::create(
-            &self.workdir.stdout_log(),
-            &self.workdir.stderr_log(),
-            self.config.limits.log_bytes,
-        )
-        .map_err(failed("open the log files"))?;
         self.has_logs = true;
         let owner = (self.config.job, self.config.container);
         let grace = self.config.limits.stop_grace;
         let spec = container_spec(plan, owner, self.mounts(plan)?, &info, grace);
-        let started = self
-            .shutdown
-            .unless_interrupted(engine.run(spec, logs))
-            .await?;
-        let container: Arc<dyn RunningContainer> =
-            Arc::from(started.map_err(failed("start the container"))?);
+        let container: Arc<dyn RunningContainer> = match self.start(engine, &spec).await? {
+            // Somebody cleaned up between the pull and now. Once is bad luck.
+            Err(EngineError::ImageNotFound { .. }) => {
+                tracing::warn!(image = plan.image, "the image went away, pulling it again");
+                self.fetch_image_again(plan, engine).await?;
+                self.start(engine, &spec).await?
+            }
+            started => started,
+        }
+        .map(Arc::from)
+        .map_err(failed("start the container"))?;
         self.container = Some(Arc::clone(&container));
         tracing::info!(image = plan.image, "container started");
         self.step(Event::Started).await?;
@@ -56,6 +55,20 @@ impl Run<'_> {
         // Nothing may write to the outputs any more, not even a process that outlived its parent.
         self.remove_container(false).await;
         Ok(event)
+    }
+
+    async fn start(
+        &self,
+        engine: &dyn ContainerEngine,
+        spec: &ContainerSpec,
+    ) -> Result<Result<Box<dyn RunningContainer>, EngineError>, Stop> {
+        let logs = ContainerLogs::create(
+            &self.workdir.stdout_log(),
+            &self.workdir.stderr_log(),
+            self.config.limits.log_bytes,
+        )
+        .map_err(failed("open the log files"))?;
+        Ok(self.shutdown.unless_interrupted(engine.run(spec.clone(), logs)).await?)
     }
 
     /// Waits for the end, at most the job's runtime.
@@ -149,7 +162,12 @@ pub fn judge(
     timed_out: Option<Duration>,
 ) -> (i64, Option<String>) {
     let oom_limit = exit.oom_killed.then_some(plan.limits.memory_bytes);
-    let explanation = explain_exit(exit.code, oom_limit, timed_out);
+    let mut explanation = explain_exit(exit.code, oom_limit, timed_out);
+    // A program that the init process cannot start is told of here and nowhere else.
+    if let (code @ 1.., Some(engine)) = (exit.code, &exit.engine_error) {
+        let words = explanation.unwrap_or_else(|| format!("the engine says about {code}"));
+        explanation = Some(format!("{words}: {engine}"));
+    }
     let exit_code = match (exit.code, timed_out) {
         (0, Some(_)) => STOPPED_AT_LIMIT,
         (code, _) => i64::from(code),

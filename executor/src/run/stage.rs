@@ -121,6 +121,15 @@ impl Run<'_> {
             ))
     }
 
+    /// For an image that was there and is not any more.
+    pub(super) async fn fetch_image_again(
+        &self,
+        plan: &ContainerPlan,
+        engine: &dyn ContainerEngine,
+    ) -> Result<(), Stop> {
+        flatten(self.shutdown.unless_interrupted(self.fetch_image(&plan.image, engine)).await)
+    }
+
     async fn fetch_image(&self, image: &str, engine: &dyn ContainerEngine) -> Result<(), Stop> {
         if engine
             .has_image(image)

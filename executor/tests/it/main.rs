@@ -5,3 +5,7 @@
 
 mod bed;
 mod executor_calls;
+mod failures;
+mod lost_answers;
+mod signals;
+mod transcripts;

@@ -1,0 +1,98 @@
+//! SIGTERM and SIGINT in every phase: the container stopped and removed, nothing reported, nothing
+//! left, exit status 128 + signal (contract executor.md, section 5).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cts_executor::container_engine::fake::{Call, End, Script};
+use cts_executor::object_store::faulty::{Fault, FaultyStore, Operation};
+use cts_executor::object_store::memory::MemoryStore;
+use cts_executor::object_store::ObjectStore;
+use serde_json::json;
+
+use super::bed::{Answer, Bed, DEADLINE, Service, job};
+
+async fn bed(script: Script, answers: BTreeMap<usize, Answer>) -> Bed {
+    let document = job(&json!({}), &["buk/a/x"], 1, "buk/out");
+    let bed = Bed::new(Service::new(document, answers, false), script).await;
+    bed.put("buk/a/x", b"");
+    bed
+}
+
+/// Polls `happened` until it is so.
+async fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while !happened() {
+        assert!(tokio::time::Instant::now() < deadline, "{what} never happened");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_container_runs() {
+    for signal in [15, 2] {
+        let bed = bed(Script { end: End::WhenStopped, ..Script::default() }, BTreeMap::new()).await;
+        let stop = async {
+            bed.engine.wait_started(1).await;
+            eventually("the report", || bed.service.reported().len() == 2).await;
+            bed.shutdown.request(signal);
+        };
+        let (status, ()) = tokio::join!(bed.run(), stop);
+        assert_eq!(status.code(), 128 + signal);
+        assert_eq!(bed.service.reported(), ["job_submitting", "job_submitted"]);
+        let grace = Duration::from_secs(10);
+        let stopped = |call: &Call| matches!(call, Call::Stop(_, given) if *given == grace);
+        assert!(bed.engine.calls().iter().any(stopped), "{:?}", bed.engine.calls());
+        bed.assert_nothing_left();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_inputs_hang() {
+    let bed = bed(Script::default(), BTreeMap::new()).await;
+    let memory: Arc<dyn ObjectStore> = Arc::<MemoryStore>::clone(&bed.store);
+    let hanging: Arc<FaultyStore> =
+        Arc::new(FaultyStore::new(memory).always(Operation::Get, Fault::Stall));
+    let opened: Arc<dyn ObjectStore> = Arc::<FaultyStore>::clone(&hanging);
+    let stop = async {
+        eventually("the download", || hanging.calls().contains(&Operation::Get)).await;
+        bed.shutdown.request(15);
+    };
+    let (status, ()) =
+        tokio::join!(bed.run_over(Box::new(move || Ok(Arc::clone(&opened)))), stop);
+    assert_eq!(status.code(), 143);
+    assert_eq!(bed.service.reported(), Vec::<String>::new());
+    bed.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_outputs_hang() {
+    let script = Script {
+        writes: vec![("/output_files/a".to_owned(), b"1".to_vec())],
+        ..Script::default()
+    };
+    let bed = bed(script, BTreeMap::new()).await;
+    let memory: Arc<dyn ObjectStore> = Arc::<MemoryStore>::clone(&bed.store);
+    let hanging: Arc<FaultyStore> =
+        Arc::new(FaultyStore::new(memory).always(Operation::Put, Fault::Stall));
+    let opened: Arc<dyn ObjectStore> = Arc::<FaultyStore>::clone(&hanging);
+    let stop = async {
+        eventually("the upload", || hanging.calls().contains(&Operation::Put)).await;
+        bed.shutdown.request(15);
+    };
+    let (status, ()) =
+        tokio::join!(bed.run_over(Box::new(move || Ok(Arc::clone(&opened)))), stop);
+    assert_eq!(status.code(), 143);
+    assert!(!bed.service.reported().contains(&"complete".to_owned()));
+    bed.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_anything_began() {
+    let bed = bed(Script::default(), BTreeMap::new()).await;
+    bed.shutdown.request(15);
+    assert_eq!(bed.run().await.code(), 143);
+    assert_eq!(bed.service.reported(), Vec::<String>::new());
+    bed.assert_nothing_left();
+}

@@ -1,0 +1,14 @@
+//! HTTP: take a request apart, call a use case, put the answer together. No rules of the domain here.
+//!
+//! The order of checks is the contract's (service.md, section 1.1), and handlers show it: body syntax,
+//! user, parameters and body, role, use case.
+
+pub mod error;
+pub mod external_exec;
+pub mod extract;
+pub mod health;
+pub mod images;
+pub mod jobs;
+pub mod request_context;
+pub mod root;
+pub mod sites;

@@ -1,0 +1,155 @@
+//! What happens to every request before it is routed: an id, the caller's user, a log line.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use secrecy::SecretString;
+use tracing::Instrument;
+use uuid::Uuid;
+
+use cts_shared::error_code::ErrorCode;
+
+use crate::app::App;
+use crate::error::Error;
+use crate::identity::{Role, User};
+
+use super::error::{ApiError, render};
+
+/// The caller, if there was a token; a handler that needs one asks for it when it is its turn.
+#[derive(Debug, Clone)]
+pub struct Caller(Option<User>);
+
+impl Caller {
+    /// The user.
+    ///
+    /// # Errors
+    /// 10010 without a token; 20000 for an administrator without the staff and NERSC roles.
+    pub fn user(&self) -> Result<&User, Error> {
+        let Some(user) = &self.0 else {
+            return Err(Error::refused(
+                ErrorCode::NoToken,
+                "this endpoint needs a user: send `Authorization: Bearer <token>`",
+            ));
+        };
+        if user.has(Role::FullAdmin)
+            && !(user.has(Role::KbaseStaff) && user.has(Role::NerscAccount))
+        {
+            return Err(Error::refused(
+                ErrorCode::Unauthorized,
+                format!(
+                    "administrator {} must also be KBase staff and have a NERSC account",
+                    user.name
+                ),
+            ));
+        }
+        Ok(user)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(|| {
+            ApiError::from(Error::Internal(
+                "the request was not identified before routing".to_owned(),
+            ))
+        })
+    }
+}
+
+/// Wraps the router: gives the request an id that its log lines and error body carry, finds out who
+/// is calling, and renders errors.
+pub async fn with_context(
+    State(app): State<Arc<App>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let started = Instant::now();
+    let request_id = Uuid::new_v4().to_string();
+    let span = request_span(&request, &request_id);
+    async move {
+        let (user, response) = match authenticate(&app, request.headers()).await {
+            Ok(user) => {
+                if let Some(user) = &user {
+                    tracing::Span::current().record("user", &user.name);
+                }
+                // The contract has no HEAD anywhere, the router would answer it as GET. TRACE is a
+                // method no path has.
+                if request.method() == Method::HEAD {
+                    *request.method_mut() = Method::TRACE;
+                }
+                request.extensions_mut().insert(Caller(user.clone()));
+                (user, next.run(request).await)
+            }
+            Err(error) => (None, ApiError::from(error).into_response()),
+        };
+        let response = render(response, &request_id, user.as_ref(), &*app.clock);
+        tracing::info!(
+            http.status = response.status().as_u16(),
+            elapsed_ms = started.elapsed().as_secs_f64() * 1000.0,
+            "request"
+        );
+        response
+    }
+    .instrument(span)
+    .await
+}
+
+fn request_span(request: &Request, request_id: &str) -> tracing::Span {
+    let text = |name: &str| {
+        request
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+    };
+    let ip = request
+        .extensions()
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|ConnectInfo(address)| address.ip().to_string());
+    tracing::info_span!(
+        "request",
+        request_id,
+        http.method = %request.method(),
+        http.path = request.uri().path(),
+        user = tracing::field::Empty,
+        ip,
+        x_real_ip = text("x-real-ip"),
+        x_forwarded_for = text("x-forwarded-for"),
+        user_agent = text(header::USER_AGENT.as_str()),
+    )
+}
+
+/// The user of the `Authorization` header; none without one.
+async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Option<User>, Error> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        return Ok(None);
+    };
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let malformed = |message: &str| Error::refused(ErrorCode::InvalidAuthHeader, message);
+    let text = value
+        .to_str()
+        .map_err(|_| malformed("the Authorization header has characters outside ASCII"))?;
+    let (scheme, credential) = text.split_once(' ').unwrap_or((text, ""));
+    let credential = credential.trim_start();
+    if scheme.is_empty() || credential.is_empty() {
+        return Err(malformed(
+            "the Authorization header must be `Bearer`, a space and the token",
+        ));
+    }
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(malformed(
+            "the scheme of the Authorization header must be `Bearer`",
+        ));
+    }
+    let token = SecretString::from(credential.trim_end().to_owned());
+    Ok(Some(app.identity.user(&token).await?))
+}

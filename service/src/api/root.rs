@@ -1,0 +1,58 @@
+//! `GET /` and `GET /whoami`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+
+use cts_shared::wire::root::{AllowedPath, Root, SERVICE_NAME, WhoAmI};
+
+use crate::app::App;
+use crate::identity::Role;
+
+use super::error::ApiError;
+use super::request_context::Caller;
+
+/// Commit the program was built from, where the build tells it.
+const GIT_HASH: &str = match option_env!("CTS_GIT_HASH") {
+    Some(hash) => hash,
+    None => "unknown",
+};
+
+/// `GET /`
+pub async fn root(State(app): State<Arc<App>>) -> Json<Root> {
+    Json(Root {
+        service_name: SERVICE_NAME.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        git_hash: GIT_HASH.to_owned(),
+        server_time: app.clock.now(),
+        notes: "This service is a prototype".to_owned(),
+        // What executors may rely on beyond the contract.
+        capabilities: vec!["idempotent_updates".to_owned()],
+    })
+}
+
+/// `GET /whoami`
+pub async fn who_am_i(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+) -> Result<Json<WhoAmI>, ApiError> {
+    let user = caller.user()?;
+    Ok(Json(WhoAmI {
+        user: user.name.clone(),
+        roles: if user.has(Role::FullAdmin) {
+            vec!["full_admin".to_owned()]
+        } else {
+            Vec::new()
+        },
+        allowed_paths: app
+            .config
+            .allowed_paths
+            .iter()
+            .map(|path| AllowedPath {
+                path: path.as_str().to_owned(),
+                perm: "write".to_owned(),
+            })
+            .collect(),
+    }))
+}

@@ -1,0 +1,37 @@
+//! The service's parts, built once and shared.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::identity::Identity;
+use crate::image_registry::ImageRegistry;
+use crate::image_store::ImageStore;
+use crate::job_store::JobStore;
+use crate::object_store::ObjectStore;
+use crate::sites::Sites;
+
+/// The ports and the settings.
+#[derive(Debug)]
+pub struct App {
+    /// Jobs.
+    pub jobs: Arc<dyn JobStore>,
+    /// Registered images.
+    pub images: Arc<dyn ImageStore>,
+    /// Users.
+    pub identity: Arc<dyn Identity>,
+    /// Where containers run.
+    pub sites: Sites,
+    /// Inputs, outputs and logs.
+    pub object_store: Arc<dyn ObjectStore>,
+    /// Where images come from.
+    pub registry: Arc<dyn ImageRegistry>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The settings.
+    pub config: Config,
+    /// Wakes the finisher when a job can end; see [`crate::background::finisher`].
+    pub job_pending: Notify,
+}

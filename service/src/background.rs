@@ -1,0 +1,4 @@
+//! Work no request waits for. Each is a step that can be taken at any time, and a loop around it.
+
+pub mod finisher;
+pub mod site_watcher;

@@ -1,0 +1,113 @@
+//! The command line.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use url::Url;
+
+use crate::config::{DEFAULT_MAX_CPU_HOURS, PathPrefix};
+use crate::telemetry::{LogFormat, LogLevel};
+
+/// The coordinating service of the CDM Task Service.
+#[derive(Debug, Parser)]
+#[command(name = "cts-service", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start everything on this machine: REST API, database file, tokens, S3 server, executors.
+    Dev(DevArgs),
+}
+
+/// Options of `cts-service dev`.
+#[derive(Debug, Clone, Args)]
+pub struct DevArgs {
+    /// Directory of everything the service keeps; made if absent.
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "cts-data",
+        env = "CTS_DATA_DIR"
+    )]
+    pub data_dir: PathBuf,
+
+    /// Address to listen on. Tokens travel unencrypted: think before you leave the loopback.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub bind: IpAddr,
+
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, value_name = "PORT", default_value_t = 5000)]
+    pub port: u16,
+
+    /// An S3 store to use. Without it a `SeaweedFS` server is started over the data directory.
+    #[arg(long, value_name = "URL", requires_all = ["s3_access_key", "s3_secret_file"])]
+    pub s3_url: Option<Url>,
+
+    /// Access key for --s3-url.
+    #[arg(long, value_name = "KEY", requires = "s3_url")]
+    pub s3_access_key: Option<String>,
+
+    /// File with the secret key for --s3-url.
+    #[arg(long, value_name = "FILE", requires = "s3_url")]
+    pub s3_secret_file: Option<PathBuf>,
+
+    /// Do not check the certificate of --s3-url.
+    #[arg(long, requires = "s3_url")]
+    pub s3_insecure: bool,
+
+    /// The `SeaweedFS` program [default: `weed` in PATH].
+    #[arg(long, value_name = "PATH", env = "CTS_WEED", conflicts_with = "s3_url")]
+    pub weed: Option<PathBuf>,
+
+    /// The executor program [default: `cts-executor` beside this program, or in PATH].
+    #[arg(long, value_name = "PATH", env = "CTS_EXECUTOR")]
+    pub executor: Option<PathBuf>,
+
+    /// Executors that run at the same time [default: the number of CPUs].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_executors: Option<u16>,
+
+    /// Container engine for the executors, e.g. `unix:///run/user/1000/docker.sock`.
+    #[arg(long, value_name = "HOST", env = "DOCKER_HOST")]
+    pub docker_host: Option<String>,
+
+    /// Registry (host or host:port) to speak plain HTTP with; loopback ones need no mention.
+    #[arg(long, value_name = "HOST")]
+    pub plain_http_registry: Vec<String>,
+
+    /// Bucket, or path in one, that jobs may read and write; may be given more than once. Without
+    /// any, all that the S3 credentials allow.
+    #[arg(long, value_name = "BUCKET[/PREFIX]")]
+    pub allowed_s3_path: Vec<PathPrefix>,
+
+    /// Where container logs go.
+    #[arg(long, value_name = "BUCKET/PREFIX", default_value = "cts/logs")]
+    pub log_dir: PathPrefix,
+
+    /// Most CPU hours a job may ask for.
+    #[arg(long, value_name = "HOURS", default_value_t = DEFAULT_MAX_CPU_HOURS)]
+    pub max_cpu_hours: f64,
+
+    /// Minutes an executor keeps trying to report one state.
+    #[arg(long, value_name = "MINUTES", default_value_t = 360, value_parser = clap::value_parser!(u32).range(1..))]
+    pub job_update_timeout_min: u32,
+
+    /// How log lines look.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// DEBUG, INFO, WARNING or ERROR; given to executors, too.
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value = "INFO",
+        env = "CTS_LOG_LEVEL"
+    )]
+    pub log_level: LogLevel,
+}

@@ -1,0 +1,238 @@
+//! The `local` site: executors as child processes of the service, a few at a time.
+//!
+//! Each container has the directory `<jobs directory>/<job>/<container>`: the executor's working
+//! directory, its output (`executor.out`, `executor.err`) and `executor.pid`. The directory is made
+//! just before the executor is started, so a container without one was never started and can be
+//! started after a restart of the service; one with a live process is watched again; any other
+//! has lost its executor.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use cts_shared::id::{ContainerNumber, JobId};
+use cts_shared::job_input::JobInput;
+
+use crate::compute_site::{ComputeSite, SiteError, SiteEvent, SiteEvents};
+use crate::config::PathPrefix;
+use crate::error::Error;
+use crate::identity::User;
+
+mod executor_process;
+
+use executor_process::{ExecutorProcess, PreviousRun};
+
+/// How long an executor may take to stop its container and clean up: ten seconds of its own, the
+/// container's stop grace, and some more.
+const STOP_GRACE: Duration = Duration::from_secs(40);
+
+/// What executors need to know (contract executor.md, section 1).
+#[derive(Debug, Clone)]
+pub struct LocalSiteSettings {
+    /// The executor program.
+    pub executor: PathBuf,
+    /// Directory of all jobs' directories.
+    pub jobs_dir: PathBuf,
+    /// Executors running at the same time.
+    pub max_executors: usize,
+    /// `SERVICE_ROOT_URL`: this service.
+    pub service_root_url: String,
+    /// `TOKEN_PATH`: file with the token of a user that is an external executor.
+    pub token_path: PathBuf,
+    /// `S3_URL`
+    pub s3_url: String,
+    /// `S3_ACCESS_KEY`
+    pub s3_access_key: String,
+    /// `S3_SECRET_PATH`
+    pub s3_secret_path: PathBuf,
+    /// `S3_INSECURE`
+    pub s3_insecure: bool,
+    /// `S3_ERROR_LOG_PATH` without the job id.
+    pub log_dir: PathPrefix,
+    /// `REFDATA_HOST_PATH`
+    pub refdata_host_path: PathBuf,
+    /// `JOB_UPDATE_TIMEOUT_MIN`
+    pub job_update_timeout_min: u32,
+    /// `CTS_LOG_LEVEL`
+    pub log_level: String,
+    /// `PATH`, as the service has it.
+    pub path: Option<std::ffi::OsString>,
+    /// `DOCKER_HOST`; the executor's default if absent.
+    pub docker_host: Option<String>,
+}
+
+/// The site.
+#[derive(Debug)]
+pub struct LocalSite {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    settings: LocalSiteSettings,
+    events: SiteEvents,
+    room: Semaphore,
+    stopping: CancellationToken,
+    jobs: Mutex<HashMap<JobId, RunningJob>>,
+}
+
+#[derive(Debug)]
+struct RunningJob {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    containers: HashSet<ContainerNumber>,
+}
+
+impl LocalSite {
+    /// A site without executors.
+    #[must_use]
+    pub fn new(settings: LocalSiteSettings, events: SiteEvents) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                room: Semaphore::new(settings.max_executors.clamp(1, Semaphore::MAX_PERMITS)),
+                settings,
+                events,
+                stopping: CancellationToken::new(),
+                jobs: Mutex::new(HashMap::new()),
+            }),
+        }
+    }
+}
+
+impl ComputeSite for LocalSite {
+    fn check(&self, _user: &User, _job_input: &JobInput) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn start(
+        &self,
+        job: JobId,
+        containers: Vec<ContainerNumber>,
+    ) -> BoxFuture<'_, Result<(), SiteError>> {
+        let started = if self.shared.stopping.is_cancelled() {
+            Err(SiteError("the service is stopping".to_owned()))
+        } else {
+            let mut jobs = self.shared.jobs();
+            let running = jobs.entry(job).or_insert_with(|| RunningJob {
+                stop: self.shared.stopping.child_token(),
+                tasks: TaskTracker::new(),
+                containers: HashSet::new(),
+            });
+            for container in containers {
+                if running.containers.insert(container) {
+                    let shared = Arc::clone(&self.shared);
+                    let stop = running.stop.clone();
+                    running
+                        .tasks
+                        .spawn(async move { shared.run(job, container, stop).await });
+                }
+            }
+            Ok(())
+        };
+        futures::future::ready(started).boxed()
+    }
+
+    fn cancel(&self, job: JobId) -> BoxFuture<'_, Result<(), SiteError>> {
+        async move {
+            let tasks = {
+                let jobs = self.shared.jobs();
+                let Some(running) = jobs.get(&job) else {
+                    return Ok(());
+                };
+                running.stop.cancel();
+                running.tasks.close();
+                running.tasks.clone()
+            };
+            tasks.wait().await;
+            self.shared.jobs().remove(&job);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn shut_down(&self) -> BoxFuture<'_, ()> {
+        async move {
+            self.shared.stopping.cancel();
+            let all: Vec<TaskTracker> = self
+                .shared
+                .jobs()
+                .values()
+                .map(|running| running.tasks.clone())
+                .collect();
+            for tasks in all {
+                tasks.close();
+                tasks.wait().await;
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Shared {
+    fn jobs(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, RunningJob>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One container from its place in the queue to the end of its executor.
+    async fn run(&self, job: JobId, container: ContainerNumber, stop: CancellationToken) {
+        let description = tokio::select! {
+            // Not started: nothing to report, a restarted service takes it up again.
+            () = stop.cancelled() => None,
+            permit = self.room.acquire() => match permit {
+                Ok(_permit) => Some(self.run_executor(job, container, &stop).await),
+                Err(_closed) => None,
+            },
+        };
+        if let Some(description) = description {
+            let event = SiteEvent::ExecutorEnded {
+                job,
+                container,
+                description,
+            };
+            if self.events.send(event).await.is_err() {
+                tracing::error!(job.id = %job, container.num = container, "nobody listens to the site any more");
+            }
+        }
+        self.forget(job, container);
+    }
+
+    /// Starts the executor, or finds it again, and waits for its end. Returns how it ended.
+    async fn run_executor(
+        &self,
+        job: JobId,
+        container: ContainerNumber,
+        stop: &CancellationToken,
+    ) -> String {
+        let mut process = match ExecutorProcess::previous(&self.settings, job, container) {
+            PreviousRun::Never => match ExecutorProcess::spawn(&self.settings, job, container) {
+                Ok(process) => process,
+                Err(description) => return description,
+            },
+            PreviousRun::Alive(process) => process,
+            PreviousRun::Gone(description) => return description,
+        };
+        let ended = tokio::select! {
+            ended = process.wait() => ended,
+            () = stop.cancelled() => process.terminate(STOP_GRACE).await,
+        };
+        tracing::info!(job.id = %job, container.num = container, ended = %ended.summary, "executor ended");
+        ended.description(container)
+    }
+
+    fn forget(&self, job: JobId, container: ContainerNumber) {
+        let mut jobs = self.jobs();
+        if let Some(running) = jobs.get_mut(&job) {
+            running.containers.remove(&container);
+            if running.containers.is_empty() && !running.stop.is_cancelled() {
+                jobs.remove(&job);
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What an operator decides about the service, validated. Where the values come from (command line,
+//! later a file) is not known here.
+
+use cts_shared::s3_path::{Bucket, S3Path};
+
+/// The service's settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where users may read and write; no restriction if empty.
+    pub allowed_paths: Vec<PathPrefix>,
+    /// Where container logs go: not a place for outputs.
+    pub log_dir: PathPrefix,
+    /// Most CPU hours one job may ask for: CPUs x containers x runtime.
+    pub max_cpu_hours: f64,
+}
+
+/// Default of [`Config::max_cpu_hours`] (contract config.md).
+pub const DEFAULT_MAX_CPU_HOURS: f64 = 100.0;
+
+/// A bucket, or a bucket and key prefix; ends in one `/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathPrefix(String);
+
+/// The text is no bucket or S3 path.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{text:?} is not a bucket or a path in one: {cause}")]
+pub struct InvalidPathPrefix {
+    text: String,
+    cause: String,
+}
+
+impl std::str::FromStr for PathPrefix {
+    type Err = InvalidPathPrefix;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPathPrefix> {
+        let invalid = |cause: String| InvalidPathPrefix {
+            text: text.to_owned(),
+            cause,
+        };
+        let trimmed = text.trim().trim_end_matches('/');
+        let valid = if trimmed.contains('/') {
+            S3Path::parse(trimmed)
+                .map_err(|error| invalid(error.to_string()))?
+                .to_string()
+        } else {
+            Bucket::parse(trimmed)
+                .map_err(|error| invalid(error.to_string()))?
+                .to_string()
+        };
+        Ok(Self(format!("{valid}/")))
+    }
+}
+
+impl PathPrefix {
+    /// The prefix, with its final `/`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether an S3 path lies below.
+    #[must_use]
+    pub fn contains(&self, path: &str) -> bool {
+        path.starts_with(&self.0)
+    }
+
+    /// A path below, without a `/` at its end.
+    #[must_use]
+    pub fn join(&self, rest: impl std::fmt::Display) -> String {
+        format!("{}{rest}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_end_in_one_slash() {
+        let prefix: PathPrefix = "cts".parse().unwrap();
+        assert_eq!(prefix.as_str(), "cts/");
+        let prefix: PathPrefix = "cts/logs//".parse().unwrap();
+        assert_eq!(prefix.as_str(), "cts/logs/");
+        assert_eq!(prefix.join("x"), "cts/logs/x");
+        assert!(prefix.contains("cts/logs/a"));
+        assert!(!prefix.contains("cts/logsa"));
+        assert!("".parse::<PathPrefix>().is_err());
+        assert!("C".parse::<PathPrefix>().is_err());
+    }
+}

@@ -1,0 +1,304 @@
+//! What the service remembers about jobs, and the trait of whatever keeps it.
+//!
+//! Invariant every adapter keeps: a job, its containers and its transitions change together or not at
+//! all, and once a call has returned `Ok`, the change survives the process being killed.
+//!
+//! The transitions are the outbox of notifications too: each is stored unsent, with an id of its own,
+//! in the step that changes the state.
+
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use cts_shared::id::{ContainerNumber, JobId};
+use cts_shared::job_input::JobInput;
+use cts_shared::site::Site;
+use cts_shared::state::JobState;
+use cts_shared::state::job_flow::{Change, ContainerRecord, JobOutcome, JobRecord};
+use cts_shared::timestamp::UtcTime;
+use cts_shared::wire::container::Container;
+use cts_shared::wire::image::JobImage;
+use cts_shared::wire::job::{AdminJob, HtcondorDetails, Job, JobStatus, StateTransition};
+
+use crate::error::Error;
+
+pub mod conformance;
+
+/// A job: what was fixed at submission, and what changes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredJob {
+    /// What was submitted, `input_files` as objects with checksums.
+    pub job_input: JobInput,
+    /// The image at submission.
+    pub image: JobImage,
+    /// Number of input files.
+    pub input_file_count: u64,
+    /// What changes while the job runs.
+    pub summary: JobSummary,
+}
+
+/// What there is to know about a job without its input and its containers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobSummary {
+    /// The job's id.
+    pub id: JobId,
+    /// Its owner.
+    pub user: String,
+    /// Where it runs.
+    pub site: Site,
+    /// Its transitions, oldest first; never empty. The last one's state is the job's state.
+    pub transitions: Vec<NotifiedTransition>,
+    /// What it came to, as far as known.
+    pub outcome: JobOutcome,
+    /// What is noted on it.
+    pub notes: JobNotes,
+}
+
+/// A job's state and when it was entered, with its notification.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotifiedTransition {
+    /// The state entered.
+    pub state: JobState,
+    /// When. Never before the previous transition's time.
+    pub time: UtcTime,
+    /// Id of the notification, by which consumers tell repeats: a random UUID.
+    pub trans_id: String,
+    /// Whether the notification is known to have arrived.
+    pub notif_sent: bool,
+}
+
+/// Facts about a job that its states do not depend on.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobNotes {
+    /// What administrators noted on the job.
+    pub admin_meta: Map<String, Value>,
+    /// Whether intermediate files were cleaned.
+    pub cleaned: bool,
+    /// HTCondor cluster ids, newest last.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub htcondor_cluster_ids: Vec<i64>,
+}
+
+impl JobSummary {
+    /// The job's state.
+    #[must_use]
+    pub fn state(&self) -> JobState {
+        self.transitions
+            .last()
+            .map_or(JobState::Created, |transition| transition.state)
+    }
+
+    fn status(&self, admin: bool) -> JobStatus {
+        let transition_times = self
+            .transitions
+            .iter()
+            .map(|transition| StateTransition {
+                state: transition.state,
+                time: transition.time,
+                trans_id: admin.then(|| transition.trans_id.clone()),
+                notif_sent: admin.then_some(transition.notif_sent),
+            })
+            .collect();
+        JobStatus {
+            id: self.id.to_string(),
+            state: self.state(),
+            transition_times,
+            user: self.user.clone(),
+            admin_meta: self.notes.admin_meta.clone(),
+        }
+    }
+
+    /// The status view of the job's owner.
+    #[must_use]
+    pub fn to_status(&self) -> JobStatus {
+        self.status(false)
+    }
+}
+
+impl StoredJob {
+    fn into_view(self, admin: bool) -> Job {
+        let status = self.summary.status(admin);
+        let outcome = self.summary.outcome;
+        Job {
+            status,
+            job_input: self.job_input,
+            image: self.image,
+            input_file_count: self.input_file_count,
+            cpu_hours: outcome.statistics.cpu_hours,
+            cpu_factor: outcome.statistics.cpu_factor,
+            max_memory: outcome.statistics.max_memory,
+            output_file_count: outcome.output_file_count,
+            error: outcome.error,
+            logpath: outcome.logpath,
+            outputs: outcome.outputs,
+        }
+    }
+
+    /// The owner's view.
+    #[must_use]
+    pub fn into_job(self) -> Job {
+        self.into_view(false)
+    }
+
+    /// The view of administrators and executors.
+    #[must_use]
+    pub fn into_admin_job(mut self) -> AdminJob {
+        let admin_error = self.summary.outcome.admin_error.take();
+        let traceback = self.summary.outcome.traceback.take();
+        let cleaned = self.summary.notes.cleaned;
+        let cluster_id = std::mem::take(&mut self.summary.notes.htcondor_cluster_ids);
+        AdminJob {
+            job: self.into_view(true),
+            admin_error,
+            traceback,
+            cleaned,
+            htcondor_details: (!cluster_id.is_empty()).then_some(HtcondorDetails { cluster_id }),
+        }
+    }
+}
+
+/// A container as administrators see it.
+#[must_use]
+pub fn container_view(job: JobId, number: ContainerNumber, record: ContainerRecord) -> Container {
+    Container {
+        id: job.to_string(),
+        state: record.state(),
+        reported_time: record
+            .transitions
+            .last()
+            .and_then(|last| last.reported_time),
+        transition_times: record
+            .transitions
+            .iter()
+            .map(|transition| StateTransition {
+                state: transition.state,
+                time: transition.time,
+                trans_id: None,
+                notif_sent: None,
+            })
+            .collect(),
+        sub_id: number,
+        exit_code: record.exit_code,
+        outputs: record.outputs,
+        admin_error: record.admin_error,
+        traceback: record.traceback,
+    }
+}
+
+/// A job to store. Its transitions get their ids from the store.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewJob {
+    /// A fresh id.
+    pub id: JobId,
+    /// The owner.
+    pub user: String,
+    /// What was submitted, `input_files` as objects with checksums.
+    pub job_input: JobInput,
+    /// The image at this moment.
+    pub image: JobImage,
+    /// States and containers.
+    pub record: JobRecord,
+}
+
+/// Takes a step on a job's record and returns what it changed. It sees nothing but the record and what
+/// it captured, for an adapter may call it more than once (a store without transactions repeats it
+/// on a fresh record when another writer was faster).
+pub type JobStep = Box<dyn Fn(&mut JobRecord) -> Result<Change, Error> + Send>;
+
+/// Keeps jobs.
+pub trait JobStore: Send + Sync + std::fmt::Debug {
+    /// Stores a new job with its containers, and the notifications of its transitions.
+    ///
+    /// # Errors
+    /// When the store fails; nothing is stored then.
+    fn insert_job(&self, job: NewJob) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// The whole job without its containers, if there is one.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn job(&self, id: JobId) -> BoxFuture<'_, Result<Option<StoredJob>, StoreError>>;
+
+    /// A job without input and containers, if there is one. Cheap however large the job is.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn job_summary(&self, id: JobId) -> BoxFuture<'_, Result<Option<JobSummary>, StoreError>>;
+
+    /// The job's states and containers, if there is such a job.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn job_record(&self, id: JobId) -> BoxFuture<'_, Result<Option<JobRecord>, StoreError>>;
+
+    /// Takes a step on a job that no other step comes between, and stores what it changed together
+    /// with the notifications of new transitions. Returns what changed; `None` if there is no such
+    /// job.
+    ///
+    /// # Errors
+    /// What the step refused with (nothing is changed then), or a failure of the store.
+    fn change_job(&self, id: JobId, step: JobStep) -> BoxFuture<'_, Result<Option<Change>, Error>>;
+
+    /// Jobs for which something is [pending](JobRecord::pending), oldest id first, after `after`, at
+    /// most `limit`.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn pending_jobs(
+        &self,
+        after: Option<JobId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<JobId>, StoreError>>;
+
+    /// Jobs of a site that have not ended.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn running_jobs(&self, site: Site) -> BoxFuture<'_, Result<Vec<JobId>, StoreError>>;
+}
+
+/// A failure of a store: never the caller's fault.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be opened.
+    #[error(
+        "cannot open the database {path}: {cause}; check the path, its permissions and free space"
+    )]
+    Open {
+        /// The database file.
+        path: String,
+        /// What the system said.
+        cause: String,
+    },
+    /// The file was written by a newer service.
+    #[error(
+        "the database has schema version {found}, this program knows versions up to {known}; \
+         use the program that wrote it or a newer one"
+    )]
+    TooNew {
+        /// Version in the file.
+        found: u32,
+        /// Newest version known.
+        known: u32,
+    },
+    /// An operation failed.
+    #[error("cannot {action} in the database: {cause}")]
+    Failed {
+        /// What was being done: verb and object.
+        action: &'static str,
+        /// What the database said.
+        cause: String,
+    },
+    /// A record holds something this program does not understand.
+    #[error("the database holds an unreadable {what}: {cause}")]
+    Corrupt {
+        /// Which record.
+        what: String,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// The store was closed: the service is stopping.
+    #[error("the database is closed because the service is stopping")]
+    Closed,
+}

@@ -1,0 +1,95 @@
+//! What can be done with jobs: no HTTP here, and no SQL.
+
+use std::str::FromStr;
+
+use cts_shared::error_code::ErrorCode;
+use cts_shared::id::JobId;
+use cts_shared::state::job_flow::{JobRecord, Refusal};
+
+use crate::app::App;
+use crate::error::Error;
+use crate::identity::User;
+use crate::job_store::{JobSummary, StoredJob};
+
+pub mod cancel;
+pub mod finish;
+pub mod logs;
+pub mod report;
+pub mod resume;
+pub mod submit;
+
+/// The id of a job named in a request. Ids that are not UUIDs belong to no job.
+///
+/// # Errors
+/// 40040.
+pub fn job_id(text: &str) -> Result<JobId, Error> {
+    JobId::from_str(text).map_err(|_| no_such_job(text))
+}
+
+fn no_such_job(id: impl std::fmt::Display) -> Error {
+    Error::refused(
+        ErrorCode::NoSuchJob,
+        format!("No job with ID '{id}' exists"),
+    )
+}
+
+/// Any job: for administrators and executors.
+///
+/// # Errors
+/// 40040, or a failure of the store.
+pub async fn get(app: &App, id: JobId) -> Result<StoredJob, Error> {
+    app.jobs.job(id).await?.ok_or_else(|| no_such_job(id))
+}
+
+/// The states and containers of any job.
+///
+/// # Errors
+/// 40040, or a failure of the store.
+pub async fn get_record(app: &App, id: JobId) -> Result<JobRecord, Error> {
+    app.jobs
+        .job_record(id)
+        .await?
+        .ok_or_else(|| no_such_job(id))
+}
+
+/// A job of the user's own.
+///
+/// # Errors
+/// 40040; 20000 if it is another user's, for administrators too (contract section 1.3).
+pub async fn get_own(app: &App, user: &User, id: JobId) -> Result<StoredJob, Error> {
+    let job = get(app, id).await?;
+    check_owner(user, &job.summary)?;
+    Ok(job)
+}
+
+/// A job of the user's own, without its input.
+///
+/// # Errors
+/// As [`get_own`].
+pub async fn get_own_summary(app: &App, user: &User, id: JobId) -> Result<JobSummary, Error> {
+    let job = app
+        .jobs
+        .job_summary(id)
+        .await?
+        .ok_or_else(|| no_such_job(id))?;
+    check_owner(user, &job)?;
+    Ok(job)
+}
+
+fn check_owner(user: &User, job: &JobSummary) -> Result<(), Error> {
+    if job.user == user.name {
+        return Ok(());
+    }
+    Err(Error::refused(
+        ErrorCode::Unauthorized,
+        format!("User {} may not access job {}", user.name, job.id),
+    ))
+}
+
+/// A refused step of a job, for the caller.
+fn refused_step(job: JobId, refusal: &Refusal) -> Error {
+    match refusal.error_code() {
+        Some(code) => Error::refused(code, format!("job {job}: {refusal}")),
+        None => Error::Internal(format!("job {job}: {refusal}")),
+    }
+}

@@ -1,0 +1,36 @@
+//! Canceling a job (contract service.md, section 5.4).
+
+use cts_shared::id::JobId;
+
+use crate::app::App;
+use crate::error::Error;
+use crate::identity::User;
+
+use super::{get_own_summary, no_such_job, refused_step};
+
+/// The owner cancels a job: it is `canceling` when this returns. Its executors are stopped and the
+/// job ends in `canceled` in the background.
+///
+/// # Errors
+/// 40040 (also if it has ended or is being canceled), 20000, or a failure of the store.
+pub async fn cancel_own(app: &App, user: &User, id: JobId) -> Result<(), Error> {
+    get_own_summary(app, user, id).await?;
+    let now = app.clock.now();
+    let change = app
+        .jobs
+        .change_job(
+            id,
+            Box::new(move |record| {
+                record
+                    .cancel(now)
+                    .map_err(|refusal| refused_step(id, &refusal))
+            }),
+        )
+        .await?
+        .ok_or_else(|| no_such_job(id))?;
+    tracing::info!(job.id = %id, "job is being canceled");
+    if change.pending.is_some() {
+        app.job_pending.notify_one();
+    }
+    Ok(())
+}

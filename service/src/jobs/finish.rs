@@ -1,0 +1,129 @@
+//! Ends jobs: what is left to do when all containers have ended, or the job is being canceled
+//! (contract service.md, section 5.3, "Terminal lifts").
+//!
+//! Each step can be repeated: nothing is changed before the last one, which is atomic. That a job is
+//! due follows from its record, so it is found again after a crash.
+
+use std::collections::HashMap;
+
+use futures::{StreamExt, TryStreamExt};
+
+use cts_shared::id::JobId;
+use cts_shared::s3_path::S3Path;
+use cts_shared::state::job_flow::{Evidence, JobRecord, Pending, Statistics};
+use cts_shared::wire::job::S3File;
+
+use crate::app::App;
+use crate::error::Error;
+use crate::jobs::logs::LogStream;
+use crate::object_store::ObjectStoreError;
+
+use super::refused_step;
+
+/// Objects asked about at the same time.
+const CONCURRENT_HEADS: usize = 32;
+
+/// Ends the job if it is due.
+///
+/// # Errors
+/// When S3, the site or the store does not answer: the job stays due.
+pub async fn finish_job(app: &App, id: JobId) -> Result<(), Error> {
+    let Some(record) = app.jobs.job_record(id).await? else {
+        return Ok(());
+    };
+    let checksums = match record.pending() {
+        None => return Ok(()),
+        Some(Pending::Cancel) => {
+            stop_executors(app, id).await?;
+            HashMap::new()
+        }
+        Some(Pending::Error) => HashMap::new(),
+        Some(Pending::Complete) => stored_checksums(app, record.merged_outputs()).await?,
+    };
+    let log_path = app.config.log_dir.join(id);
+    let logs_stored = logs_stored(app, &log_path, &record).await?;
+    let now = app.clock.now();
+    let change = app
+        .jobs
+        .change_job(
+            id,
+            Box::new(move |record| {
+                let evidence = Evidence {
+                    statistics: Statistics::default(),
+                    checksums: &checksums,
+                    log_path: &log_path,
+                    logs_stored,
+                };
+                record
+                    .finish(&evidence, now)
+                    .map_err(|refusal| refused_step(id, &refusal))
+            }),
+        )
+        .await?;
+    for transition in change.iter().flat_map(|change| &change.transitions) {
+        tracing::info!(job.id = %id, job.state = %transition.state, "job ended");
+    }
+    Ok(())
+}
+
+async fn stop_executors(app: &App, id: JobId) -> Result<(), Error> {
+    let Some(job) = app.jobs.job_summary(id).await? else {
+        return Ok(());
+    };
+    // A site that is unavailable now keeps the job in `canceling` until it is back.
+    app.sites
+        .available(job.site)?
+        .cancel(id)
+        .await
+        .map_err(|error| Error::Unavailable {
+            message: format!("the executors of job {id} could not be stopped: {error}"),
+            retry_after: std::time::Duration::from_secs(30),
+        })
+}
+
+/// The checksums S3 has for the outputs. One that is missing, or may not be seen, is left out.
+async fn stored_checksums(
+    app: &App,
+    outputs: Vec<S3File>,
+) -> Result<HashMap<String, String>, Error> {
+    futures::stream::iter(outputs)
+        .map(|output| async move {
+            let Ok(path) = S3Path::parse(&output.file) else {
+                return Ok(None);
+            };
+            match app.object_store.head(&path).await {
+                Ok(head) => Ok(head.crc64nvme.map(|checksum| (output.file, checksum))),
+                Err(error @ ObjectStoreError::Unavailable { .. }) => Err(Error::from(error)),
+                Err(_not_there) => Ok(None),
+            }
+        })
+        .buffer_unordered(CONCURRENT_HEADS)
+        .try_filter_map(|checksum| async move { Ok(checksum) })
+        .try_collect()
+        .await
+}
+
+/// Whether any container's log is there.
+async fn logs_stored(app: &App, log_path: &str, record: &JobRecord) -> Result<bool, Error> {
+    let containers = u32::try_from(record.containers.len()).unwrap_or(u32::MAX);
+    let found = futures::stream::iter(0..containers)
+        .map(|number| async move {
+            let key = format!("{log_path}/{}", LogStream::Stdout.file_name(number));
+            let Ok(path) = S3Path::parse(&key) else {
+                return Ok(false);
+            };
+            match app.object_store.head(&path).await {
+                Ok(_head) => Ok(true),
+                Err(error @ ObjectStoreError::Unavailable { .. }) => Err(Error::from(error)),
+                Err(_not_there) => Ok(false),
+            }
+        })
+        .buffered(CONCURRENT_HEADS);
+    futures::pin_mut!(found);
+    while let Some(stored) = found.try_next().await? {
+        if stored {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,268 @@
+//! Submitting a job (contract service.md, section 4): every check, in the contract's order, then one
+//! write. A refused job leaves no trace.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+
+use cts_shared::error_code::ErrorCode;
+use cts_shared::file_location::{FileLocationError, file_locations};
+use cts_shared::id::JobId;
+use cts_shared::image_name::ImageName;
+use cts_shared::job_input::{InputFile, InputFiles, JobInput};
+use cts_shared::s3_path::S3Path;
+use cts_shared::state::job_flow::JobRecord;
+use cts_shared::wire::image::{Image, JobImage};
+
+use crate::app::App;
+use crate::config::Config;
+use crate::error::Error;
+use crate::identity::User;
+use crate::job_store::NewJob;
+use crate::{images, jobs};
+
+/// Input objects asked about at the same time.
+const CONCURRENT_HEADS: usize = 64;
+
+/// Name of the object by which the right to write to an output directory is tried. It is put and
+/// deleted at once.
+const WRITE_TEST_NAME: &str = "__cts_write_test_a7d1__";
+
+/// Checks and stores a job, and has it started in the background. Returns its id.
+///
+/// # Errors
+/// In the contract's order: 30001 (limits), 30040 and 40030 (image), 30001, 40060 and 30400
+/// (reference data), 20010 and 40010 (output directory), 30020 and 30001 (places of the inputs),
+/// 20010, 40010, 30001 and 30030 (input objects), 60020 (site) and the site's own;
+/// [`Error::Unavailable`] when S3 does not answer.
+pub async fn submit_job(
+    app: &Arc<App>,
+    user: &User,
+    mut job_input: JobInput,
+) -> Result<JobId, Error> {
+    check_limits(&app.config, &job_input)?;
+    let image = registered_image(app, &job_input).await?;
+    check_refdata(&job_input, &image)?;
+    check_output_dir(app, &job_input).await?;
+    check_places(&job_input)?;
+    let files = check_input_files(app, job_input.input_files.to_files()).await?;
+    app.sites
+        .available(job_input.cluster)?
+        .check(user, &job_input)?;
+
+    let id = JobId::new(uuid::Uuid::new_v4());
+    let site = job_input.cluster;
+    let num_containers = job_input.num_containers;
+    job_input.input_files = InputFiles::Files(files);
+    app.jobs
+        .insert_job(NewJob {
+            id,
+            user: user.name.clone(),
+            job_input,
+            image,
+            record: JobRecord::new(num_containers, app.clock.now()),
+        })
+        .await?;
+    tracing::info!(job.id = %id, site = %site, containers = num_containers, "job submitted");
+
+    let app = Arc::clone(app);
+    // Not awaited: the job is stored; a crash from here on is made good at the next start.
+    tokio::spawn(async move {
+        if let Err(error) = jobs::resume::start_on_site(&app, site, id).await {
+            tracing::error!(job.id = %id, site = %site, %error, "job not started; it is tried again when the service starts");
+        }
+    });
+    Ok(id)
+}
+
+fn check_limits(config: &Config, job_input: &JobInput) -> Result<(), Error> {
+    let illegal = |message: String| Err(Error::refused(ErrorCode::IllegalParameter, message));
+    let site = job_input.cluster;
+    let limits = site.limits();
+    let runtime = job_input.runtime.duration();
+    if job_input.cpus > limits.cpus_per_node {
+        return illegal(format!(
+            "cpus is {}; site {site} has {} on a node",
+            job_input.cpus, limits.cpus_per_node
+        ));
+    }
+    let max_runtime = std::time::Duration::from_secs(u64::from(limits.max_runtime_min) * 60);
+    if runtime > max_runtime {
+        return illegal(format!(
+            "runtime is {} s; site {site} allows {} min",
+            runtime.as_secs_f64(),
+            limits.max_runtime_min
+        ));
+    }
+    let max_memory_bytes = u64::from(limits.memory_per_node_gb) * 1_000_000_000;
+    if job_input.memory_bytes > max_memory_bytes {
+        return illegal(format!(
+            "memory is {} bytes; site {site} has {} GB on a node",
+            job_input.memory_bytes, limits.memory_per_node_gb
+        ));
+    }
+    let cpu_hours = f64::from(job_input.cpus)
+        * f64::from(job_input.num_containers)
+        * (runtime.as_secs_f64() / 3600.0);
+    if cpu_hours > config.max_cpu_hours {
+        return illegal(format!(
+            "cpus x num_containers x runtime is {cpu_hours:.2} CPU hours; a job may ask for {}",
+            config.max_cpu_hours
+        ));
+    }
+    Ok(())
+}
+
+async fn registered_image(app: &App, job_input: &JobInput) -> Result<JobImage, Error> {
+    let name: ImageName = images::parse_name(&job_input.image)?;
+    let Image { image, .. } = images::get(app, name).await?;
+    Ok(image)
+}
+
+fn check_refdata(job_input: &JobInput, image: &JobImage) -> Result<(), Error> {
+    let Some(refdata_id) = &image.refdata_id else {
+        return Ok(());
+    };
+    if job_input.params.refdata_mount_point.is_none() && image.default_refdata_mount_point.is_none()
+    {
+        return Err(Error::refused(
+            ErrorCode::IllegalParameter,
+            format!(
+                "image {} uses reference data and has no default mount point for it; give \
+                 params.refdata_mount_point",
+                job_input.image
+            ),
+        ));
+    }
+    Err(Error::refused(
+        ErrorCode::NoSuchRefdata,
+        format!("No reference data with ID '{refdata_id}' exists"),
+    ))
+}
+
+async fn check_output_dir(app: &App, job_input: &JobInput) -> Result<(), Error> {
+    let output_dir = &job_input.output_dir;
+    let inaccessible =
+        |message: String| Err(Error::refused(ErrorCode::S3PathInaccessible, message));
+    if app.config.log_dir.contains(output_dir) {
+        return inaccessible(format!(
+            "output_dir {output_dir} lies below {}, where container logs are kept",
+            app.config.log_dir.as_str()
+        ));
+    }
+    if !app.config.allowed_paths.is_empty() {
+        return if is_allowed(&app.config, output_dir) {
+            Ok(())
+        } else {
+            inaccessible(format!(
+                "output_dir {output_dir} is not below one of the allowed paths: {}",
+                allowed(&app.config)
+            ))
+        };
+    }
+    let path = S3Path::parse(&format!("{output_dir}{WRITE_TEST_NAME}")).map_err(|error| {
+        Error::refused(ErrorCode::IllegalS3Path, format!("output_dir: {error}"))
+    })?;
+    app.object_store
+        .put(
+            &path,
+            Bytes::from_static(b"written and deleted by the CDM Task Service\n"),
+        )
+        .await?;
+    app.object_store.delete(&path).await?;
+    Ok(())
+}
+
+fn is_allowed(config: &Config, path: &str) -> bool {
+    config
+        .allowed_paths
+        .iter()
+        .any(|prefix| prefix.contains(path))
+}
+
+fn allowed(config: &Config) -> String {
+    let paths: Vec<&str> = config
+        .allowed_paths
+        .iter()
+        .map(|path| path.as_str())
+        .collect();
+    paths.join(", ")
+}
+
+/// Every input file must have a place of its own in the input directory.
+fn check_places(job_input: &JobInput) -> Result<(), Error> {
+    let roots = job_input.input_roots.as_deref().unwrap_or_default();
+    match file_locations(&job_input.input_files, roots) {
+        Ok(_places) => Ok(()),
+        Err(error) => {
+            let code = match &error {
+                FileLocationError::UnsafePath { .. } => ErrorCode::IllegalS3Path,
+                FileLocationError::SamePlace { .. } | FileLocationError::FileIsDirectory { .. } => {
+                    ErrorCode::IllegalParameter
+                }
+            };
+            Err(Error::refused(code, error.to_string()))
+        }
+    }
+}
+
+/// Checks the input objects, and gives each file the checksum of its object.
+async fn check_input_files(app: &App, files: Vec<InputFile>) -> Result<Vec<InputFile>, Error> {
+    if !app.config.allowed_paths.is_empty()
+        && let Some(outside) = files
+            .iter()
+            .find(|file| !is_allowed(&app.config, &file.file))
+    {
+        return Err(Error::refused(
+            ErrorCode::S3PathInaccessible,
+            format!(
+                "input file {} is not below one of the allowed paths: {}",
+                outside.file,
+                allowed(&app.config)
+            ),
+        ));
+    }
+    let checked: Vec<(InputFile, Option<String>)> = futures::stream::iter(files)
+        .map(|file| async move {
+            let path = S3Path::parse(&file.file).map_err(|error| {
+                Error::refused(ErrorCode::IllegalS3Path, format!("input file: {error}"))
+            })?;
+            let head = app.object_store.head(&path).await?;
+            Ok::<_, Error>((file, head.crc64nvme))
+        })
+        // In order, so that the first bad file of the list is the one reported.
+        .buffered(CONCURRENT_HEADS)
+        .try_collect()
+        .await?;
+    checked
+        .into_iter()
+        .map(|(file, stored)| with_checksum(file, stored))
+        .collect()
+}
+
+fn with_checksum(mut file: InputFile, stored: Option<String>) -> Result<InputFile, Error> {
+    let Some(stored) = stored else {
+        return Err(Error::refused(
+            ErrorCode::IllegalParameter,
+            format!(
+                "input file {} has no CRC64NVME checksum in S3; upload it again with one",
+                file.file
+            ),
+        ));
+    };
+    if let Some(expected) = &file.crc64nvme
+        && *expected != stored
+    {
+        return Err(Error::refused(
+            ErrorCode::ChecksumMismatch,
+            format!(
+                "input file {} has CRC64NVME {stored} in S3, the job expects {expected}; correct \
+                 the job or upload the file again",
+                file.file
+            ),
+        ));
+    }
+    file.crc64nvme = Some(stored);
+    Ok(file)
+}

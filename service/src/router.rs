@@ -1,0 +1,107 @@
+//! The URL space.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{OriginalUri, Request};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::{MethodRouter, any, get, post, put};
+use tower::{Layer, Service};
+
+use crate::api::error::ApiError;
+use crate::api::request_context::with_context;
+use crate::api::{external_exec, extract, health, images, jobs, root, sites};
+use crate::app::App;
+
+/// The service: every route, and what happens to every request before routing.
+pub fn service(
+    app: Arc<App>,
+) -> impl Service<Request, Response = Response, Error = std::convert::Infallible, Future: Send>
++ Clone
++ Send
++ 'static {
+    let routes = Routes::default()
+        .root("/", get(root::root))
+        .route("/whoami", get(root::who_am_i))
+        .route("/livez", get(health::live))
+        .route("/sites", get(sites::list))
+        .route("/images", get(images::list))
+        .rest("/images/", get(images::get), get(images::get_nameless))
+        .route("/jobs", post(jobs::submit))
+        .route("/jobs/{job_id}", get(jobs::get))
+        .route("/jobs/{job_id}/status", get(jobs::status))
+        .route("/jobs/{job_id}/exit_codes", get(jobs::exit_codes))
+        .route("/jobs/{job_id}/cancel", put(jobs::cancel))
+        .route(
+            "/jobs/{job_id}/log/{container_num}/stdout",
+            get(jobs::stdout_log),
+        )
+        .route(
+            "/jobs/{job_id}/log/{container_num}/stderr",
+            get(jobs::stderr_log),
+        )
+        .route("/admin/jobs/{job_id}", get(jobs::admin_get))
+        .route(
+            "/admin/jobs/{job_id}/container",
+            get(jobs::admin_containers),
+        )
+        .rest(
+            "/admin/images/",
+            post(images::register),
+            any(images::get_nameless),
+        )
+        .route(
+            "/external_exec/jobs/{job_id}/container/{container_num}/update/{new_state}",
+            put(external_exec::update_container),
+        );
+    let router = routes
+        .0
+        .fallback(|| async { extract::not_found() })
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .with_state(Arc::clone(&app));
+    // Around the router, not in it: what it does comes before routing.
+    axum::middleware::from_fn_with_state(app, with_context).layer(router)
+}
+
+#[derive(Default)]
+struct Routes(Router<Arc<App>>);
+
+impl Routes {
+    fn root(self, path: &str, methods: MethodRouter<Arc<App>>) -> Self {
+        Self(self.0.route(path, methods))
+    }
+
+    /// A path, which is also found with a slash at its end.
+    fn route(self, path: &str, methods: MethodRouter<Arc<App>>) -> Self {
+        Self(
+            self.0
+                .route(path, methods)
+                .route(&format!("{path}/"), any(without_slash)),
+        )
+    }
+
+    /// A path of which the rest, slashes included, is one parameter; `empty` answers when the rest
+    /// is empty.
+    fn rest(
+        self,
+        path: &str,
+        methods: MethodRouter<Arc<App>>,
+        empty: MethodRouter<Arc<App>>,
+    ) -> Self {
+        Self(
+            self.0
+                .route(&format!("{path}{{*rest}}"), methods)
+                .route(path, empty),
+        )
+    }
+}
+
+/// 307 to the same path without the slash, query kept.
+async fn without_slash(OriginalUri(uri): OriginalUri) -> Response {
+    let path = uri.path().trim_end_matches('/');
+    let target = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    Redirect::temporary(&target).into_response()
+}

@@ -1,0 +1,218 @@
+//! The embedded store: one `SQLite` file in WAL mode.
+//!
+//! One thread owns the writing connection and takes changes from a bounded queue; changes that wait
+//! together are committed together, each in a savepoint of its own, so that a burst costs one sync to
+//! disk. Readers use a few connections of their own and never wait for the writer. Nothing here
+//! blocks the async runtime.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::Semaphore;
+
+use crate::job_store::StoreError;
+
+mod images;
+mod jobs;
+mod migrations;
+mod writer;
+
+use writer::Writer;
+
+/// Read connections: more than the cores of a small machine can keep busy.
+const READERS: usize = 4;
+
+/// A database file. Clones share it.
+#[derive(Debug, Clone)]
+pub struct SqliteStore {
+    writer: Writer,
+    readers: Arc<Readers>,
+}
+
+#[derive(Debug)]
+struct Readers {
+    permits: Semaphore,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl SqliteStore {
+    /// Opens the file, creating it and bringing its schema up to date as needed. Blocks: call it
+    /// before serving, or from a blocking thread.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or a newer program wrote it.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let open_error = |cause: rusqlite::Error| StoreError::Open {
+            path: path.display().to_string(),
+            cause: cause.to_string(),
+        };
+        let mut connection = Connection::open(path).map_err(open_error)?;
+        configure(&connection).map_err(open_error)?;
+        migrations::migrate(&mut connection)?;
+
+        let mut idle = Vec::with_capacity(READERS);
+        for _ in 0..READERS {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+                | OpenFlags::SQLITE_OPEN_NO_MUTEX
+                | OpenFlags::SQLITE_OPEN_URI;
+            let reader = Connection::open_with_flags(path, flags).map_err(open_error)?;
+            configure_reader(&reader).map_err(open_error)?;
+            idle.push(reader);
+        }
+        Ok(Self {
+            writer: Writer::start(connection)?,
+            readers: Arc::new(Readers {
+                permits: Semaphore::new(READERS),
+                idle: Mutex::new(idle),
+            }),
+        })
+    }
+
+    /// Runs a query on a read connection, on a blocking thread.
+    async fn read<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        query: impl FnOnce(&Connection) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let readers = Arc::clone(&self.readers);
+        let permit = readers
+            .permits
+            .acquire()
+            .await
+            .map_err(|_| StoreError::Closed)?;
+        let pool = Arc::clone(&self.readers);
+        let result = tokio::task::spawn_blocking(move || {
+            let connection = pool
+                .idle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop()
+                .ok_or(StoreError::Closed)?;
+            let result = query(&connection).map_err(|error| error.into_store_error(action));
+            pool.idle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(connection);
+            result
+        })
+        .await
+        .map_err(|error| StoreError::Failed {
+            action,
+            cause: error.to_string(),
+        })?;
+        drop(permit);
+        result
+    }
+}
+
+fn configure(connection: &Connection) -> Result<(), rusqlite::Error> {
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // An answered request must survive a power cut, not only a killed process.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.busy_timeout(std::time::Duration::from_secs(10))
+}
+
+fn configure_reader(connection: &Connection) -> Result<(), rusqlite::Error> {
+    connection.pragma_update(None, "query_only", true)?;
+    connection.busy_timeout(std::time::Duration::from_secs(10))
+}
+
+/// Why a query failed: the database, or what it holds.
+#[derive(Debug)]
+enum ReadError {
+    Sqlite(rusqlite::Error),
+    Corrupt { what: String, cause: String },
+}
+
+impl From<rusqlite::Error> for ReadError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl ReadError {
+    fn corrupt(what: impl Into<String>, cause: impl std::fmt::Display) -> Self {
+        Self::Corrupt {
+            what: what.into(),
+            cause: cause.to_string(),
+        }
+    }
+
+    fn into_store_error(self, action: &'static str) -> StoreError {
+        match self {
+            Self::Sqlite(error) => StoreError::Failed {
+                action,
+                cause: error.to_string(),
+            },
+            Self::Corrupt { what, cause } => StoreError::Corrupt { what, cause },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job_store::JobStore;
+    use crate::job_store::conformance;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn conforms() {
+        let mut directories = Vec::new();
+        conformance::check(|| {
+            let directory = tempfile::tempdir().unwrap();
+            let store = SqliteStore::open(&directory.path().join("cts.sqlite")).unwrap();
+            directories.push(directory);
+            std::future::ready(store)
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_reopened_file_has_everything() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cts.sqlite");
+        let job = conformance::new_job(3);
+        let store = SqliteStore::open(&path).unwrap();
+        store.insert_job(job.clone()).await.unwrap();
+        drop(store);
+        let store = SqliteStore::open(&path).unwrap();
+        assert_eq!(store.job_record(job.id).await.unwrap(), Some(job.record));
+    }
+
+    #[tokio::test]
+    async fn one_that_fails_does_not_take_others_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&directory.path().join("cts.sqlite")).unwrap();
+        let job = conformance::new_job(1);
+        let other = conformance::new_job(1);
+        // Sent together, so that they meet in one commit; the second copy breaks the primary key.
+        let (first, second, third) = tokio::join!(
+            store.insert_job(job.clone()),
+            store.insert_job(job.clone()),
+            store.insert_job(other.clone()),
+        );
+        first.unwrap();
+        second.unwrap_err();
+        third.unwrap();
+        assert_eq!(
+            store.job_record(other.id).await.unwrap(),
+            Some(other.record)
+        );
+    }
+
+    #[test]
+    fn a_newer_file_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cts.sqlite");
+        drop(SqliteStore::open(&path).unwrap());
+        let connection = Connection::open(&path).unwrap();
+        connection.pragma_update(None, "user_version", 999).unwrap();
+        drop(connection);
+        assert!(matches!(
+            SqliteStore::open(&path),
+            Err(StoreError::TooNew { found: 999, .. })
+        ));
+    }
+}

@@ -1,0 +1,166 @@
+//! Reading jobs, who may, cancel, logs.
+
+use serde_json::json;
+
+use crate::test_app::TestApp;
+
+#[tokio::test]
+async fn only_the_owner_sees_a_job_and_the_admin_view_is_for_admins_and_executors() {
+    let app = TestApp::new();
+    app.register_image().await;
+    let id = app.submit(1).await;
+    for path in ["", "/status", "/exit_codes"] {
+        let path = format!("/jobs/{id}{path}");
+        app.get("alice", &path).await.expect(200);
+        app.get("bob", &path).await.expect_error(403, 20000);
+        app.get("admin", &path).await.expect_error(403, 20000);
+        app.get("", &path).await.expect_error(401, 10010);
+    }
+    let cancel = format!("/jobs/{id}/cancel");
+    app.call("admin", "PUT", &cancel, None)
+        .await
+        .expect_error(403, 20000);
+    let admin = format!("/admin/jobs/{id}");
+    app.get("admin", &admin).await.expect(200);
+    app.get("executor", &admin).await.expect(200);
+    app.get("alice", &admin).await.expect_error(403, 20000);
+    let containers = format!("{admin}/container");
+    app.get("admin", &containers).await.expect(200);
+    app.get("executor", &containers)
+        .await
+        .expect_error(403, 20000);
+}
+
+#[tokio::test]
+async fn only_the_admin_view_has_the_notifications() {
+    let app = TestApp::new();
+    app.register_image().await;
+    let id = app.submit(1).await;
+    let job = app.get("alice", &format!("/jobs/{id}")).await.json();
+    let transition = job["transition_times"][0].as_object().unwrap();
+    assert_eq!(transition.keys().collect::<Vec<_>>(), ["state", "time"]);
+    let job = app.get("admin", &format!("/admin/jobs/{id}")).await.json();
+    let transition = &job["transition_times"][0];
+    assert_eq!(transition["notif_sent"], false);
+    assert!(transition["trans_id"].is_string());
+    assert_eq!(job["cleaned"], false);
+}
+
+#[tokio::test]
+async fn a_canceled_job_ends_in_canceled_whatever_its_containers_report() {
+    let app = TestApp::new();
+    app.register_image().await;
+    let id = app.submit(1).await;
+    let cancel = format!("/jobs/{id}/cancel");
+    app.call("alice", "PUT", &cancel, None).await.expect(204);
+    assert_eq!(app.state(&id).await, "canceling");
+    app.call("alice", "PUT", &cancel, None)
+        .await
+        .expect_error(404, 40040);
+    let body = json!({"time": "2031-02-03T05:00:00Z"});
+    app.update(&id, 0, "job_submitting", body).await.expect(204);
+    assert_eq!(app.state(&id).await, "canceling");
+    app.finish_jobs().await;
+    assert_eq!(app.state(&id).await, "canceled");
+    assert_eq!(app.site.cancelled().await, [id]);
+}
+
+#[tokio::test]
+async fn logs_are_read_by_part() {
+    let app = TestApp::new();
+    app.register_image().await;
+    let id = app.submit(1).await;
+    let log = format!("/jobs/{id}/log/0/stderr");
+    app.get("alice", &log).await.expect_error(404, 40070);
+    for (state, body) in [
+        ("job_submitting", json!({"time": "2031-02-03T05:00:00Z"})),
+        ("job_submitted", json!({"time": "2031-02-03T05:00:01Z"})),
+        (
+            "error_processing_submitting",
+            json!({"time": "2031-02-03T05:00:02Z", "exit_code": 3}),
+        ),
+        (
+            "error_processing_submitted",
+            json!({"time": "2031-02-03T05:00:03Z"}),
+        ),
+        (
+            "error",
+            json!({"time": "2031-02-03T05:00:04Z", "admin_error": "Container exit code: 3"}),
+        ),
+    ] {
+        app.update(&id, 0, state, body).await.expect(204);
+    }
+    app.finish_jobs().await;
+    app.get("alice", &log).await.expect_error(404, 40010);
+    app.objects.insert(
+        &format!("cts/logs/{id}/container-0-stderr.txt"),
+        "0123456789",
+        None,
+    );
+    let answer = app.get("alice", &log).await.expect(200);
+    assert_eq!(answer.text, "0123456789");
+    assert_eq!(answer.headers["content-type"], "text/plain; charset=utf-8");
+    assert_eq!(
+        answer.headers["content-disposition"],
+        "attachment; filename=container-0-stderr.txt"
+    );
+    for (query, expected) in [
+        ("seek=3", "3456789"),
+        ("length=2", "01"),
+        ("seek=8&length=100", "89"),
+    ] {
+        let answer = app
+            .get("alice", &format!("{log}?{query}"))
+            .await
+            .expect(200);
+        assert_eq!(answer.text, expected, "{query}");
+    }
+    app.get("alice", &format!("{log}?seek=10"))
+        .await
+        .expect_error(400, 30001);
+    app.get("alice", &format!("{log}?seek=-1"))
+        .await
+        .expect_error(400, 30010);
+    app.get("alice", &format!("{log}?length=0"))
+        .await
+        .expect_error(400, 30010);
+    app.get("alice", &format!("/jobs/{id}/log/1/stdout"))
+        .await
+        .expect_error(400, 30001);
+    app.get("alice", &format!("/jobs/{id}/log/x/stdout"))
+        .await
+        .expect_error(400, 30010);
+    app.get("bob", &log).await.expect_error(403, 20000);
+}
+
+#[tokio::test]
+async fn a_restarted_service_knows_everything() {
+    let app = TestApp::new();
+    app.register_image().await;
+    let id = app.submit(2).await;
+    let body = json!({"time": "2031-02-03T05:00:00Z"});
+    app.update(&id, 1, "job_submitting", body.clone())
+        .await
+        .expect(204);
+    let path = format!("/admin/jobs/{id}");
+    // The site takes the job in the background; ask until it has told.
+    let before = loop {
+        let answer = app.get("admin", &path).await.expect(200);
+        if answer.json()["state"] == "download_submitted" {
+            break answer.text;
+        }
+        tokio::task::yield_now().await;
+    };
+    let app = app.restart();
+    assert_eq!(app.get("admin", &path).await.expect(200).text, before);
+    app.get("", "/images/reg.example.org/kbase/sh:1")
+        .await
+        .expect(200);
+
+    cts_service::jobs::resume::resume_site(&app.app, cts_shared::site::Site::Local)
+        .await
+        .unwrap();
+    assert_eq!(app.site.wait_for(&id).await, [0, 1]);
+    app.update(&id, 0, "job_submitting", body).await.expect(204);
+    assert_eq!(app.state(&id).await, "job_submitting");
+}

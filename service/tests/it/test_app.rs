@@ -1,0 +1,390 @@
+//! Builds a service for one test and talks to it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode, header};
+use http_body_util::BodyExt;
+use jiff::Timestamp;
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, Notify};
+use tower::ServiceExt;
+
+use cts_service::app::App;
+use cts_service::background::finisher::finish_pending_jobs;
+use cts_service::clock::Clock;
+use cts_service::compute_site::{ComputeSite, SiteError};
+use cts_service::config::Config;
+use cts_service::error::Error;
+use cts_service::identity::{Role, TokenFile, User};
+use cts_service::image_registry::{FixedImageRegistry, RegistryImage};
+use cts_service::object_store::MemoryObjectStore;
+use cts_service::router;
+use cts_service::sites::{SiteStatus, Sites};
+use cts_service::sqlite::SqliteStore;
+use cts_shared::id::{ContainerNumber, JobId};
+use cts_shared::job_input::JobInput;
+use cts_shared::site::Site;
+use cts_shared::timestamp::UtcTime;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+pub(crate) const CRC: &str = "6YwqZlRfOM4=";
+pub(crate) const OUTPUT_CRC: &str = "akP7S61aVgc=";
+pub(crate) const DIGEST: &str =
+    "sha256:ab3bdf804cd7252cefc91cd726c1892b9510acc53c0f246916869f299298b895";
+
+/// A clock that moves a millisecond each time it is read.
+#[derive(Debug)]
+pub(crate) struct TestClock(AtomicI64);
+
+impl Clock for TestClock {
+    fn now(&self) -> UtcTime {
+        let micros = self.0.fetch_add(1000, Ordering::SeqCst);
+        UtcTime::new(Timestamp::from_microsecond(micros).unwrap())
+    }
+}
+
+/// A site that only remembers what it was asked.
+#[derive(Debug, Default)]
+pub(crate) struct RecordingSite {
+    started: Mutex<Vec<(JobId, Vec<ContainerNumber>)>>,
+    cancelled: Mutex<Vec<JobId>>,
+    something_started: Notify,
+}
+
+impl RecordingSite {
+    /// Waits until the job was handed over.
+    pub(crate) async fn wait_for(&self, job: &str) -> Vec<ContainerNumber> {
+        loop {
+            let changed = self.something_started.notified();
+            if let Some((_, containers)) = self
+                .started
+                .lock()
+                .await
+                .iter()
+                .find(|(id, _)| id.to_string() == job)
+            {
+                return containers.clone();
+            }
+            changed.await;
+        }
+    }
+
+    pub(crate) async fn cancelled(&self) -> Vec<String> {
+        let cancelled = self.cancelled.lock().await;
+        cancelled.iter().map(ToString::to_string).collect()
+    }
+}
+
+impl ComputeSite for RecordingSite {
+    fn check(&self, _user: &User, _job_input: &JobInput) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn start(
+        &self,
+        job: JobId,
+        containers: Vec<ContainerNumber>,
+    ) -> BoxFuture<'_, Result<(), SiteError>> {
+        async move {
+            self.started.lock().await.push((job, containers));
+            self.something_started.notify_waiters();
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn cancel(&self, job: JobId) -> BoxFuture<'_, Result<(), SiteError>> {
+        async move {
+            self.cancelled.lock().await.push(job);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn shut_down(&self) -> BoxFuture<'_, ()> {
+        futures::future::ready(()).boxed()
+    }
+}
+
+pub(crate) struct TestApp {
+    pub(crate) app: Arc<App>,
+    pub(crate) objects: Arc<MemoryObjectStore>,
+    pub(crate) site: Arc<RecordingSite>,
+    directory: tempfile::TempDir,
+    allowed_paths: Vec<String>,
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or(Value::Null)
+    }
+
+    #[track_caller]
+    pub(crate) fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text);
+        self
+    }
+
+    /// Asserts the application code, null for none.
+    #[track_caller]
+    pub(crate) fn expect_error(self, status: u16, appcode: impl Into<Value>) -> Self {
+        let answer = self.expect(status);
+        let appcode: Value = appcode.into();
+        assert_eq!(
+            answer.json()["error"]["appcode"],
+            appcode,
+            "{}",
+            answer.text
+        );
+        answer
+    }
+
+    pub(crate) fn message(&self) -> String {
+        self.json()["error"]["message"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    }
+}
+
+impl TestApp {
+    pub(crate) fn new() -> Self {
+        Self::with_allowed_paths(&[])
+    }
+
+    pub(crate) fn with_allowed_paths(allowed_paths: &[&str]) -> Self {
+        let objects = Arc::new(MemoryObjectStore::default());
+        objects.insert("cts/io/in/a.txt", "a", Some(CRC));
+        Self::build(
+            tempfile::tempdir().unwrap(),
+            objects,
+            allowed_paths.iter().map(|&path| path.to_owned()).collect(),
+        )
+    }
+
+    fn build(
+        directory: tempfile::TempDir,
+        objects: Arc<MemoryObjectStore>,
+        allowed_paths: Vec<String>,
+    ) -> Self {
+        let store = SqliteStore::open(&directory.path().join("cts.sqlite")).unwrap();
+        let site = Arc::new(RecordingSite::default());
+        let unavailable = |reason: &str| SiteStatus::Unavailable {
+            reason: reason.to_owned(),
+        };
+        let app = Arc::new(App {
+            jobs: Arc::new(store.clone()),
+            images: Arc::new(store),
+            identity: Arc::new(users()),
+            sites: Sites::new([
+                (
+                    Site::Local,
+                    SiteStatus::Available(Arc::clone(&site) as Arc<dyn ComputeSite>),
+                ),
+                (Site::Kbase, unavailable("no pool is configured")),
+            ]),
+            object_store: Arc::clone(&objects) as _,
+            registry: Arc::new(registry()),
+            // 2031-02-03T04:05:06Z
+            clock: Arc::new(TestClock(AtomicI64::new(1_927_857_906_000_000))),
+            config: Config {
+                allowed_paths: allowed_paths
+                    .iter()
+                    .map(|path| path.parse().unwrap())
+                    .collect(),
+                log_dir: "cts/logs".parse().unwrap(),
+                max_cpu_hours: 100.0,
+            },
+            job_pending: Notify::new(),
+        });
+        Self {
+            app,
+            objects,
+            site,
+            directory,
+            allowed_paths,
+        }
+    }
+
+    /// The same data directory under a new service.
+    pub(crate) fn restart(self) -> Self {
+        let Self {
+            app,
+            objects,
+            directory,
+            allowed_paths,
+            ..
+        } = self;
+        drop(app);
+        Self::build(directory, objects, allowed_paths)
+    }
+
+    pub(crate) async fn send(&self, request: Request) -> Answer {
+        let response = router::service(Arc::clone(&self.app))
+            .oneshot(request)
+            .await
+            .unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            text: String::from_utf8(bytes.to_vec()).unwrap(),
+        }
+    }
+
+    /// Sends as a user (`alice`, `bob`, `admin`, `executor`), or nobody if empty.
+    pub(crate) async fn call(
+        &self,
+        user: &str,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        if !user.is_empty() {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {user}-token"));
+        }
+        let body = match body {
+            Some(body) => {
+                request = request.header(header::CONTENT_TYPE, "application/json");
+                Body::from(body.to_string())
+            }
+            None => Body::empty(),
+        };
+        self.send(request.body(body).unwrap()).await
+    }
+
+    pub(crate) async fn get(&self, user: &str, path: &str) -> Answer {
+        self.call(user, "GET", path, None).await
+    }
+
+    pub(crate) async fn register_image(&self) {
+        self.call(
+            "admin",
+            "POST",
+            "/admin/images/reg.example.org/kbase/sh:1",
+            None,
+        )
+        .await
+        .expect(200);
+    }
+
+    /// Submits a job of alice's with that many containers and waits until its site has it.
+    pub(crate) async fn submit(&self, containers: u32) -> String {
+        let files: Vec<String> = (0..containers)
+            .map(|number| {
+                let file = format!("cts/io/in/{number}.txt");
+                self.objects.insert(&file, "x", Some(CRC));
+                file
+            })
+            .collect();
+        let mut job = job_input();
+        job["num_containers"] = json!(containers);
+        job["input_files"] = json!(files);
+        self.submit_job(job).await
+    }
+
+    pub(crate) async fn submit_job(&self, job: Value) -> String {
+        let answer = self
+            .call("alice", "POST", "/jobs", Some(job))
+            .await
+            .expect(200);
+        let id = answer.json()["job_id"].as_str().unwrap().to_owned();
+        self.site.wait_for(&id).await;
+        id
+    }
+
+    pub(crate) async fn update(
+        &self,
+        job: &str,
+        container: u32,
+        state: &str,
+        body: Value,
+    ) -> Answer {
+        let path = format!("/external_exec/jobs/{job}/container/{container}/update/{state}");
+        self.call("executor", "PUT", &path, Some(body)).await
+    }
+
+    pub(crate) async fn state(&self, job: &str) -> String {
+        let answer = self
+            .get("alice", &format!("/jobs/{job}/status"))
+            .await
+            .expect(200);
+        answer.json()["state"].as_str().unwrap().to_owned()
+    }
+
+    /// What the finisher does when it is woken.
+    pub(crate) async fn finish_jobs(&self) {
+        finish_pending_jobs(&self.app).await.unwrap();
+    }
+}
+
+pub(crate) fn job_input() -> Value {
+    json!({
+        "cluster": "local",
+        "image": "reg.example.org/kbase/sh:1",
+        "params": {"args": ["noop"]},
+        "output_dir": "cts/io/out",
+        "input_files": ["cts/io/in/a.txt"],
+    })
+}
+
+fn users() -> TokenFile {
+    let user = |name: &str, roles: &[Role]| {
+        (
+            SecretString::from(format!("{name}-token")),
+            User {
+                name: name.to_owned(),
+                roles: roles.iter().copied().collect::<BTreeSet<_>>(),
+            },
+        )
+    };
+    let admin = [Role::FullAdmin, Role::KbaseStaff, Role::NerscAccount];
+    TokenFile::from_users([
+        user("alice", &[Role::KbaseStaff]),
+        user("bob", &[]),
+        user("admin", &admin),
+        user("half_admin", &[Role::FullAdmin]),
+        user("executor", &[Role::ExternalExecutor]),
+    ])
+}
+
+fn registry() -> FixedImageRegistry {
+    let image = |digest: &str, entrypoint: &[&str]| RegistryImage {
+        digest: digest.to_owned(),
+        entrypoint: entrypoint.iter().map(|&part| part.to_owned()).collect(),
+    };
+    let other = format!("sha256:{}", "b".repeat(64));
+    let sh = ["/bin/busybox", "sh", "/entry.sh"];
+    FixedImageRegistry::new([
+        ("reg.example.org/kbase/sh:1".to_owned(), image(DIGEST, &sh)),
+        (
+            format!("reg.example.org/kbase/sh@{DIGEST}"),
+            image(DIGEST, &sh),
+        ),
+        (
+            "reg.example.org/kbase/sh:same".to_owned(),
+            image(DIGEST, &sh),
+        ),
+        ("reg.example.org/kbase/sh:2".to_owned(), image(&other, &sh)),
+        (
+            "reg.example.org/kbase/none:1".to_owned(),
+            image(DIGEST, &[]),
+        ),
+    ])
+}
