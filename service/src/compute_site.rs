@@ -22,6 +22,8 @@ pub enum SiteEvent {
         container: ContainerNumber,
         /// How it ended, as a sentence for administrators.
         description: String,
+        /// The end of what it wrote, for administrators; empty if it wrote nothing.
+        last_output: String,
     },
 }
 

@@ -44,11 +44,17 @@ impl Error {
         }
     }
 
-    /// A fault at one place of the request.
+    /// A fault at one place of the request; parts of `loc` that are numbers are places in lists.
     pub fn invalid(kind: &str, loc: &[&str], message: impl Into<String>) -> Self {
         Self::Invalid(vec![ValidationDetail {
             kind: kind.to_owned(),
-            loc: loc.iter().map(|&part| part.into()).collect(),
+            loc: loc
+                .iter()
+                .map(|&part| match part.parse::<usize>() {
+                    Ok(index) => index.into(),
+                    Err(_) => part.into(),
+                })
+                .collect(),
             msg: message.into(),
             input: None,
             ctx: None,

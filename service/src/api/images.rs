@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use url::Url;
 
 use cts_shared::wire::image::{Image, ImageRegistration, Images};
@@ -86,14 +86,14 @@ fn check_name(name: &str) -> Result<(), Error> {
 
 /// Checks the body of a registration.
 fn registration(body: &Value) -> Result<ImageRegistration, Error> {
-    if !body.is_object() {
+    let Some(body) = body.as_object() else {
         return Err(Error::invalid(
             "model_attributes_type",
             &["body"],
             "give a JSON object",
         ));
-    }
-    let mut about = ImageRegistration::deserialize_from(body)?;
+    };
+    let mut about = members(body)?;
     let too_long = |name| Error::invalid("string_too_long", &["body", name], "this is too long");
     if about
         .usage_notes
@@ -138,33 +138,34 @@ fn web_url(text: &str) -> Option<String> {
 }
 
 /// Reads a body member by member, so that faults carry their place.
-trait DeserializeFrom: Sized {
-    fn deserialize_from(body: &Value) -> Result<Self, Error>;
-}
-
-impl DeserializeFrom for ImageRegistration {
-    fn deserialize_from(body: &Value) -> Result<Self, Error> {
-        let mut about = Self::default();
-        for (name, value) in body.as_object().into_iter().flatten() {
-            let text = |kind: &str| match value {
-                Value::Null => Ok(None),
-                Value::String(text) => Ok(Some(text.clone())),
-                _ => Err(Error::invalid(kind, &["body", name], "give a string")),
-            };
-            match name.as_str() {
-                "usage_notes" => about.usage_notes = text("string_type")?,
-                "from_image" => about.from_image = text("string_type")?,
-                "urls" => about.urls = strings(value, name)?,
-                _ => {
-                    return Err(Error::invalid(
-                        "extra_forbidden",
-                        &["body", name],
-                        "leave this out; the members are urls, usage_notes and from_image",
-                    ));
-                }
+fn members(body: &Map<String, Value>) -> Result<ImageRegistration, Error> {
+    let mut about = ImageRegistration::default();
+    for (name, value) in body {
+        match name.as_str() {
+            "usage_notes" => about.usage_notes = string(value, name)?,
+            "from_image" => about.from_image = string(value, name)?,
+            "urls" => about.urls = strings(value, name)?,
+            _ => {
+                return Err(Error::invalid(
+                    "extra_forbidden",
+                    &["body", name],
+                    "leave this out; the members are urls, usage_notes and from_image",
+                ));
             }
         }
-        Ok(about)
+    }
+    Ok(about)
+}
+
+fn string(value: &Value, name: &str) -> Result<Option<String>, Error> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(text.clone())),
+        _ => Err(Error::invalid(
+            "string_type",
+            &["body", name],
+            "give a string",
+        )),
     }
 }
 

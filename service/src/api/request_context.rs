@@ -29,26 +29,14 @@ impl Caller {
     /// The user.
     ///
     /// # Errors
-    /// 10010 without a token; 20000 for an administrator without the staff and NERSC roles.
+    /// 10010 if there was no token.
     pub fn user(&self) -> Result<&User, Error> {
-        let Some(user) = &self.0 else {
-            return Err(Error::refused(
+        self.0.as_ref().ok_or_else(|| {
+            Error::refused(
                 ErrorCode::NoToken,
                 "this endpoint needs a user: send `Authorization: Bearer <token>`",
-            ));
-        };
-        if user.has(Role::FullAdmin)
-            && !(user.has(Role::KbaseStaff) && user.has(Role::NerscAccount))
-        {
-            return Err(Error::refused(
-                ErrorCode::Unauthorized,
-                format!(
-                    "administrator {} must also be KBase staff and have a NERSC account",
-                    user.name
-                ),
-            ));
-        }
-        Ok(user)
+            )
+        })
     }
 }
 
@@ -126,7 +114,8 @@ fn request_span(request: &Request, request_id: &str) -> tracing::Span {
     )
 }
 
-/// The user of the `Authorization` header; none without one.
+/// The user of the `Authorization` header; none without one. Refuses administrators without the staff
+/// and NERSC roles.
 async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Option<User>, Error> {
     let Some(value) = headers.get(header::AUTHORIZATION) else {
         return Ok(None);
@@ -151,5 +140,16 @@ async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Option<User>, Er
         ));
     }
     let token = SecretString::from(credential.trim_end().to_owned());
-    Ok(Some(app.identity.user(&token).await?))
+    let user = app.identity.user(&token).await?;
+    // On every endpoint, also the public ones (contract section 1.2).
+    if user.has(Role::FullAdmin) && !(user.has(Role::KbaseStaff) && user.has(Role::NerscAccount)) {
+        return Err(Error::refused(
+            ErrorCode::Unauthorized,
+            format!(
+                "administrator {} must also be KBase staff and have a NERSC account",
+                user.name
+            ),
+        ));
+    }
+    Ok(Some(user))
 }

@@ -27,7 +27,7 @@ use crate::identity::User;
 
 mod executor_process;
 
-use executor_process::{ExecutorProcess, PreviousRun};
+use executor_process::{Ended, ExecutorProcess, PreviousRun};
 
 /// How long an executor may take to stop its container and clean up: ten seconds of its own, the
 /// container's stop grace, and some more.
@@ -182,7 +182,7 @@ impl Shared {
 
     /// One container from its place in the queue to the end of its executor.
     async fn run(&self, job: JobId, container: ContainerNumber, stop: CancellationToken) {
-        let description = tokio::select! {
+        let ended = tokio::select! {
             // Not started: nothing to report, a restarted service takes it up again.
             () = stop.cancelled() => None,
             permit = self.room.acquire() => match permit {
@@ -190,11 +190,13 @@ impl Shared {
                 Err(_closed) => None,
             },
         };
-        if let Some(description) = description {
+        if let Some(ended) = ended {
+            tracing::info!(job.id = %job, container.num = container, ended = %ended.summary, "executor ended");
             let event = SiteEvent::ExecutorEnded {
                 job,
                 container,
-                description,
+                description: ended.description(container),
+                last_output: ended.last_output,
             };
             if self.events.send(event).await.is_err() {
                 tracing::error!(job.id = %job, container.num = container, "nobody listens to the site any more");
@@ -209,21 +211,26 @@ impl Shared {
         job: JobId,
         container: ContainerNumber,
         stop: &CancellationToken,
-    ) -> String {
+    ) -> Ended {
         let mut process = match ExecutorProcess::previous(&self.settings, job, container) {
             PreviousRun::Never => match ExecutorProcess::spawn(&self.settings, job, container) {
                 Ok(process) => process,
-                Err(description) => return description,
+                Err(ended) => return ended,
             },
             PreviousRun::Alive(process) => process,
-            PreviousRun::Gone(description) => return description,
+            PreviousRun::Gone(ended) => return ended,
         };
-        let ended = tokio::select! {
+        tokio::select! {
             ended = process.wait() => ended,
-            () = stop.cancelled() => process.terminate(STOP_GRACE).await,
-        };
-        tracing::info!(job.id = %job, container.num = container, ended = %ended.summary, "executor ended");
-        ended.description(container)
+            () = stop.cancelled() => {
+                let reason = if self.stopping.is_cancelled() {
+                    "the service was stopped"
+                } else {
+                    "the job was canceled"
+                };
+                process.terminate(STOP_GRACE).await.because(reason)
+            }
+        }
     }
 
     fn forget(&self, job: JobId, container: ContainerNumber) {

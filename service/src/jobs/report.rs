@@ -57,6 +57,7 @@ pub async fn handle_site_event(app: &App, event: SiteEvent) -> Result<(), Error>
         job,
         container,
         description,
+        last_output,
     } = event;
     let report = ContainerReport {
         state: JobState::Error,
@@ -64,7 +65,7 @@ pub async fn handle_site_event(app: &App, event: SiteEvent) -> Result<(), Error>
         exit_code: None,
         outputs: None,
         admin_error: Some(description.clone()),
-        traceback: None,
+        traceback: (!last_output.is_empty()).then_some(last_output),
     };
     let change = app
         .jobs

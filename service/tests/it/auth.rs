@@ -100,9 +100,9 @@ async fn validation_comes_before_the_role() {
 #[tokio::test]
 async fn an_administrator_needs_the_other_roles_too() {
     let app = TestApp::new();
-    app.get("half_admin", "/whoami")
-        .await
-        .expect_error(403, 20000);
+    for path in ["/whoami", "/", "/sites"] {
+        app.get("half_admin", path).await.expect_error(403, 20000);
+    }
     let answer = app.get("admin", "/whoami").await.expect(200).json();
     assert_eq!(
         answer,

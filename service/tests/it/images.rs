@@ -91,3 +91,25 @@ async fn an_image_can_inherit_from_another() {
         .await
         .expect_error(404, 40030);
 }
+
+#[tokio::test]
+async fn faults_of_the_body_have_their_place() {
+    let app = TestApp::new();
+    for (body, loc) in [
+        (json!([]), json!(["body"])),
+        (json!({"more": 1}), json!(["body", "more"])),
+        (json!({"usage_notes": 1}), json!(["body", "usage_notes"])),
+        (json!({"urls": "x"}), json!(["body", "urls"])),
+        (
+            json!({"urls": ["https://example.org", "ftp://example.org"]}),
+            json!(["body", "urls", 1]),
+        ),
+    ] {
+        let answer = app
+            .call("admin", "POST", &format!("{SH}:1"), Some(body))
+            .await
+            .expect_error(400, 30010);
+        let details = &answer.json()["error"]["request_validation_detail"];
+        assert_eq!(details[0]["loc"], loc);
+    }
+}

@@ -48,6 +48,7 @@ async fn next(events: &mut mpsc::Receiver<SiteEvent>) -> (JobId, u32, String) {
         job,
         container,
         description,
+        ..
     } = event;
     (job, container, description)
 }
@@ -112,8 +113,8 @@ async fn an_end_is_told_with_status_and_last_words() {
     assert_eq!((ended, container), (job, 0));
     assert_eq!(
         description,
-        "the executor of container 0 ended with exit status 78 before it reported an end; the end \
-         of its standard error: oh no"
+        "the executor of container 0 did not report how the container ended: it ended with exit \
+         status 78; its last words were: oh no"
     );
 }
 
@@ -219,6 +220,9 @@ async fn after_a_restart_lost_executors_are_told_and_waiting_containers_start() 
         ended[0].2.contains("while the service was down"),
         "{ended:?}"
     );
-    assert!(ended[0].2.contains("last words"), "{ended:?}");
+    assert!(
+        ended[0].2.contains("last words were: last words"),
+        "{ended:?}"
+    );
     assert!(ended[1].2.contains("exit status 0"), "{ended:?}");
 }

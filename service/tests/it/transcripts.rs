@@ -43,8 +43,6 @@ fn comparable(value: &Value, recorded_id: &str, id: &str) -> Value {
                             | "htcondor_details"
                             | "admin_error"
                             | "reported_time"
-                            // The words are the service's own.
-                            | "error"
                     )
                 })
                 .map(|(name, value)| (name.clone(), comparable(value, recorded_id, id)))

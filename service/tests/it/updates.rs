@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use cts_service::compute_site::SiteEvent;
+use cts_service::jobs::report::handle_site_event;
+
 use crate::test_app::{OUTPUT_CRC, TestApp};
 
 fn time(second: u32) -> String {
@@ -166,6 +169,37 @@ async fn a_failed_container_ends_the_job_in_error_with_logs() {
     assert!(job.get("admin_error").is_none());
     let job = app.get("admin", &format!("/admin/jobs/{id}")).await.json();
     assert!(job["admin_error"].as_str().unwrap().contains("disk broke"));
+}
+
+#[tokio::test]
+async fn a_container_that_lost_its_executor_ends_in_error_unless_it_has_ended() {
+    let app = TestApp::new();
+    app.register_image().await;
+    app.objects.insert("cts/io/out/f", "x", Some(OUTPUT_CRC));
+    let id = app.submit(2).await;
+    for (state, body) in good_run("cts/io/out/f") {
+        app.update(&id, 0, state, body).await.expect(204);
+    }
+    for container in [0, 1, 1] {
+        let event = SiteEvent::ExecutorEnded {
+            job: id.parse().unwrap(),
+            container,
+            description: "it is gone".to_owned(),
+            last_output: "line one\nline two".to_owned(),
+        };
+        handle_site_event(&app.app, event).await.unwrap();
+    }
+    let containers = app
+        .get("admin", &format!("/admin/jobs/{id}/container"))
+        .await
+        .json();
+    assert_eq!(containers["subjobs"][0]["state"], "complete");
+    let lost = &containers["subjobs"][1];
+    assert_eq!(lost["state"], "error");
+    assert_eq!(lost["admin_error"], "it is gone");
+    assert_eq!(lost["traceback"], "line one\nline two");
+    app.finish_jobs().await;
+    assert_eq!(app.state(&id).await, "error");
 }
 
 #[tokio::test]

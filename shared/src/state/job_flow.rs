@@ -187,8 +187,8 @@ impl Refusal {
 pub const UNEXPECTED_ERROR: &str = "An unexpected error occurred.";
 
 /// What users see when a container of theirs failed.
-pub const CONTAINER_FAILED: &str =
-    "At least one container exited with a non-zero exit code. See the job's logs.";
+pub const CONTAINER_FAILED: &str = "At least one container exited with a non-zero error code. \
+    Please examine the logs for details.";
 
 impl JobRecord {
     /// What must be done to end the job, if it can end now. A reconciler asks this of stored jobs to

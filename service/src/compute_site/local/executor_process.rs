@@ -44,28 +44,47 @@ pub(super) enum PreviousRun {
     Never,
     /// Its executor still runs.
     Alive(ExecutorProcess),
-    /// Its executor ended while nobody watched. The sentence says so.
-    Gone(String),
+    /// Its executor ended while nobody watched.
+    Gone(Ended),
 }
 
-/// How an executor ended.
+/// How an executor ended, or why it was never started.
 #[derive(Debug)]
 pub(super) struct Ended {
-    /// In a few words: `exit status 1`.
+    /// In a few words: `it ended with exit status 1`.
     pub(super) summary: String,
-    stderr_tail: String,
+    /// The end of its standard error; empty if it wrote nothing.
+    pub(super) last_output: String,
 }
 
 impl Ended {
+    fn new(summary: impl Into<String>, stderr: &Path) -> Self {
+        Self {
+            summary: summary.into(),
+            last_output: tail(stderr),
+        }
+    }
+
+    /// With the reason why it was made to end.
+    pub(super) fn because(self, reason: &str) -> Self {
+        Self {
+            summary: format!(
+                "{} after it was told to stop because {reason}",
+                self.summary
+            ),
+            ..self
+        }
+    }
+
     /// The sentence for administrators.
     pub(super) fn description(&self, container: ContainerNumber) -> String {
-        let tail = if self.stderr_tail.is_empty() {
-            "it wrote nothing to its standard error".to_owned()
-        } else {
-            format!("the end of its standard error: {}", self.stderr_tail)
+        let last_words = match self.last_output.lines().last() {
+            Some(line) => format!("its last words were: {line}"),
+            None => "it wrote nothing to its standard error".to_owned(),
         };
         format!(
-            "the executor of container {container} ended with {} before it reported an end; {tail}",
+            "the executor of container {container} did not report how the container ended: {}; \
+             {last_words}",
             self.summary
         )
     }
@@ -88,31 +107,26 @@ impl ExecutorProcess {
                 handle: Handle::Orphan(identity),
                 stderr,
             }),
-            _ => {
-                let ended = Ended {
-                    summary: "an unknown exit status while the service was down".to_owned(),
-                    stderr_tail: tail(&stderr),
-                };
-                PreviousRun::Gone(ended.description(container))
-            }
+            _ => PreviousRun::Gone(Ended::new("it ended while the service was down", &stderr)),
         }
     }
 
     /// Starts an executor in a directory of its own.
     ///
     /// # Errors
-    /// A sentence for administrators.
+    /// Why it could not be started.
     pub(super) fn spawn(
         settings: &LocalSiteSettings,
         job: JobId,
         container: ContainerNumber,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Ended> {
         let directory = directory(settings, job, container);
-        let failed = |action: &str, path: &Path, cause: &std::io::Error| {
-            format!(
-                "the executor of container {container} could not be started: cannot {action} {}: {cause}",
+        let failed = |action: &str, path: &Path, cause: &std::io::Error| Ended {
+            summary: format!(
+                "it could not be started: cannot {action} {}: {cause}",
                 path.display()
-            )
+            ),
+            last_output: String::new(),
         };
         std::fs::create_dir_all(&directory)
             .map_err(|cause| failed("make the directory", &directory, &cause))?;
@@ -148,20 +162,18 @@ impl ExecutorProcess {
         let summary = match &mut self.handle {
             Handle::Child(child) => match child.wait().await {
                 Ok(status) => describe(status),
-                Err(error) => format!("an unknown exit status ({error})"),
+                Err(error) => format!("it ended, cannot tell how: {error}"),
             },
             Handle::Orphan(identity) => {
                 // Not our child: the kernel tells nobody but its parent.
                 while identity.is_alive() {
                     tokio::time::sleep(ORPHAN_POLL).await;
                 }
-                "an unknown exit status, after the service was restarted".to_owned()
+                "it ended with an unknown exit status, having outlived a restart of the service"
+                    .to_owned()
             }
         };
-        Ended {
-            summary,
-            stderr_tail: tail(&self.stderr),
-        }
+        Ended::new(summary, &self.stderr)
     }
 
     /// Asks the executor to stop, and kills it when it has not within `grace`.
@@ -236,13 +248,13 @@ fn directory(settings: &LocalSiteSettings, job: JobId, container: ContainerNumbe
 fn describe(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit status {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => "an unknown exit status".to_owned(),
+        (Some(code), _) => format!("it ended with exit status {code}"),
+        (None, Some(signal)) => format!("it was killed by signal {signal}"),
+        (None, None) => "it ended with an unknown exit status".to_owned(),
     }
 }
 
-/// The last lines of a file, on one line. Empty if it cannot be read.
+/// The last lines of a file. Empty if it cannot be read.
 fn tail(path: &Path) -> String {
     let read = || -> std::io::Result<String> {
         let mut file = File::open(path)?;
@@ -252,12 +264,12 @@ fn tail(path: &Path) -> String {
         file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
-    let text = read().unwrap_or_default();
-    let lines: Vec<&str> = text
+    // Control characters (colours) have no place in a report.
+    let lines: Vec<String> = read()
+        .unwrap_or_default()
         .lines()
-        .map(str::trim)
+        .map(|line| line.trim().replace(char::is_control, " "))
         .filter(|line| !line.is_empty())
         .collect();
-    // Control characters (colours) have no place in a report.
-    lines.join(" | ").replace(char::is_control, " ")
+    lines.join("\n")
 }
