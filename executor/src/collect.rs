@@ -3,7 +3,7 @@
 //!
 //! The container wrote the tree and is hostile until shown otherwise; a stray process may even go on
 //! changing it. So nothing is opened by a path that anyone could redirect: everything goes through
-//! the one descriptor of the root ([`crate::beneath`]), and only what is a regular file when it is
+//! the one descriptor of the root (module `beneath`), and only what is a regular file when it is
 //! open is read.
 //!
 //! | found | what happens |

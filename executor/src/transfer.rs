@@ -9,8 +9,8 @@
 //!      then renamed into place                     what the store says it has
 //! ```
 //!
-//! - **Work** is one queue of parts over all objects ([`queue`]), with a fixed number in flight.
-//! - **Retries** are per part: a download goes on after the last byte that arrived ([`retry`]).
+//! - **Work** is one queue of parts over all objects (`queue`), with a fixed number in flight.
+//! - **Retries** are per part: a download goes on after the last byte that arrived (`retry`).
 //! - **Memory** is bounded by [`TransferOptions`], not by file sizes or counts.
 //! - **Threads** are its own ([`TransferRuntime`]): files are read and written inline there, so a
 //!   stalled disk never stalls reports or signals. Any runtime may call and await the engine.

@@ -14,6 +14,7 @@ mod credentials;
 mod image;
 mod input_failure;
 mod output;
+mod service;
 mod static_binary;
 mod success;
 mod termination;

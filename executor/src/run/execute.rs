@@ -8,8 +8,8 @@ use cts_shared::id::{ContainerNumber, JobId};
 
 use super::{Run, Stop, failed, log_tail, log_usage};
 use crate::container_engine::{
-    ContainerEngine, ContainerLogs, ContainerSpec, EngineError, EngineInfo, Exit, Mount, RunningContainer,
-    container_name, explain_exit,
+    ContainerEngine, ContainerLogs, ContainerSpec, EngineError, EngineInfo, Exit, Mount,
+    RunningContainer, container_name, explain_exit,
 };
 use crate::labels;
 use crate::plan::ContainerPlan;
@@ -68,7 +68,10 @@ impl Run<'_> {
             self.config.limits.log_bytes,
         )
         .map_err(failed("open the log files"))?;
-        Ok(self.shutdown.unless_interrupted(engine.run(spec.clone(), logs)).await?)
+        Ok(self
+            .shutdown
+            .unless_interrupted(engine.run(spec.clone(), logs))
+            .await?)
     }
 
     /// Waits for the end, at most the job's runtime.

@@ -127,7 +127,11 @@ impl Run<'_> {
         plan: &ContainerPlan,
         engine: &dyn ContainerEngine,
     ) -> Result<(), Stop> {
-        flatten(self.shutdown.unless_interrupted(self.fetch_image(&plan.image, engine)).await)
+        flatten(
+            self.shutdown
+                .unless_interrupted(self.fetch_image(&plan.image, engine))
+                .await,
+        )
     }
 
     async fn fetch_image(&self, image: &str, engine: &dyn ContainerEngine) -> Result<(), Stop> {

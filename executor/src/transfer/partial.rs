@@ -87,8 +87,7 @@ impl InputTree {
 
     /// Bytes that an ordinary user may still write.
     pub(super) fn free_bytes(&self) -> io::Result<u64> {
-        let stat = rustix::fs::fstatvfs(&self.root)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        crate::disk::free_bytes(&self.path)
     }
 
     /// Makes the partial file of an input, or empties it.

@@ -21,8 +21,14 @@ fn admin_error(bed: &Bed) -> String {
     let calls = bed.service.calls();
     let last = calls.last().unwrap();
     assert_eq!(last.short(), "error");
-    assert_eq!(calls.iter().filter(|call| call.short() == "error").count(), 1);
-    last.body.as_ref().unwrap()["admin_error"].as_str().unwrap().to_owned()
+    assert_eq!(
+        calls.iter().filter(|call| call.short() == "error").count(),
+        1
+    );
+    last.body.as_ref().unwrap()["admin_error"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -33,7 +39,10 @@ async fn a_missing_object_is_named() {
     bed.put("buk/a/x", b"");
     assert_eq!(bed.run().await.code(), 1);
     let text = admin_error(&bed);
-    assert!(text.contains("s3://buk/a/gone") && text.contains("input_missing"), "{text}");
+    assert!(
+        text.contains("s3://buk/a/gone") && text.contains("input_missing"),
+        "{text}"
+    );
     bed.assert_nothing_left();
 }
 
@@ -46,17 +55,41 @@ async fn a_mismatch_names_the_object_and_both_checksums() {
     for part in ["s3://buk/a/x", "rosUhgp5mIg=", "AAAAAAAAAAA="] {
         assert!(text.contains(part), "{part} is not in {text}");
     }
-    assert!(!bed.path().join("__input__/x").exists(), "a wrong input looks finished");
+    assert!(
+        !bed.path().join("__input__/x").exists(),
+        "a wrong input looks finished"
+    );
     bed.assert_nothing_left();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logs_are_kept_on_success_and_on_every_kind_of_failure() {
     let failing: [(End, u8); 4] = [
-        (End::Exit { code: 0, oom_killed: false }, 0),
-        (End::Exit { code: 3, oom_killed: false }, 0),
-        (End::Exit { code: 137, oom_killed: true }, 0),
-        (End::Error(EngineError::ContainerGone { id: "c".to_owned() }), 1),
+        (
+            End::Exit {
+                code: 0,
+                oom_killed: false,
+            },
+            0,
+        ),
+        (
+            End::Exit {
+                code: 3,
+                oom_killed: false,
+            },
+            0,
+        ),
+        (
+            End::Exit {
+                code: 137,
+                oom_killed: true,
+            },
+            0,
+        ),
+        (
+            End::Error(EngineError::ContainerGone { id: "c".to_owned() }),
+            1,
+        ),
     ];
     for (end, status) in failing {
         let script = Script {
@@ -86,12 +119,18 @@ async fn ends_that_are_not_the_tools_own_are_named_in_words() {
     ] {
         let bed = bed(
             &json!({}),
-            Script { end: End::Exit { code, oom_killed }, ..Script::default() },
+            Script {
+                end: End::Exit { code, oom_killed },
+                ..Script::default()
+            },
         )
         .await;
         assert_eq!(bed.run().await.code(), 0);
         let text = admin_error(&bed);
-        assert!(text.starts_with(&format!("Container exit code: {code}: ")), "{text}");
+        assert!(
+            text.starts_with(&format!("Container exit code: {code}: ")),
+            "{text}"
+        );
         assert!(text.contains(words), "{text}");
     }
 }
@@ -101,7 +140,10 @@ async fn a_container_over_its_runtime_is_stopped_and_the_report_says_so() {
     let mut document = job(&json!({}), &["buk/a/x"], 1, "buk/out");
     document["job_input"]["runtime"] = "PT1S".into();
     let service = Service::new(document, BTreeMap::new(), false);
-    let script = Script { end: End::WhenStopped, ..Script::default() };
+    let script = Script {
+        end: End::WhenStopped,
+        ..Script::default()
+    };
     let bed = Bed::new(service, script).await;
     bed.put("buk/a/x", b"");
     assert_eq!(bed.run().await.code(), 0);
@@ -122,24 +164,40 @@ async fn what_an_earlier_executor_left_is_removed_first() {
             ("us.kbase.cts.container".to_owned(), "0".to_owned()),
         ]),
     };
-    let bed = bed(&json!({}), Script { leftovers: vec![left], ..Script::default() }).await;
+    let bed = bed(
+        &json!({}),
+        Script {
+            leftovers: vec![left],
+            ..Script::default()
+        },
+    )
+    .await;
     for (directory, file) in [("__output__", "stale"), ("__input__", "stale")] {
         std::fs::create_dir(bed.path().join(directory)).unwrap();
         std::fs::write(bed.path().join(directory).join(file), "stale").unwrap();
     }
     assert_eq!(bed.run().await.code(), 0);
     let calls = bed.engine.calls();
-    let removed = calls.iter().position(|call| *call == Call::Remove("old".to_owned()));
+    let removed = calls
+        .iter()
+        .position(|call| *call == Call::Remove("old".to_owned()));
     let started = calls.iter().position(|call| matches!(call, Call::Run(_)));
     assert!(removed.unwrap() < started.unwrap(), "{calls:?}");
-    assert_eq!(bed.objects("buk/out"), Vec::<String>::new(), "a stale output was published");
+    assert_eq!(
+        bed.objects("buk/out"),
+        Vec::<String>::new(),
+        "a stale output was published"
+    );
     bed.assert_nothing_left();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_token_is_told_at_once_and_nothing_is_reported() {
     let document = job(&json!({}), &["buk/a/x"], 1, "buk/out");
-    let refused = super::bed::Answer::Error { status: 401, appcode: Some(10020) };
+    let refused = super::bed::Answer::Error {
+        status: 401,
+        appcode: Some(10020),
+    };
     let service = Service::new(document, BTreeMap::from([(1, refused)]), false);
     let bed = Bed::new(service, Script::default()).await;
     assert_eq!(bed.run().await.code(), 77);
@@ -156,7 +214,12 @@ async fn a_manifest_lists_the_inputs_where_the_container_finds_them() {
     let bed = bed(&params, Script::default()).await;
     assert_eq!(bed.run().await.code(), 0);
     let spec = &bed.engine.specs()[0];
-    let name = spec.command.last().unwrap().strip_prefix("/input_files/").unwrap();
+    let name = spec
+        .command
+        .last()
+        .unwrap()
+        .strip_prefix("/input_files/")
+        .unwrap();
     let manifest = std::fs::read_to_string(bed.path().join("__input__").join(name)).unwrap();
     assert_eq!(manifest, "id\n/input_files/x\n");
 }

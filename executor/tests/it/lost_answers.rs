@@ -9,7 +9,11 @@ use serde_json::json;
 use super::bed::{Answer, Bed, Service, job};
 
 fn service(answers: BTreeMap<usize, Answer>, refuse_repeats: bool) -> std::sync::Arc<Service> {
-    Service::new(job(&json!({}), &["buk/a/x"], 1, "buk/out"), answers, refuse_repeats)
+    Service::new(
+        job(&json!({}), &["buk/a/x"], 1, "buk/out"),
+        answers,
+        refuse_repeats,
+    )
 }
 
 async fn bed(service: std::sync::Arc<Service>) -> Bed {
@@ -18,8 +22,13 @@ async fn bed(service: std::sync::Arc<Service>) -> Bed {
     bed
 }
 
-const STATES: [&str; 5] =
-    ["job_submitting", "job_submitted", "upload_submitting", "upload_submitted", "complete"];
+const STATES: [&str; 5] = [
+    "job_submitting",
+    "job_submitted",
+    "upload_submitting",
+    "upload_submitted",
+    "complete",
+];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_update_survives_the_loss_of_its_answer() {
@@ -40,11 +49,21 @@ async fn each_update_survives_the_loss_of_its_answer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_at_the_first_try_is_a_refusal() {
-    let refused = BTreeMap::from([(3, Answer::Error { status: 404, appcode: Some(40050) })]);
+    let refused = BTreeMap::from([(
+        3,
+        Answer::Error {
+            status: 404,
+            appcode: Some(40050),
+        },
+    )]);
     let bed = bed(service(refused, true)).await;
     assert_eq!(bed.run().await.code(), 1);
     assert_eq!(bed.service.reported(), ["job_submitting", "error"]);
-    assert_eq!(bed.engine.specs(), [], "the container was started all the same");
+    assert_eq!(
+        bed.engine.specs(),
+        [],
+        "the container was started all the same"
+    );
     bed.assert_nothing_left();
 }
 
@@ -53,7 +72,13 @@ async fn a_job_that_was_cancelled_meanwhile_is_left_alone() {
     // The answer is lost, and when asked again the job is cancelled.
     let answers = BTreeMap::from([
         (5, Answer::Lost),
-        (6, Answer::Error { status: 404, appcode: Some(40050) }),
+        (
+            6,
+            Answer::Error {
+                status: 404,
+                appcode: Some(40050),
+            },
+        ),
     ]);
     let service = service(answers, false);
     let bed = bed(std::sync::Arc::clone(&service)).await;
@@ -62,14 +87,21 @@ async fn a_job_that_was_cancelled_meanwhile_is_left_alone() {
     let cancel = async {
         let deadline = tokio::time::Instant::now() + super::bed::DEADLINE;
         while service.calls().len() < 2 {
-            assert!(tokio::time::Instant::now() < deadline, "the job was never fetched");
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "the job was never fetched"
+            );
             tokio::task::yield_now().await;
         }
         service.set_job_state("canceling");
     };
     let (status, ()) = tokio::join!(run, cancel);
     assert_eq!(status.code(), 0);
-    assert_eq!(bed.objects("buk/out"), Vec::<String>::new(), "outputs were published");
+    assert_eq!(
+        bed.objects("buk/out"),
+        Vec::<String>::new(),
+        "outputs were published"
+    );
     assert!(!bed.service.reported().contains(&"error".to_owned()));
     bed.assert_nothing_left();
 }

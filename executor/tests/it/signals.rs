@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cts_executor::container_engine::fake::{Call, End, Script};
+use cts_executor::object_store::ObjectStore;
 use cts_executor::object_store::faulty::{Fault, FaultyStore, Operation};
 use cts_executor::object_store::memory::MemoryStore;
-use cts_executor::object_store::ObjectStore;
 use serde_json::json;
 
 use super::bed::{Answer, Bed, DEADLINE, Service, job};
@@ -24,7 +24,10 @@ async fn bed(script: Script, answers: BTreeMap<usize, Answer>) -> Bed {
 async fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + DEADLINE;
     while !happened() {
-        assert!(tokio::time::Instant::now() < deadline, "{what} never happened");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{what} never happened"
+        );
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -32,7 +35,14 @@ async fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_container_runs() {
     for signal in [15, 2] {
-        let bed = bed(Script { end: End::WhenStopped, ..Script::default() }, BTreeMap::new()).await;
+        let bed = bed(
+            Script {
+                end: End::WhenStopped,
+                ..Script::default()
+            },
+            BTreeMap::new(),
+        )
+        .await;
         let stop = async {
             bed.engine.wait_started(1).await;
             eventually("the report", || bed.service.reported().len() == 2).await;
@@ -43,7 +53,11 @@ async fn while_the_container_runs() {
         assert_eq!(bed.service.reported(), ["job_submitting", "job_submitted"]);
         let grace = Duration::from_secs(10);
         let stopped = |call: &Call| matches!(call, Call::Stop(_, given) if *given == grace);
-        assert!(bed.engine.calls().iter().any(stopped), "{:?}", bed.engine.calls());
+        assert!(
+            bed.engine.calls().iter().any(stopped),
+            "{:?}",
+            bed.engine.calls()
+        );
         bed.assert_nothing_left();
     }
 }
@@ -59,8 +73,10 @@ async fn while_the_inputs_hang() {
         eventually("the download", || hanging.calls().contains(&Operation::Get)).await;
         bed.shutdown.request(15);
     };
-    let (status, ()) =
-        tokio::join!(bed.run_over(Box::new(move || Ok(Arc::clone(&opened)))), stop);
+    let (status, ()) = tokio::join!(
+        bed.run_over(Box::new(move || Ok(Arc::clone(&opened)))),
+        stop
+    );
     assert_eq!(status.code(), 143);
     assert_eq!(bed.service.reported(), Vec::<String>::new());
     bed.assert_nothing_left();
@@ -81,8 +97,10 @@ async fn while_the_outputs_hang() {
         eventually("the upload", || hanging.calls().contains(&Operation::Put)).await;
         bed.shutdown.request(15);
     };
-    let (status, ()) =
-        tokio::join!(bed.run_over(Box::new(move || Ok(Arc::clone(&opened)))), stop);
+    let (status, ()) = tokio::join!(
+        bed.run_over(Box::new(move || Ok(Arc::clone(&opened)))),
+        stop
+    );
     assert_eq!(status.code(), 143);
     assert!(!bed.service.reported().contains(&"complete".to_owned()));
     bed.assert_nothing_left();

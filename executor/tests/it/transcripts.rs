@@ -10,9 +10,11 @@ use super::bed::{Bed, Call, Service};
 
 /// The transcript's job document as the executor got it, its requests after that, and its id.
 fn transcript(name: &str) -> (Value, Vec<Value>, String) {
-    let path = format!("{}/tests/transcripts/{name}.json", env!("CARGO_MANIFEST_DIR"));
-    let transcript: Value =
-        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let path = format!(
+        "{}/tests/transcripts/{name}.json",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let transcript: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let requests: Vec<Value> = transcript["executor_requests"]
         .as_array()
         .unwrap()
@@ -74,6 +76,12 @@ async fn success() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn container_fail() {
-    let script = Script { end: End::Exit { code: 3, oom_killed: false }, ..Script::default() };
+    let script = Script {
+        end: End::Exit {
+            code: 3,
+            oom_killed: false,
+        },
+        ..Script::default()
+    };
     replay("container_fail", script).await;
 }

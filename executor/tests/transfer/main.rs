@@ -10,5 +10,6 @@ mod cancellation;
 mod collection;
 mod download;
 mod properties;
+mod s3_answers;
 mod setup;
 mod upload;

@@ -29,7 +29,7 @@ async fn main() -> ExitCode {
     // What was running before the demo keeps running after it.
     let was_up = matches!(Testbed::status(&dir).await, Ok(components)
         if components.iter().all(|component| component.problem.is_none()));
-    let result = run(&mut screen, arguments.stay).await;
+    let result = run(&mut screen, was_up, arguments.stay).await;
     let keep = was_up || (arguments.stay && result.is_ok());
     if !keep {
         screen.step("Stop what the demo started");
@@ -50,8 +50,11 @@ async fn main() -> ExitCode {
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-async fn run(screen: &mut Screen, stay: bool) -> Result<(), Failure> {
+async fn run(screen: &mut Screen, was_up: bool, stay: bool) -> Result<(), Failure> {
     screen.step("Start the real components: container engine, image registry, S3 server");
+    if !was_up {
+        screen.line("the first time this downloads and installs what is missing: a minute or two");
+    }
     let testbed = Testbed::up(&Testbed::default_dir()).await?;
     screen.done();
 
@@ -72,17 +75,39 @@ async fn run(screen: &mut Screen, stay: bool) -> Result<(), Failure> {
         outcome = job::run(screen, &testbed, &service) => outcome,
         _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
     };
-    if outcome.is_ok() && stay {
-        screen.line(&format!(
-            "still running: {} (tokens: {})",
-            service.url(),
-            data_dir.join("tokens.toml").display()
-        ));
-        screen.line("Ctrl-C ends it; `make testbed-down` then stops the components");
-        tokio::signal::ctrl_c().await?;
+    if outcome.is_ok() {
+        look_further(screen, &testbed, &service, stay);
+        if stay {
+            tokio::signal::ctrl_c().await?;
+        }
     }
     let stopped = service.stop().await;
     outcome?;
     stopped?;
     Ok(())
+}
+
+fn look_further(screen: &mut Screen, testbed: &Testbed, service: &DevService, stay: bool) {
+    screen.step("To look further");
+    screen.line(&format!(
+        "what the service logged: {}",
+        service.log().display()
+    ));
+    if stay {
+        let tokens = testbed.layout().data(DEMO_SERVICE).join("tokens.toml");
+        let state = testbed.layout().state_file();
+        screen.line(&format!(
+            "REST at {}, tokens in {}",
+            service.url(),
+            tokens.display()
+        ));
+        screen.line(&format!(
+            "engine, registry and S3 server: addresses in {}",
+            state.display()
+        ));
+        screen.line("Ctrl-C ends the service; `make testbed-down` then stops the components");
+    } else {
+        screen.line("`make demo STAY=1` leaves everything running at the end");
+        screen.line("`make testbed-up` starts only the components; tests/README.md tells more");
+    }
 }
