@@ -212,7 +212,15 @@ async fn fetch(
                     CoordinatorError::TokenRefused { .. } | CoordinatorError::Refused { .. },
                 ) => ExitStatus::NoPermission,
                 ReportError::BudgetUsedUp { .. } => ExitStatus::ServiceUnavailable,
-                ReportError::Refused(_) | ReportError::JobEnded { .. } => ExitStatus::Failed,
+                ReportError::Refused(_) | ReportError::JobEnded { .. } => {
+                    // The service is there and would wait for ever: it must hear why.
+                    let failure = RunFailure::new("read the job", &error);
+                    let report = send_failure(config, parts, Phase::Staging, failure, budget);
+                    match shutdown.unless_interrupted(report).await {
+                        Ok(status) => status,
+                        Err(Interrupted) => signal_status(shutdown),
+                    }
+                }
             })
         }
     }

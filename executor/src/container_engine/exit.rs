@@ -55,7 +55,7 @@ pub fn explain_exit(
         ));
     }
     if let Some(limit) = oom_limit_bytes {
-        let limit = in_mib(limit);
+        let limit = in_megabytes(limit);
         return Some(if code == 0 {
             format!(
                 "exited with 0, but the kernel killed one of its processes at the memory limit of {limit}; the results may be incomplete; ask for more memory"
@@ -67,9 +67,9 @@ pub fn explain_exit(
         });
     }
     match code {
-        125 => Some("125 is how a container engine reports its own failure; if the tool did not return it itself, look at the engine's log".to_owned()),
-        126 => Some("126 means that a command was found but cannot be run: not executable, or built for another architecture".to_owned()),
-        127 => Some("127 means that a command was not found: the entrypoint, or one that a script calls".to_owned()),
+        125 => Some("by convention a failure of the container engine itself; if the tool did not return it, look at the engine's log".to_owned()),
+        126 => Some("by convention a command that was found but cannot be run: not executable, or built for another architecture".to_owned()),
+        127 => Some("by convention a command that was not found: the entrypoint, or one that a script calls".to_owned()),
         129..=192 => {
             let number = code - 128;
             let name = signal_name(number).map_or(String::new(), |name| format!(" ({name})"));
@@ -87,10 +87,13 @@ pub fn explain_exit(
     }
 }
 
-fn in_mib(bytes: u64) -> String {
+fn in_megabytes(bytes: u64) -> String {
     const MIB: u64 = 1024 * 1024;
+    const MB: u64 = 1_000_000;
     if bytes >= MIB && bytes.is_multiple_of(MIB) {
         format!("{} MiB", bytes / MIB)
+    } else if bytes >= MB && bytes.is_multiple_of(MB) {
+        format!("{} MB", bytes / MB)
     } else {
         format!("{bytes} bytes")
     }

@@ -203,7 +203,8 @@ fn ended(
             tracing::warn!("{words}");
         }
     } else {
-        tracing::error!(exit_code, "container failed {words}");
+        let colon = if words.is_empty() { "" } else { ": " };
+        tracing::error!("container exit code {exit_code}{colon}{words}");
         log_tail(&container.log_tail());
     }
     Event::Exited {

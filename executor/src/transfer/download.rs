@@ -111,7 +111,12 @@ impl std::fmt::Display for Version {
             f,
             "{} bytes, ETag {}, last modified {}",
             self.size,
-            self.etag.as_deref().unwrap_or(unknown).escape_debug(),
+            // S3 puts an ETag into quotes; here they only clutter.
+            self.etag
+                .as_deref()
+                .unwrap_or(unknown)
+                .trim_matches('"')
+                .escape_debug(),
             self.last_modified
                 .as_deref()
                 .unwrap_or(unknown)

@@ -223,3 +223,14 @@ async fn a_manifest_lists_the_inputs_where_the_container_finds_them() {
     let manifest = std::fs::read_to_string(bed.path().join("__input__").join(name)).unwrap();
     assert_eq!(manifest, "id\n/input_files/x\n");
 }
+
+/// The service would wait for ever for a container whose executor cannot read the job.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_malformed_job_is_reported_with_the_place_of_the_fault() {
+    let params = json!({ "args": [{ "type": "input_files" }] });
+    let bed = bed(&params, Script::default()).await;
+    assert_eq!(bed.run().await.code(), 1);
+    let text = admin_error(&bed);
+    assert!(text.contains("job_input.params.args[0]"), "{text}");
+    assert_eq!(bed.engine.specs(), []);
+}
