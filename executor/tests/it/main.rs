@@ -7,5 +7,6 @@ mod bed;
 mod executor_calls;
 mod failures;
 mod lost_answers;
+mod program;
 mod signals;
 mod transcripts;
