@@ -5,12 +5,19 @@ use std::path::PathBuf;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
 use cts_shared::id::ContainerNumber;
 
-use crate::variables::VARIABLES;
+use crate::telemetry::{LogFormat, LogLevel};
+use crate::variables::{CTS_LOG_FORMAT, CTS_LOG_LEVEL, VARIABLES, Variable};
 
 /// Runs one container of a CDM Task Service job.
 #[derive(Debug, Parser)]
 #[command(name = "cts-executor", version, about, propagate_version = true)]
 pub struct Cli {
+    /// How log lines look [env: CTS_LOG_FORMAT; default: text]
+    #[arg(long, global = true, value_enum)]
+    pub log_format: Option<LogFormat>,
+    /// The least level that is logged: DEBUG, INFO, WARNING or ERROR [env: CTS_LOG_LEVEL; default: INFO]
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = LogLevel::parse)]
+    pub log_level: Option<LogLevel>,
     /// What to do.
     #[command(subcommand)]
     pub command: Task,
@@ -50,20 +57,26 @@ impl Variables {
     }
 }
 
+/// The variables that are flags of `run` and `doctor`; how to log is every command's.
+fn flags() -> impl Iterator<Item = &'static Variable> {
+    let everywhere = [CTS_LOG_FORMAT.name, CTS_LOG_LEVEL.name];
+    VARIABLES
+        .iter()
+        .filter(move |variable| !variable.secret && !everywhere.contains(&variable.name))
+}
+
 impl Args for Variables {
     fn augment_args(command: Command) -> Command {
-        VARIABLES
-            .iter()
-            .fold(command, |command, variable| match variable.flag() {
-                Some(flag) => command.arg(
-                    Arg::new(variable.name)
-                        .long(flag)
-                        .value_name(variable.name)
-                        .help(variable.meaning)
-                        .allow_hyphen_values(true),
-                ),
-                None => command,
-            })
+        flags().fold(command, |command, variable| match variable.flag() {
+            Some(flag) => command.arg(
+                Arg::new(variable.name)
+                    .long(flag)
+                    .value_name(variable.name)
+                    .help(variable.meaning)
+                    .allow_hyphen_values(true),
+            ),
+            None => command,
+        })
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -73,8 +86,7 @@ impl Args for Variables {
 
 impl FromArgMatches for Variables {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let flags = VARIABLES.iter().filter(|variable| !variable.secret);
-        let given = flags.filter_map(|variable| {
+        let given = flags().filter_map(|variable| {
             let value = matches.get_one::<String>(variable.name)?;
             Some((variable.name, value.clone()))
         });
@@ -178,6 +190,7 @@ mod tests {
             Cli::try_parse_from(["cts-executor", "run", "--job-id", "x", "--s3-url=http://s"]);
         let Ok(Cli {
             command: Task::Run(variables),
+            ..
         }) = cli
         else {
             panic!("{cli:?}")
