@@ -32,14 +32,28 @@ pub trait Coordinator: Send + Sync + std::fmt::Debug {
     fn container_state(&self) -> BoxFuture<'_, Result<JobState, CoordinatorError>>;
 }
 
+/// The token is valid and lacks the right (contract service.md, section 2).
+const UNAUTHORIZED: u32 = 20000;
+
 /// Why a call to the service failed, by what the caller does next.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CoordinatorError {
+    /// No connection: the call had no effect, trying again may help.
+    #[error(
+        "cannot connect to the service for {call}: {cause}; check SERVICE_ROOT_URL, the network and \
+         that the service is up"
+    )]
+    Unreachable {
+        /// Method and URL.
+        call: String,
+        /// What happened.
+        cause: String,
+    },
     /// No answer, or none that the service itself would give: trying again may help, and the call
     /// may have had its effect.
     #[error("the service gave no usable answer to {call}: {cause}")]
     Unavailable {
-        /// Method and path.
+        /// Method and URL.
         call: String,
         /// What happened.
         cause: String,
@@ -47,7 +61,7 @@ pub enum CoordinatorError {
     /// The service said "not now": the call had no effect, trying again later may help.
     #[error("the service cannot do {call} now: {cause}")]
     NotNow {
-        /// Method and path.
+        /// Method and URL.
         call: String,
         /// The service's words.
         cause: String,
@@ -58,7 +72,7 @@ pub enum CoordinatorError {
          TOKEN_PATH"
     )]
     TokenRefused {
-        /// Method and path.
+        /// Method and URL.
         call: String,
         /// The service's words.
         cause: String,
@@ -66,7 +80,7 @@ pub enum CoordinatorError {
     /// The service understood and refuses: trying again cannot help.
     #[error("the service refuses {call}: {cause}")]
     Refused {
-        /// Method and path.
+        /// Method and URL.
         call: String,
         /// The service's words.
         cause: String,
@@ -76,7 +90,7 @@ pub enum CoordinatorError {
     /// The answer is a success that makes no sense: a job document that cannot be read.
     #[error("the service's answer to {call} cannot be used: {cause}")]
     Malformed {
-        /// Method and path.
+        /// Method and URL.
         call: String,
         /// What is wrong with it, with the JSON path.
         cause: String,
@@ -88,7 +102,10 @@ impl CoordinatorError {
     #[must_use]
     pub const fn is_permanent(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::NotNow { .. } | Self::TokenRefused { .. } => false,
+            Self::Unreachable { .. }
+            | Self::Unavailable { .. }
+            | Self::NotNow { .. }
+            | Self::TokenRefused { .. } => false,
             Self::Refused { .. } | Self::Malformed { .. } => true,
         }
     }
@@ -97,5 +114,18 @@ impl CoordinatorError {
     #[must_use]
     pub const fn is_ambiguous(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
+    }
+
+    /// Whether another token might not have been refused: the token itself, or its roles.
+    #[must_use]
+    pub const fn is_about_the_token(&self) -> bool {
+        matches!(
+            self,
+            Self::TokenRefused { .. }
+                | Self::Refused {
+                    appcode: Some(UNAUTHORIZED),
+                    ..
+                }
+        )
     }
 }

@@ -194,7 +194,9 @@ impl Classify for EngineError {
 impl Classify for CoordinatorError {
     fn code(&self) -> FailureCode {
         match self {
-            Self::Unavailable { .. } | Self::NotNow { .. } => FailureCode::ServiceUnavailable,
+            Self::Unreachable { .. } | Self::Unavailable { .. } | Self::NotNow { .. } => {
+                FailureCode::ServiceUnavailable
+            }
             // The one document that is read with care is the job.
             Self::Malformed { .. } => FailureCode::JobInvalid,
             Self::TokenRefused { .. } => FailureCode::TokenRefused,

@@ -105,7 +105,8 @@ where
 /// Sends one report until it is taken.
 ///
 /// A refusal as "wrong state" of a report whose earlier try had no answer is most likely the echo
-/// of our own success: the service is asked where the container, or else the job, stands.
+/// of our own success: the service is asked where the container, or else the job, stands. That of an
+/// `error` most likely means that the job was cancelled: it is asked as well.
 ///
 /// # Errors
 /// When the service refuses it, the job has ended, or the budget is used up.
@@ -126,13 +127,36 @@ pub async fn send(
     })
     .await;
     match sent {
-        Err(ReportError::Refused(refusal))
-            if an_answer_was_lost.load(Ordering::Relaxed) && is_wrong_state(&refusal) =>
-        {
-            resolve_lost_answer(coordinator, clock, budget, report.state, refusal).await
+        Err(ReportError::Refused(refusal)) if is_wrong_state(&refusal) => {
+            if an_answer_was_lost.load(Ordering::Relaxed) {
+                resolve_lost_answer(coordinator, clock, budget, report.state, refusal).await
+            } else if report.state == JobState::Error {
+                let state = job_state(coordinator, clock, budget).await?;
+                Err(if has_ended(state) {
+                    ReportError::JobEnded { state }
+                } else {
+                    ReportError::Refused(refusal)
+                })
+            } else {
+                Err(ReportError::Refused(refusal))
+            }
         }
         other => other,
     }
+}
+
+async fn job_state(
+    coordinator: &dyn Coordinator,
+    clock: &dyn Clock,
+    budget: Budget,
+) -> Result<JobState, ReportError> {
+    let job = retry(clock, budget, "asking for the job", || coordinator.job()).await?;
+    Ok(job.job.status.state)
+}
+
+/// Nothing of the job is wanted any more.
+fn has_ended(state: JobState) -> bool {
+    state.is_terminal() || state == JobState::Canceling
 }
 
 /// "No such (sub) job" also means: it exists, but not in a state that allows the update.
@@ -163,10 +187,9 @@ async fn resolve_lost_answer(
         // The existing service shows containers to administrators only.
         Err(_) => {}
     }
-    let job = retry(clock, budget, "asking for the job", || coordinator.job()).await?;
-    let state = job.job.status.state;
+    let state = job_state(coordinator, clock, budget).await?;
     let is_ours = wanted.is_terminal() && state == wanted;
-    if (state.is_terminal() || state == JobState::Canceling) && !is_ours {
+    if has_ended(state) && !is_ours {
         return Err(ReportError::JobEnded { state });
     }
     accept("the job is still at work")

@@ -7,19 +7,24 @@
 //! 4. [`publish`]: outputs and logs to S3;
 //! 5. clean up, always.
 
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cts_net::registry::RegistryOptions;
+use cts_shared::failure::FailureCode;
 use cts_shared::state::JobState;
 use cts_shared::wire::job::{AdminJob, S3File};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::clock::Clock;
 use crate::config::RunConfig;
-use crate::container_engine::{ContainerEngine, EngineError, LogTail, RunningContainer, Usage};
+use crate::container_engine::{
+    ContainerEngine, EngineError, LogTail, RunningContainer, STOP_MARGIN, Usage,
+};
 use crate::coordinator::{Coordinator, CoordinatorError};
 use crate::exit::ExitStatus;
 use crate::failure::{Classify, RunFailure};
@@ -40,8 +45,12 @@ pub mod stage;
 /// whole budget a second time would hold the worker for hours (contract executor.md, section 6.23).
 const LAST_REPORT_BUDGET: Duration = Duration::from_secs(5 * 60);
 
-/// Removing a container and aborting transfers may take this long at the end of a run.
+/// After a signal everything must be over ten seconds after the stop grace. Cleaning up gets this much
+/// of it, also when the engine hangs.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Removing a container at an end without a signal: a busy engine needs its time, and nobody waits.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(2 * 60);
 
 /// Storing logs may take this long after a failure: they must not hold up the report for ever.
 const LOG_TIMEOUT: Duration = Duration::from_secs(10 * 60);
@@ -123,19 +132,21 @@ struct Run<'a> {
     engine: Option<Arc<dyn ContainerEngine>>,
     /// The container, from its start until it is removed.
     container: Option<Arc<dyn RunningContainer>>,
-    /// Whether the container ever started, so that there are logs.
+    /// Whether a container was started, so that there are logs.
     has_logs: bool,
 }
 
-/// Carries out the container and reports it. Never panics, always cleans up.
+/// Carries out the container and reports it. Always cleans up, also after a panic.
 pub async fn run(config: &RunConfig, parts: &Parts, shutdown: &Shutdown) -> ExitStatus {
-    let workdir = match Workdir::open(parts.directory.clone(), config.job, config.container) {
-        Ok(workdir) => workdir,
-        Err(error) => {
-            // Not the end yet: the service must be told, and the report says why.
-            tracing::error!(%error, "the job directory cannot be used");
-            return report_unusable_directory(config, parts, shutdown, &error).await;
-        }
+    // First of all, because HTCondor holds a job whose log files are missing. A directory that cannot
+    // be used is not the end yet: the service must be told why.
+    let (root, job, container) = (parts.directory.clone(), config.job, config.container);
+    let opening = off_the_async_threads(parts, move || Workdir::open(root, job, container));
+    tokio::pin!(opening);
+    let Ok(opened) = shutdown.unless_interrupted(&mut opening).await else {
+        // The log files are wanted all the same, unless the disk hangs.
+        let _in_time = timeout(CLEANUP_TIMEOUT, opening).await;
+        return signal_status(shutdown);
     };
     let job = match fetch(config, parts, shutdown).await {
         Ok(job) => job,
@@ -146,6 +157,17 @@ pub async fn run(config: &RunConfig, parts: &Parts, shutdown: &Shutdown) -> Exit
         tracing::info!(%state, "the job has ended already, nothing to do");
         return ExitStatus::Done;
     }
+    let workdir = match opened {
+        Ok(Ok(workdir)) => workdir,
+        Ok(Err(error)) => {
+            let failure = RunFailure::new("prepare the job directory", &error);
+            return fail_before_the_run(config, parts, shutdown, failure).await;
+        }
+        Err(lost) => {
+            let failure = RunFailure::new("prepare the job directory", &lost);
+            return fail_before_the_run(config, parts, shutdown, failure).await;
+        }
+    };
     let mut run = Run {
         config,
         parts,
@@ -161,8 +183,51 @@ pub async fn run(config: &RunConfig, parts: &Parts, shutdown: &Shutdown) -> Exit
         container: None,
         has_logs: false,
     };
-    let ended = run.carry_out(&job).await;
+    let carried_out = AssertUnwindSafe(run.carry_out(&job)).catch_unwind().await;
+    // The panic's own words are on standard error already.
+    let ended = carried_out.unwrap_or_else(|_panic| Err(failed("carry out the job")(Panicked)));
     run.finish(ended).await
+}
+
+/// A bug of the executor.
+#[derive(Debug, thiserror::Error)]
+#[error("bug: the executor panicked; its log says where")]
+struct Panicked;
+
+impl Classify for Panicked {
+    fn code(&self) -> FailureCode {
+        FailureCode::Internal
+    }
+}
+
+/// A task for file work went away: it panicked.
+#[derive(Debug, thiserror::Error)]
+#[error("bug: a task for file work ended unexpectedly: {0}")]
+struct TaskLost(String);
+
+impl Classify for TaskLost {
+    fn code(&self) -> FailureCode {
+        FailureCode::Internal
+    }
+}
+
+/// Does file work where it may block, so that a disk that hangs holds up no signal.
+async fn off_the_async_threads<T: Send + 'static>(
+    parts: &Parts,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, TaskLost> {
+    let done = parts.transfers.handle().spawn_blocking(work).await;
+    done.map_err(|error| TaskLost(error.to_string()))
+}
+
+/// A refused token is told at once at the start: nothing is lost yet, and somebody may be watching.
+fn refused_token_is_final<T>(
+    result: Result<T, CoordinatorError>,
+) -> Result<Result<T, CoordinatorError>, CoordinatorError> {
+    match result {
+        Err(error @ CoordinatorError::TokenRefused { .. }) => Ok(Err(error)),
+        other => other.map(Ok),
+    }
 }
 
 /// Contract executor.md, section 2, start. Tried again while the service is away.
@@ -173,19 +238,10 @@ async fn fetch(
 ) -> Result<AdminJob, ExitStatus> {
     let clock = parts.clock.as_ref();
     let coordinator = parts.coordinator.as_ref();
-    // A refused token is told at once here: nothing is lost yet, and somebody may be watching.
-    let at_once = |result| match result {
-        Err(error @ CoordinatorError::TokenRefused { .. }) => Ok(Err(error)),
-        Err(error) => Err(error),
-        Ok(value) => Ok(Ok(value)),
-    };
     let budget = config.update_budget;
     let calls = async {
         let root = report::retry(clock, budget, "greeting the service", || {
-            coordinator.root().map(|result| match result {
-                Err(error @ CoordinatorError::TokenRefused { .. }) => Ok(Err(error)),
-                other => other.map(Ok),
-            })
+            coordinator.root().map(refused_token_is_final)
         })
         .await?
         .map_err(ReportError::Refused)?;
@@ -196,7 +252,7 @@ async fn fetch(
             "reached the service"
         );
         report::retry(clock, budget, "fetching the job", || {
-            coordinator.job().map(at_once)
+            coordinator.job().map(refused_token_is_final)
         })
         .await?
         .map_err(ReportError::Refused)
@@ -206,8 +262,7 @@ async fn fetch(
         Err(Interrupted) => Err(signal_status(shutdown)),
         Ok(Ok(job)) => Ok(job),
         Ok(Err(error)) => {
-            tracing::error!("cannot start: {error}");
-            Err(match error {
+            let status = match &error {
                 ReportError::Refused(
                     CoordinatorError::TokenRefused { .. } | CoordinatorError::Refused { .. },
                 ) => ExitStatus::NoPermission,
@@ -215,28 +270,28 @@ async fn fetch(
                 ReportError::Refused(_) | ReportError::JobEnded { .. } => {
                     // The service is there and would wait for ever: it must hear why.
                     let failure = RunFailure::new("read the job", &error);
-                    let report = send_failure(config, parts, Phase::Staging, failure, budget);
-                    match shutdown.unless_interrupted(report).await {
-                        Ok(status) => status,
-                        Err(Interrupted) => signal_status(shutdown),
-                    }
+                    return Err(fail_before_the_run(config, parts, shutdown, failure).await);
                 }
-            })
+            };
+            tracing::error!("cannot start: {error}");
+            Err(status)
         }
     }
 }
 
-async fn report_unusable_directory(
+/// Reports what keeps the run from beginning.
+async fn fail_before_the_run(
     config: &RunConfig,
     parts: &Parts,
     shutdown: &Shutdown,
-    error: &crate::workdir::WorkdirError,
+    failure: RunFailure,
 ) -> ExitStatus {
-    if let Err(status) = fetch(config, parts, shutdown).await {
-        return status;
+    tracing::error!("{}", failure.failure);
+    let report = send_failure(config, parts, Phase::Staging, failure, config.update_budget);
+    match shutdown.unless_interrupted(report).await {
+        Ok(status) => status,
+        Err(Interrupted) => signal_status(shutdown),
     }
-    let failure = RunFailure::new("prepare the job directory", error);
-    send_failure(config, parts, Phase::Staging, failure, config.update_budget).await
 }
 
 /// Reports a failure past the queue. The exit status of the run.
@@ -260,11 +315,17 @@ async fn send_failure(
                     budget,
                     &report,
                 );
-                if let Err(error) = sent.await {
-                    tracing::error!(
+                match sent.await {
+                    Ok(()) => {}
+                    // Cancelled, most likely: nobody waits for this container any more.
+                    Err(ReportError::JobEnded { state }) => {
+                        tracing::info!(%state, "the job has ended meanwhile");
+                        return ExitStatus::Done;
+                    }
+                    Err(error) => tracing::error!(
                         job.id = %config.job,
                         "the failure could not be reported: {error}"
-                    );
+                    ),
                 }
             }
         }
@@ -327,6 +388,25 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// File work of one step. A signal does not wait for it.
+    async fn on_disk<T, E>(
+        &self,
+        step: &'static str,
+        work: impl FnOnce(&Workdir) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, Stop>
+    where
+        T: Send + 'static,
+        E: Classify + Send + 'static,
+    {
+        let workdir = self.workdir.clone();
+        let working = off_the_async_threads(self.parts, move || work(&workdir));
+        self.shutdown
+            .unless_interrupted(working)
+            .await?
+            .map_err(failed(step))?
+            .map_err(failed(step))
+    }
+
     /// Waits until the service has taken every report.
     async fn settle(&mut self) -> Result<(), Stop> {
         self.shutdown
@@ -337,8 +417,13 @@ impl Run<'_> {
 
     /// Cleans up, reports a failure if there was one, and says how the process ends.
     async fn finish(mut self, ended: Result<Outcome, Stop>) -> ExitStatus {
-        self.remove_container(matches!(ended, Err(Stop::Interrupted)))
-            .await;
+        let removed = match &ended {
+            Err(Stop::Interrupted) => Err(Interrupted),
+            Ok(_) | Err(Stop::Report(_) | Stop::Failure(_)) => self.remove_container().await,
+        };
+        if let Err(Interrupted) = removed {
+            self.clean_up_after_signal().await;
+        }
         match ended {
             Ok(Outcome::Completed) => {
                 tracing::info!("complete");
@@ -349,40 +434,51 @@ impl Run<'_> {
                 ExitStatus::Done
             }
             Ok(Outcome::Failed) => ExitStatus::Failed,
-            Err(Stop::Interrupted) => {
-                let status = signal_status(self.shutdown);
-                tracing::info!(exit_status = status.code(), "stopped by a signal");
-                status
-            }
-            Err(Stop::Report(ReportError::JobEnded { state })) => {
-                tracing::info!(%state, "the job has ended meanwhile, nothing is published");
-                ExitStatus::Done
-            }
-            Err(Stop::Report(error)) => {
-                let budget = match error {
-                    ReportError::BudgetUsedUp { .. } => {
-                        Budget(LAST_REPORT_BUDGET.min(self.config.update_budget.0))
-                    }
-                    ReportError::Refused(_) | ReportError::JobEnded { .. } => {
-                        self.config.update_budget
-                    }
-                };
-                let failure = RunFailure::new("report the state", &error);
-                self.fail(failure, budget).await
-            }
+            Err(Stop::Interrupted) => self.interrupted(),
+            Err(Stop::Report(error)) => self.fail_to_report(&error, None).await,
             Err(Stop::Failure(failure)) => {
-                let budget = self.config.update_budget;
                 // What is queued goes first; the error follows it.
                 match self
                     .shutdown
                     .unless_interrupted(self.reporter.settled())
                     .await
                 {
-                    Err(Interrupted) => signal_status(self.shutdown),
-                    Ok(_) => self.fail(failure, budget).await,
+                    Err(Interrupted) => self.interrupted(),
+                    Ok(Ok(())) => {
+                        let budget = self.config.update_budget;
+                        self.fail(failure, budget).await
+                    }
+                    Ok(Err(error)) => self.fail_to_report(&error, Some(failure)).await,
                 }
             }
         }
+    }
+
+    fn interrupted(&self) -> ExitStatus {
+        let status = signal_status(self.shutdown);
+        tracing::info!(exit_status = status.code(), "stopped by a signal");
+        status
+    }
+
+    /// Ends a run some of whose reports the service did not take; `failure` is what else went wrong.
+    async fn fail_to_report(self, error: &ReportError, failure: Option<RunFailure>) -> ExitStatus {
+        let budget = match error {
+            ReportError::JobEnded { state } => {
+                tracing::info!(%state, "the job has ended meanwhile, nothing more is reported");
+                if self.has_logs
+                    && let Err(problem) = self.save_logs_after_failure().await
+                {
+                    tracing::warn!("the container's logs could not be stored: {problem}");
+                }
+                return ExitStatus::Done;
+            }
+            ReportError::BudgetUsedUp { .. } => {
+                Budget(LAST_REPORT_BUDGET.min(self.config.update_budget.0))
+            }
+            ReportError::Refused(_) => self.config.update_budget,
+        };
+        let failure = failure.unwrap_or_else(|| RunFailure::new("report the state", error));
+        self.fail(failure, budget).await
     }
 
     /// Keeps the logs, reports the failure.
@@ -407,36 +503,62 @@ impl Run<'_> {
         }
     }
 
-    /// Stops the container first when asked to; removes it in every case. Bounded in time.
-    async fn remove_container(&mut self, stop_first: bool) {
-        let Some(container) = self.container.take() else {
-            self.settle_engine().await;
-            return;
+    /// Removes the container, if there is one. After a signal [`Self::clean_up_after_signal`] does the
+    /// rest.
+    async fn remove_container(&mut self) -> Result<(), Interrupted> {
+        let Some(engine) = self.engine.clone() else {
+            return Ok(());
         };
-        if stop_first {
-            let grace = self.config.limits.stop_grace;
-            let limit = grace + CLEANUP_TIMEOUT;
-            match tokio::time::timeout(limit, container.stop(grace)).await {
-                Ok(Ok(())) => tracing::info!("container stopped"),
-                Ok(Err(error)) => tracing::warn!("{error}"),
-                Err(_) => tracing::warn!("the engine did not stop the container in time"),
+        let container = self.container.clone();
+        let removal = async {
+            if let Some(container) = container {
+                note_removal(timeout(REMOVAL_TIMEOUT, container.remove()).await);
             }
-        }
-        match tokio::time::timeout(CLEANUP_TIMEOUT, container.remove()).await {
-            Ok(Ok(())) => tracing::debug!("container removed"),
-            Ok(Err(error)) => tracing::warn!("the container may be left behind: {error}"),
-            Err(_) => tracing::warn!("the container may be left behind: no answer in time"),
-        }
-        drop(container);
-        self.settle_engine().await;
+            engine.settle().await;
+        };
+        self.shutdown.unless_interrupted(removal).await?;
+        self.container = None;
+        Ok(())
     }
 
-    async fn settle_engine(&self) {
-        let Some(engine) = &self.engine else { return };
-        let settled = tokio::time::timeout(CLEANUP_TIMEOUT, engine.settle()).await;
-        if settled.is_err() {
+    /// Stops and removes the container. All together at most the stop grace and [`CLEANUP_TIMEOUT`],
+    /// also when the engine hangs.
+    async fn clean_up_after_signal(&mut self) {
+        let Some(engine) = self.engine.clone() else {
+            return;
+        };
+        let grace = self.config.limits.stop_grace;
+        let now = Instant::now();
+        let deadline = match self.container.take() {
+            Some(container) => {
+                let stop = async {
+                    container.stop(grace).await?;
+                    // What it said last is on disk then.
+                    container.wait().await.map(drop)
+                };
+                match timeout_at(now + grace + STOP_MARGIN, stop).await {
+                    Ok(Ok(())) => tracing::info!("container stopped"),
+                    Ok(Err(error)) => tracing::warn!("{error}"),
+                    Err(_) => tracing::warn!("the engine did not stop the container in time"),
+                }
+                let deadline = now + grace + CLEANUP_TIMEOUT;
+                note_removal(timeout_at(deadline, container.remove()).await);
+                deadline
+            }
+            None => now + CLEANUP_TIMEOUT,
+        };
+        if timeout_at(deadline, engine.settle()).await.is_err() {
             tracing::warn!("a container may be left behind: the engine gave no answer in time");
         }
+    }
+}
+
+/// The next executor of this container finds by its labels what was left.
+fn note_removal(removed: Result<Result<(), EngineError>, tokio::time::error::Elapsed>) {
+    match removed {
+        Ok(Ok(())) => tracing::debug!("container removed"),
+        Ok(Err(error)) => tracing::warn!("the container may be left behind: {error}"),
+        Err(_) => tracing::warn!("the container may be left behind: no answer in time"),
     }
 }
 

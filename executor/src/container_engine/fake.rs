@@ -63,6 +63,8 @@ pub enum End {
     Error(EngineError),
     /// When it is stopped (code 143) or killed (code 137).
     WhenStopped,
+    /// Never: once the container runs, the engine hangs and answers nothing about it any more.
+    EngineHangs,
 }
 
 impl Default for Script {
@@ -141,6 +143,10 @@ struct State {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hangs(&self) -> bool {
+        matches!(self.script.end, End::EngineHangs) && *self.started.borrow() > 0
     }
 
     fn remove(&self, id: &str) -> Result<(), EngineError> {
@@ -260,7 +266,7 @@ impl FakeEngine {
                 ..exit.clone()
             })),
             End::Error(error) => Some(Err(error.clone())),
-            End::WhenStopped => None,
+            End::WhenStopped | End::EngineHangs => None,
         });
         self.0.started.send_modify(|count| *count += 1);
         Ok(Box::new(FakeContainer {
@@ -368,6 +374,9 @@ impl ContainerEngine for FakeEngine {
     }
 
     fn settle(&self) -> BoxFuture<'_, ()> {
+        if self.0.hangs() {
+            return std::future::pending().boxed();
+        }
         std::future::ready(()).boxed()
     }
 }
@@ -437,17 +446,26 @@ impl RunningContainer for FakeContainer {
     fn stop(&self, grace: Duration) -> BoxFuture<'_, Result<(), EngineError>> {
         let call = Call::Stop(self.id.clone(), grace);
         self.engine.state().calls.push(call);
+        if self.engine.hangs() {
+            return std::future::pending().boxed();
+        }
         self.end_with(143);
         std::future::ready(Ok(())).boxed()
     }
 
     fn kill(&self) -> BoxFuture<'_, Result<(), EngineError>> {
         self.engine.state().calls.push(Call::Kill(self.id.clone()));
+        if self.engine.hangs() {
+            return std::future::pending().boxed();
+        }
         self.end_with(137);
         std::future::ready(Ok(())).boxed()
     }
 
     fn remove(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        if self.engine.hangs() {
+            return std::future::pending().boxed();
+        }
         std::future::ready(self.remove_once()).boxed()
     }
 

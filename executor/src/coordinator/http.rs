@@ -84,19 +84,21 @@ impl HttpCoordinator {
         body: Option<&ContainerUpdate>,
         max_bytes: usize,
     ) -> Result<Vec<u8>, CoordinatorError> {
-        match self.send_once(method.clone(), path, body, max_bytes).await {
-            Err(error @ CoordinatorError::TokenRefused { .. }) => match self.token.reread() {
-                Ok(true) => {
-                    tracing::info!("the token was refused; its file holds a new one, trying that");
-                    self.send_once(method, path, body, max_bytes).await
-                }
-                Ok(false) => Err(error),
-                Err(unreadable) => {
-                    tracing::warn!(%unreadable, "the refused token cannot be read again");
-                    Err(error)
-                }
-            },
-            other => other,
+        let first = self.send_once(method.clone(), path, body, max_bytes).await;
+        let Err(error) = &first else { return first };
+        if !error.is_about_the_token() {
+            return first;
+        }
+        match self.token.reread() {
+            Ok(true) => {
+                tracing::info!("the token was refused; its file holds a new one, trying that");
+                self.send_once(method, path, body, max_bytes).await
+            }
+            Ok(false) => first,
+            Err(unreadable) => {
+                tracing::warn!(%unreadable, "the refused token cannot be read again");
+                first
+            }
         }
     }
 
@@ -108,7 +110,7 @@ impl HttpCoordinator {
         max_bytes: usize,
     ) -> Result<Vec<u8>, CoordinatorError> {
         let url = self.url(path);
-        let call = format!("{method} {}", url.path());
+        let call = format!("{method} {url}");
         let token = self.token.current();
         let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()))
             .map_err(|_| CoordinatorError::TokenRefused {
@@ -127,10 +129,14 @@ impl HttpCoordinator {
             call: call.clone(),
             cause,
         };
-        let response = request
-            .send()
-            .await
-            .map_err(|error| unavailable(describe_transport_error(&error)))?;
+        let response = request.send().await.map_err(|error| {
+            let (call, cause) = (call.clone(), describe_transport_error(&error));
+            if error.is_connect() {
+                CoordinatorError::Unreachable { call, cause }
+            } else {
+                CoordinatorError::Unavailable { call, cause }
+            }
+        })?;
         let status = response.status();
         let text = read_bounded(response, max_bytes)
             .await
@@ -141,18 +147,14 @@ impl HttpCoordinator {
 
 /// The cause at the end of the chain says what happened; reqwest's own text only repeats the URL.
 fn describe_transport_error(error: &reqwest::Error) -> String {
-    if error.is_timeout() && !error.is_connect() {
+    if error.is_timeout() {
         return "no answer in time".to_owned();
     }
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
         cause = source;
     }
-    if error.is_connect() {
-        format!("cannot connect: {cause}")
-    } else {
-        cause.to_string()
-    }
+    cause.to_string()
 }
 
 async fn read_bounded(response: reqwest::Response, max_bytes: usize) -> Result<Vec<u8>, String> {

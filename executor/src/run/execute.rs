@@ -31,7 +31,6 @@ impl Run<'_> {
             .unless_interrupted(engine.info())
             .await?
             .map_err(failed("ask the engine"))?;
-        self.has_logs = true;
         let owner = (self.config.job, self.config.container);
         let grace = self.config.limits.stop_grace;
         let spec = container_spec(plan, owner, self.mounts(plan)?, &info, grace);
@@ -47,13 +46,14 @@ impl Run<'_> {
         .map(Arc::from)
         .map_err(failed("start the container"))?;
         self.container = Some(Arc::clone(&container));
+        self.has_logs = true;
         tracing::info!(image = plan.image, "container started");
         self.step(Event::Started).await?;
         let (exit, timed_out) = self.wait(container.as_ref(), plan.limits.runtime).await?;
         log_usage(container.usage());
         let event = ended(container.as_ref(), plan, &exit, timed_out);
         // Nothing may write to the outputs any more, not even a process that outlived its parent.
-        self.remove_container(false).await;
+        self.remove_container().await?;
         Ok(event)
     }
 
@@ -62,12 +62,12 @@ impl Run<'_> {
         engine: &dyn ContainerEngine,
         spec: &ContainerSpec,
     ) -> Result<Result<Box<dyn RunningContainer>, EngineError>, Stop> {
-        let logs = ContainerLogs::create(
-            &self.workdir.stdout_log(),
-            &self.workdir.stderr_log(),
-            self.config.limits.log_bytes,
-        )
-        .map_err(failed("open the log files"))?;
+        let limit = self.config.limits.log_bytes;
+        let logs = self
+            .on_disk("open the log files", move |workdir| {
+                ContainerLogs::create(&workdir.stdout_log(), &workdir.stderr_log(), limit)
+            })
+            .await?;
         Ok(self
             .shutdown
             .unless_interrupted(engine.run(spec.clone(), logs))

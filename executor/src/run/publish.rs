@@ -2,30 +2,17 @@
 
 use std::sync::Arc;
 
-use cts_shared::failure::FailureCode;
 use cts_shared::s3_path::S3Path;
 use cts_shared::wire::job::S3File;
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 
 use super::{LOG_TIMEOUT, Run, Stop, failed, sorted};
-use crate::collect::{self, CollectError, CollectLimits};
-use crate::failure::Classify;
+use crate::collect::{self, CollectLimits};
 use crate::object_store::{ObjectName, ObjectStore};
 use crate::plan::ContainerPlan;
 use crate::progress::Counters;
 use crate::run_state::Event;
 use crate::transfer::{Source, TransferError, Upload};
-
-/// The task that walks the output tree went away.
-#[derive(Debug, thiserror::Error)]
-#[error("the walk over the outputs ended unexpectedly: {0}")]
-struct WalkLost(String);
-
-impl Classify for WalkLost {
-    fn code(&self) -> FailureCode {
-        FailureCode::Internal
-    }
-}
 
 impl Run<'_> {
     /// Stores the outputs, then the logs. A log that cannot be stored does not fail a success.
@@ -41,14 +28,11 @@ impl Run<'_> {
         self.abort_orphans(store, &bucket, &key_prefix).await?;
         let output_dir = plan.output_prefix.trim_end_matches('/').to_owned();
         let cancel = self.shutdown.token().clone();
-        let walk = self.parts.transfers.handle().spawn_blocking(move || {
-            collect::collect(&outputs, &output_dir, CollectLimits::default(), &cancel)
-        });
-        let collected = match walk.await {
-            Ok(Err(CollectError::Cancelled)) => return Err(Stop::Interrupted),
-            Ok(collected) => collected.map_err(failed("collect the outputs"))?,
-            Err(lost) => return Err(failed("collect the outputs")(WalkLost(lost.to_string()))),
-        };
+        let collected = self
+            .on_disk("collect the outputs", move |_| {
+                collect::collect(&outputs, &output_dir, CollectLimits::default(), &cancel)
+            })
+            .await?;
         if collected.skipped_links > 0 {
             let count = collected.skipped_links;
             tracing::info!(count, "links to directories of the outputs are left out");
@@ -116,12 +100,9 @@ impl Run<'_> {
         plan: &ContainerPlan,
         store: &Arc<dyn ObjectStore>,
     ) -> Result<Option<String>, Stop> {
-        let saving = self.upload_logs(&plan.log_prefix, store, self.shutdown.token());
-        match tokio::time::timeout(LOG_TIMEOUT, saving).await {
-            Ok(Ok(())) => Ok(None),
-            Ok(Err(TransferError::Cancelled)) => Err(Stop::Interrupted),
-            Ok(Err(error)) => Ok(Some(error.to_string())),
-            Err(_) => Ok(Some(format!("not done within {} s", LOG_TIMEOUT.as_secs()))),
+        match self.upload_logs(&plan.log_prefix, store).await {
+            Err(_) if self.shutdown.token().is_cancelled() => Err(Stop::Interrupted),
+            saved => Ok(saved.err()),
         }
     }
 
@@ -132,19 +113,12 @@ impl Run<'_> {
             "{}/container-{}-",
             self.config.log_path, self.config.container
         );
-        let saving = self.upload_logs(&prefix, &store, self.shutdown.token());
-        match tokio::time::timeout(LOG_TIMEOUT, saving).await {
-            Ok(saved) => saved.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("not done within {} s", LOG_TIMEOUT.as_secs())),
-        }
+        self.upload_logs(&prefix, &store).await
     }
 
-    async fn upload_logs(
-        &self,
-        prefix: &str,
-        store: &Arc<dyn ObjectStore>,
-        cancel: &CancellationToken,
-    ) -> Result<(), TransferError> {
+    /// Bounded in time: logs must not hold up a report for ever. When it is over the upload is told to
+    /// stop and waited for, so that no multipart upload stays open.
+    async fn upload_logs(&self, prefix: &str, store: &Arc<dyn ObjectStore>) -> Result<(), String> {
         // The prefix was checked when the settings were read.
         let (bucket, key) = prefix.split_once('/').unwrap_or((prefix, ""));
         let items = [
@@ -158,9 +132,18 @@ impl Run<'_> {
         })
         .collect();
         let counters = Arc::new(Counters::default());
-        self.transfers(store)
-            .upload(items, counters, cancel)
-            .await
-            .map(drop)
+        let cancel = self.shutdown.token().child_token();
+        let engine = self.transfers(store);
+        let saving = engine.upload(items, counters, &cancel);
+        tokio::pin!(saving);
+        match timeout(LOG_TIMEOUT, &mut saving).await {
+            Ok(saved) => saved.map(drop).map_err(|error| error.to_string()),
+            Err(_) => {
+                cancel.cancel();
+                // What it says now follows from being told to stop.
+                let _cancelled = saving.await;
+                Err(format!("not done within {} s", LOG_TIMEOUT.as_secs()))
+            }
+        }
     }
 }

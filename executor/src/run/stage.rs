@@ -44,9 +44,6 @@ impl Run<'_> {
         plan: &ContainerPlan,
         declobber: bool,
     ) -> Result<(Arc<dyn ObjectStore>, Arc<dyn ContainerEngine>), Stop> {
-        self.workdir
-            .prepare(declobber)
-            .map_err(failed("prepare the job directory"))?;
         let store = (self.parts.open_store)()?;
         let engine = self
             .shutdown
@@ -54,14 +51,20 @@ impl Run<'_> {
             .await?
             .map_err(failed("reach the container engine"))?;
         self.engine = Some(Arc::clone(&engine));
+        // Before the directories are emptied: what was left may still write to them.
         self.remove_leftovers(engine.as_ref()).await?;
+        self.on_disk("prepare the job directory", move |workdir| {
+            workdir.prepare(declobber)
+        })
+        .await?;
         let stopped = self.shutdown.token().child_token();
         self.fetch_side_by_side(plan, engine.as_ref(), &store, &stopped)
             .await?;
-        if let Some(manifest) = &plan.manifest {
-            self.workdir
-                .write_manifest(manifest)
-                .map_err(failed("write the manifest"))?;
+        if let Some(manifest) = plan.manifest.clone() {
+            self.on_disk("write the manifest", move |workdir| {
+                workdir.write_manifest(&manifest)
+            })
+            .await?;
         }
         Ok((store, engine))
     }

@@ -58,6 +58,8 @@ pub(crate) enum Answer {
     Html { status: u16 },
     /// The call has its effect, and the connection breaks before the answer.
     Lost,
+    /// Nothing, for ever.
+    Never,
 }
 
 #[derive(Debug)]
@@ -162,6 +164,7 @@ async fn answer(
             )
                 .into_response();
         }
+        Some(Answer::Never) => std::future::pending().await,
         None => {}
     }
     if method == Method::PUT {

@@ -234,3 +234,56 @@ async fn a_malformed_job_is_reported_with_the_place_of_the_fault() {
     assert!(text.contains("job_input.params.args[0]"), "{text}");
     assert_eq!(bed.engine.specs(), []);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_is_reported_as_a_bug() {
+    let bed = bed(&json!({}), Script::default()).await;
+    let status = bed
+        .run_over(Box::new(|| panic!("as the test wants it")))
+        .await;
+    assert_eq!(status.code(), 1);
+    let text = admin_error(&bed);
+    assert!(text.contains("bug"), "{text}");
+    bed.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_that_never_started_has_no_logs() {
+    let script = Script {
+        start_error: Some(EngineError::Refused {
+            call: "create container",
+            status: None,
+            detail: "as the test wants it".to_owned(),
+        }),
+        ..Script::default()
+    };
+    let bed = bed(&json!({}), script).await;
+    assert_eq!(bed.run().await.code(), 1);
+    assert_eq!(bed.objects("logs"), Vec::<String>::new());
+    bed.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containers_left_behind_go_before_the_directories_they_write_to() {
+    let left = ContainerSummary {
+        id: "old".to_owned(),
+        name: "cts-old".to_owned(),
+        state: "running".to_owned(),
+        labels: BTreeMap::from([
+            ("us.kbase.cts.job".to_owned(), JOB_ID.to_owned()),
+            ("us.kbase.cts.container".to_owned(), "0".to_owned()),
+        ]),
+    };
+    let script = Script {
+        leftovers: vec![left],
+        remove_error: Some(EngineError::ContainerGone {
+            id: "old".to_owned(),
+        }),
+        ..Script::default()
+    };
+    let bed = bed(&json!({}), script).await;
+    std::fs::create_dir(bed.path().join("__output__")).unwrap();
+    std::fs::write(bed.path().join("__output__/in-use"), "").unwrap();
+    assert_eq!(bed.run().await.code(), 1);
+    assert!(bed.path().join("__output__/in-use").exists());
+}

@@ -114,3 +114,57 @@ async fn a_job_that_has_ended_before_the_start_is_left_alone() {
     assert_eq!(bed.run().await.code(), 0);
     assert_eq!(bed.service.reported(), Vec::<String>::new());
 }
+
+/// A failure of a job that was cancelled meanwhile is nobody's business any more: exit status 0, so
+/// that `HTCondor` does not hold it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_that_the_cancelled_job_refuses_is_not_a_failure() {
+    let refused = || Answer::Error {
+        status: 404,
+        appcode: Some(40050),
+    };
+    let answers = BTreeMap::from([(4, refused()), (5, refused())]);
+    let service = service(answers, false);
+    let bed = bed(std::sync::Arc::clone(&service)).await;
+    let cancel = async {
+        bed.engine.wait_started(1).await;
+        service.set_job_state("canceling");
+    };
+    let (status, ()) = tokio::join!(bed.run(), cancel);
+    assert_eq!(
+        bed.service.reported(),
+        ["job_submitting", "job_submitted", "error"]
+    );
+    assert_eq!(status.code(), 0);
+    bed.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_without_the_right_is_read_again_from_its_file() {
+    let refused = Answer::Error {
+        status: 403,
+        appcode: Some(20000),
+    };
+    let mut bed = bed(service(BTreeMap::from([(3, refused)]), false)).await;
+    let secrets = tempfile::tempdir().unwrap();
+    let path = secrets.path().join("token");
+    std::fs::write(&path, "old").unwrap();
+    bed.set("TOKEN_PATH", path.to_str().unwrap());
+    let rotate = async {
+        let deadline = tokio::time::Instant::now() + super::bed::DEADLINE;
+        while bed.service.calls().is_empty() {
+            assert!(tokio::time::Instant::now() < deadline, "no call was made");
+            tokio::task::yield_now().await;
+        }
+        std::fs::write(&path, "new").unwrap();
+    };
+    let (status, ()) = tokio::join!(bed.run(), rotate);
+    assert_eq!(status.code(), 0);
+    let tokens: Vec<String> = bed
+        .service
+        .calls()
+        .into_iter()
+        .map(|call| call.auth)
+        .collect();
+    assert_eq!(tokens[2..4], ["Bearer old", "Bearer new"]);
+}

@@ -11,7 +11,7 @@ use cts_executor::object_store::faulty::{Fault, FaultyStore, Operation};
 use cts_executor::object_store::memory::MemoryStore;
 use serde_json::json;
 
-use super::bed::{Answer, Bed, DEADLINE, Service, job};
+use super::bed::{Answer, Bed, DEADLINE, JOB_ID, Service, job};
 
 async fn bed(script: Script, answers: BTreeMap<usize, Answer>) -> Bed {
     let document = job(&json!({}), &["buk/a/x"], 1, "buk/out");
@@ -113,4 +113,37 @@ async fn before_anything_began() {
     assert_eq!(bed.run().await.code(), 143);
     assert_eq!(bed.service.reported(), Vec::<String>::new());
     bed.assert_nothing_left();
+}
+
+/// Stops, removes and waits that never answer: all together end ten seconds after the grace.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_engine_hangs() {
+    let script = Script {
+        end: End::EngineHangs,
+        ..Script::default()
+    };
+    let mut bed = bed(script, BTreeMap::new()).await;
+    bed.set("CTS_STOP_GRACE_SECS", "0");
+    let stop = async {
+        bed.engine.wait_started(1).await;
+        bed.shutdown.request(15);
+        tokio::time::Instant::now()
+    };
+    let (status, since) = tokio::join!(bed.run(), stop);
+    assert_eq!(status.code(), 143);
+    assert!(since.elapsed() < Duration::from_secs(10), "{since:?}");
+    assert!(!bed.service.reported().contains(&"error".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_report_of_an_unusable_directory_hangs() {
+    let bed = bed(Script::default(), BTreeMap::from([(3, Answer::Never)])).await;
+    let log = format!("cts-{JOB_ID}-0-container.out");
+    std::fs::create_dir(bed.path().join(log)).unwrap();
+    let stop = async {
+        eventually("the report", || bed.service.reported() == ["error"]).await;
+        bed.shutdown.request(15);
+    };
+    let (status, ()) = tokio::join!(bed.run(), stop);
+    assert_eq!(status.code(), 143);
 }
