@@ -12,11 +12,17 @@ use crate::variables::{CTS_LOG_FORMAT, CTS_LOG_LEVEL, VARIABLES, Variable};
 #[derive(Debug, Parser)]
 #[command(name = "cts-executor", version, about, propagate_version = true)]
 pub struct Cli {
-    /// How log lines look [env: CTS_LOG_FORMAT; default: text]
-    #[arg(long, global = true, value_enum)]
+    /// How log lines look.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        help = "How log lines look [env: CTS_LOG_FORMAT; default: text]"
+    )]
     pub log_format: Option<LogFormat>,
-    /// The least level that is logged: DEBUG, INFO, WARNING or ERROR [env: CTS_LOG_LEVEL; default: INFO]
-    #[arg(long, global = true, value_name = "LEVEL", value_parser = LogLevel::parse)]
+    /// The least level that is logged.
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = LogLevel::parse,
+        help = "The least level that is logged: DEBUG, INFO, WARNING, ERROR [env: CTS_LOG_LEVEL; default: INFO]")]
     pub log_level: Option<LogLevel>,
     /// What to do.
     #[command(subcommand)]

@@ -152,8 +152,14 @@ fn check_mounts(job_input: &JobInput, image: &JobImage) -> Result<(), Error> {
         (Some(_), None) => image.default_refdata_mount_point.as_ref(),
     };
     let mut mounts = vec![
-        ("params.input_mount_point", params.input_mount_point.as_str()),
-        ("params.output_mount_point", params.output_mount_point.as_str()),
+        (
+            "params.input_mount_point",
+            params.input_mount_point.as_str(),
+        ),
+        (
+            "params.output_mount_point",
+            params.output_mount_point.as_str(),
+        ),
     ];
     mounts.extend(refdata.map(|path| ("params.refdata_mount_point", path.as_str())));
     check_mount_points(&mounts)
