@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
 use cts_shared::id::ContainerNumber;
 
-use crate::variables::VARIABLES;
+use crate::telemetry::{LogFormat, LogLevel};
+use crate::variables::{CTS_LOG_LEVEL, VARIABLES};
 
 /// Runs one container of a CDM Task Service job.
 #[derive(Debug, Parser)]
@@ -96,7 +97,7 @@ pub struct JobArguments {
     /// The container's number within the job, from 0
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub container: ContainerNumber,
-    /// Root of the reference data on the container host
+    /// Root of the reference data on the container host, an absolute path
     #[arg(
         long,
         env = "REFDATA_HOST_PATH",
@@ -105,7 +106,13 @@ pub struct JobArguments {
     )]
     pub refdata_host_path: String,
     /// The most processes and threads of the container
-    #[arg(long, env = "CTS_PIDS_LIMIT", value_name = "N", default_value_t = 4096)]
+    #[arg(
+        long,
+        env = "CTS_PIDS_LIMIT",
+        value_name = "N",
+        default_value_t = 4096,
+        value_parser = clap::value_parser!(u32).range(16..=4_194_304)
+    )]
     pub pids_limit: u32,
 }
 
@@ -142,7 +149,7 @@ pub struct LocalArguments {
     /// Where the input files are: each at its place below the container's input mount, or at bucket/key
     #[arg(long, value_name = "DIR")]
     pub inputs: PathBuf,
-    /// Where the outputs and the container's logs go; made if it does not exist, must be empty
+    /// Where the outputs go; made if it does not exist, must be empty
     #[arg(long, value_name = "DIR")]
     pub outputs: PathBuf,
     /// Take input files whose checksum is not the job's
@@ -156,9 +163,21 @@ pub struct LocalArguments {
         long,
         env = "CTS_STOP_GRACE_SECS",
         value_name = "SECONDS",
-        default_value_t = 10
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(..=3600)
     )]
     pub stop_grace_secs: u64,
+    /// The least level that is logged
+    #[arg(long, env = "CTS_LOG_LEVEL", value_name = "LEVEL", default_value = "INFO", value_parser = log_level)]
+    pub log_level: LogLevel,
+    /// How log lines look
+    #[arg(long, env = "CTS_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+fn log_level(text: &str) -> Result<LogLevel, String> {
+    text.parse()
+        .map_err(|()| format!("it should be {}", CTS_LOG_LEVEL.meaning))
 }
 
 #[cfg(test)]
@@ -184,6 +203,14 @@ mod tests {
         };
         assert_eq!(variables.lookup("JOB_ID").as_deref(), Some("x"));
         assert_eq!(variables.lookup("S3_URL").as_deref(), Some("http://s"));
+        let cli = Cli::try_parse_from(["cts-executor", "run", "--log-format", "json"]);
+        let Ok(Cli {
+            command: Task::Run(variables),
+        }) = cli
+        else {
+            panic!("{cli:?}")
+        };
+        assert_eq!(variables.lookup("CTS_LOG_FORMAT").as_deref(), Some("json"));
         assert!(Cli::try_parse_from(["cts-executor", "run", "--token", "x"]).is_err());
         assert!(Cli::try_parse_from(["cts-executor", "run", "--s3-secret", "x"]).is_err());
     }

@@ -32,7 +32,8 @@ fn main() -> ExitCode {
             }
             Task::Plan(arguments) => commands::plan(&arguments),
             Task::Local(arguments) => {
-                let screen = start_logging(&|name| std::env::var(name).ok());
+                let (level, format) = (arguments.log_level, arguments.log_format);
+                let screen = telemetry::start(level, format, no_color());
                 cts_executor::local::local(&arguments, screen).await
             }
             Task::Doctor(variables) => {
@@ -54,8 +55,12 @@ fn start_logging(lookup: &dyn Fn(&str) -> Option<String>) -> Screen {
     let format: LogFormat = set("CTS_LOG_FORMAT")
         .and_then(|text| text.parse().ok())
         .unwrap_or_default();
-    let no_color = set("NO_COLOR").is_some_and(|value| !value.is_empty());
-    telemetry::start(level, format, no_color)
+    telemetry::start(level, format, no_color())
+}
+
+/// Any value but the empty one counts (no-color.org).
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 fn complain(message: &str) -> ExitCode {

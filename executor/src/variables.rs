@@ -1,5 +1,6 @@
 //! Every environment variable of `cts-executor run`, in one place: the settings are parsed from this
-//! list, `run --help` prints it, and each is also a flag of the same name (`JOB_ID`, `--job-id`).
+//! list, `run --help` prints it, and each is also a flag of the same name (`JOB_ID`, `--job-id`;
+//! `CTS_LOG_FORMAT`, `--log-format`).
 //!
 //! The first part is the contract's (executor.md, section 1); those starting with `CTS_` (but for
 //! `CTS_LOG_LEVEL`) are ours.
@@ -77,7 +78,8 @@ pub const S3_INSECURE: Variable = variable(
 /// See [`VARIABLES`].
 pub const REFDATA_HOST_PATH: Variable = variable(
     "REFDATA_HOST_PATH",
-    "the root of the reference data on the container host; may be empty where there is none",
+    "the root of the reference data on the container host, an absolute path; may be empty where there \
+     is none",
 );
 /// See [`VARIABLES`].
 pub const JOB_UPDATE_TIMEOUT_MIN: Variable = variable(
@@ -110,7 +112,7 @@ pub const CTS_STOP_GRACE_SECS: Variable = variable(
 /// See [`VARIABLES`].
 pub const CTS_TRANSFER_CONCURRENCY: Variable = variable(
     "CTS_TRANSFER_CONCURRENCY",
-    "S3 requests in flight, 1 to 64; default 8",
+    "S3 downloads in flight, 1 to 64; default 8",
 );
 /// See [`VARIABLES`].
 pub const CTS_TRANSFER_TIMEOUT_MIN: Variable = variable(
@@ -165,6 +167,7 @@ impl Variable {
     /// The flag's name without its dashes; none for secrets.
     #[must_use]
     pub fn flag(&self) -> Option<String> {
-        (!self.secret).then(|| self.name.to_ascii_lowercase().replace('_', "-"))
+        let name = self.name.strip_prefix("CTS_").unwrap_or(self.name);
+        (!self.secret).then(|| name.to_ascii_lowercase().replace('_', "-"))
     }
 }
