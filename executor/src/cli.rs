@@ -114,7 +114,7 @@ pub struct JobArguments {
     /// The container's number within the job, from 0
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub container: ContainerNumber,
-    /// Root of the reference data on the container host
+    /// Root of the reference data on the container host, an absolute path
     #[arg(
         long,
         env = "REFDATA_HOST_PATH",
@@ -123,7 +123,13 @@ pub struct JobArguments {
     )]
     pub refdata_host_path: String,
     /// The most processes and threads of the container
-    #[arg(long, env = "CTS_PIDS_LIMIT", value_name = "N", default_value_t = 4096)]
+    #[arg(
+        long,
+        env = "CTS_PIDS_LIMIT",
+        value_name = "N",
+        default_value_t = 4096,
+        value_parser = clap::value_parser!(u32).range(16..=4_194_304)
+    )]
     pub pids_limit: u32,
 }
 
@@ -160,7 +166,7 @@ pub struct LocalArguments {
     /// Where the input files are: each at its place below the container's input mount, or at bucket/key
     #[arg(long, value_name = "DIR")]
     pub inputs: PathBuf,
-    /// Where the outputs and the container's logs go; made if it does not exist, must be empty
+    /// Where the outputs go; made if it does not exist, must be empty
     #[arg(long, value_name = "DIR")]
     pub outputs: PathBuf,
     /// Take input files whose checksum is not the job's
@@ -174,7 +180,8 @@ pub struct LocalArguments {
         long,
         env = "CTS_STOP_GRACE_SECS",
         value_name = "SECONDS",
-        default_value_t = 10
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(..=3600)
     )]
     pub stop_grace_secs: u64,
 }

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cts_net::registry::RegistryOptions;
+use cts_net::tls::TlsError;
 use cts_shared::wire::job::AdminJob;
 
 use crate::cli::{JobArguments, PlanArguments, PlanFormat};
 use crate::clock::SystemClock;
-use crate::config::{Lookup, RunConfig};
+use crate::config::{self, Lookup, RunConfig};
 use crate::container_engine::ContainerEngine;
 use crate::container_engine::docker::{DockerEngine, DockerOptions};
 use crate::coordinator::http::HttpCoordinator;
@@ -21,6 +22,7 @@ use crate::run::{self, ConnectEngine, Parts, stage};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Screen;
 use crate::transfer::TransferRuntime;
+use crate::workdir::Workdir;
 
 /// A job document has at most this many bytes; 10,000 files with the longest names need 15 MB.
 const MAX_JOB_FILE_BYTES: u64 = 64 * 1024 * 1024;
@@ -36,6 +38,7 @@ pub async fn run(lookup: Lookup<'_>, screen: Screen) -> ExitStatus {
     let config = match RunConfig::read(lookup) {
         Ok(config) => config,
         Err(errors) => {
+            keep_log_files(lookup);
             errors.iter().for_each(complain);
             return ExitStatus::Configuration;
         }
@@ -48,6 +51,9 @@ pub async fn run(lookup: Lookup<'_>, screen: Screen) -> ExitStatus {
     for (name, value) in config.describe() {
         tracing::info!("{name}: {value}");
     }
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     match parts(&config, screen) {
         Ok((parts, shutdown)) => run::run(&config, &parts, &shutdown).await,
         Err(error) => {
@@ -57,11 +63,32 @@ pub async fn run(lookup: Lookup<'_>, screen: Screen) -> ExitStatus {
     }
 }
 
-fn parts(
-    config: &RunConfig,
-    screen: Screen,
-) -> Result<(Parts, Shutdown), Box<dyn std::error::Error>> {
-    let shutdown = Shutdown::listen()?;
+/// `HTCondor` holds a job whose declared output files are missing, and that would hide what is wrong
+/// with the settings.
+fn keep_log_files(lookup: Lookup<'_>) {
+    if let (Some((job, container)), Ok(directory)) =
+        (config::which_container(lookup), std::env::current_dir())
+        && let Err(error) = Workdir::open(directory, job, container)
+    {
+        complain(error);
+    }
+}
+
+/// Why nothing can begin.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("cannot listen for signals: {0}")]
+    Signals(std::io::Error),
+    #[error("cannot start the threads of the transfer engine: {0}; raise the limit of processes")]
+    Threads(std::io::Error),
+    #[error("cannot tell the working directory: {0}; start in a directory that exists")]
+    Directory(std::io::Error),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+fn parts(config: &RunConfig, screen: Screen) -> Result<(Parts, Shutdown), StartError> {
+    let shutdown = Shutdown::listen().map_err(StartError::Signals)?;
     let coordinator = HttpCoordinator::new(
         config.service.clone(),
         Arc::clone(&config.token),
@@ -78,9 +105,9 @@ fn parts(
         }),
         open_store: Box::new(move || stage::open_store(&s3)),
         clock: Arc::new(SystemClock::default()),
-        transfers: TransferRuntime::start()?,
+        transfers: TransferRuntime::start().map_err(StartError::Threads)?,
         display: Display::new(screen),
-        directory: std::env::current_dir()?,
+        directory: std::env::current_dir().map_err(StartError::Directory)?,
     };
     Ok((parts, shutdown))
 }
@@ -113,6 +140,12 @@ pub enum JobFileError {
         /// What the system said.
         cause: std::io::Error,
     },
+    /// Larger than any job.
+    #[error("{path} has more than {MAX_JOB_FILE_BYTES} bytes, which is more than any job")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
     /// Not a job.
     #[error("{path}: {cause}")]
     Invalid {
@@ -132,17 +165,17 @@ pub fn read_job(path: &Path) -> Result<AdminJob, JobFileError> {
         path: path.to_owned(),
         cause,
     };
-    let mut text = Vec::new();
-    if path == Path::new("-") {
-        std::io::stdin()
-            .take(MAX_JOB_FILE_BYTES)
-            .read_to_end(&mut text)
-            .map_err(unreadable)?;
+    let source: Box<dyn Read> = if path == Path::new("-") {
+        Box::new(std::io::stdin())
     } else {
-        let file = std::fs::File::open(path).map_err(unreadable)?;
-        file.take(MAX_JOB_FILE_BYTES)
-            .read_to_end(&mut text)
-            .map_err(unreadable)?;
+        Box::new(std::fs::File::open(path).map_err(unreadable)?)
+    };
+    let mut text = Vec::new();
+    let read = source.take(MAX_JOB_FILE_BYTES + 1).read_to_end(&mut text);
+    if read.map_err(unreadable)? as u64 > MAX_JOB_FILE_BYTES {
+        return Err(JobFileError::TooLarge {
+            path: path.to_owned(),
+        });
     }
     AdminJob::from_json(&text).map_err(|error| JobFileError::Invalid {
         path: path.to_owned(),
@@ -150,24 +183,20 @@ pub fn read_job(path: &Path) -> Result<AdminJob, JobFileError> {
     })
 }
 
-/// The plan of one container from a job document.
+/// The plan of one container from a job document. What only a worker knows is shown by its variable's
+/// name where it is not given.
 ///
 /// # Errors
 /// When the document cannot be read or the job cannot run.
 pub fn plan_of(
     arguments: &JobArguments,
+    refdata_host_path: String,
     log_path: Option<&str>,
 ) -> Result<(AdminJob, ContainerPlan), Box<dyn std::error::Error>> {
     let job = read_job(&arguments.job)?;
-    // What only a worker knows is shown by its name where it is not given.
     let log_path = log_path
-        .map(str::to_owned)
-        .or_else(|| job.job.logpath.clone())
-        .unwrap_or_else(|| "<S3_ERROR_LOG_PATH>".to_owned());
-    let refdata_host_path = match arguments.refdata_host_path.as_str() {
-        "" => "<REFDATA_HOST_PATH>".to_owned(),
-        path => path.to_owned(),
-    };
+        .or(job.job.logpath.as_deref())
+        .unwrap_or("<S3_ERROR_LOG_PATH>");
     let worker = WorkerFacts {
         log_path: log_path.trim_matches('/').to_owned(),
         refdata_host_path,
@@ -180,7 +209,12 @@ pub fn plan_of(
 /// `cts-executor plan`.
 #[must_use]
 pub fn plan(arguments: &PlanArguments) -> ExitStatus {
-    let planned = plan_of(&arguments.job, arguments.s3_error_log_path.as_deref());
+    let refdata_host_path = match arguments.job.refdata_host_path.as_str() {
+        "" => "<REFDATA_HOST_PATH>".to_owned(),
+        path => path.to_owned(),
+    };
+    let log_path = arguments.s3_error_log_path.as_deref();
+    let planned = plan_of(&arguments.job, refdata_host_path, log_path);
     let text = planned.and_then(|(_, plan)| match arguments.format {
         PlanFormat::Text => Ok(plan::to_text(&plan)),
         PlanFormat::Json => Ok(serde_json::to_string_pretty(&plan)? + "\n"),

@@ -11,8 +11,9 @@ use cts_net::secret::{Secret, SecretError, SecretSource};
 use cts_net::tls::Verify;
 use cts_shared::id::{ContainerNumber, JobId};
 use cts_shared::s3_path::S3Path;
-use url::Url;
+use url::{Host, Url};
 
+use crate::container_engine::docker;
 use crate::report::Budget;
 use crate::telemetry::{LogFormat, LogLevel};
 use crate::variables::{self as vars, Variable};
@@ -51,7 +52,7 @@ pub struct RunConfig {
 pub struct Limits {
     /// Between SIGTERM and SIGKILL.
     pub stop_grace: Duration,
-    /// S3 requests in flight.
+    /// S3 downloads in flight.
     pub transfer_concurrency: NonZeroUsize,
     /// How long a part of a transfer is tried.
     pub transfer_budget: Duration,
@@ -144,15 +145,14 @@ impl FromStr for MountPrefixOverride {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let (old, new) = text.split_once(':').ok_or(())?;
-        let (old, new) = (PathBuf::from(old), PathBuf::from(new));
-        if old.is_absolute()
-            && new.is_absolute()
-            && !text[text.len() - new.as_os_str().len()..].contains(':')
-        {
-            Ok(Self { old, new })
-        } else {
-            Err(())
+        let is_one_path = |text: &str| text.starts_with('/') && !text.contains(':');
+        if !is_one_path(old) || !is_one_path(new) {
+            return Err(());
         }
+        Ok(Self {
+            old: old.into(),
+            new: new.into(),
+        })
     }
 }
 
@@ -225,8 +225,9 @@ impl Reader<'_> {
         (self.lookup)(variable.name).map(|value| value.trim().to_owned())
     }
 
-    fn wrong<T>(&mut self, variable: Variable, given: String) -> Option<T> {
+    fn wrong<T>(&mut self, variable: Variable, given: &str) -> Option<T> {
         let Variable { name, meaning, .. } = variable;
+        let given = without_password(given);
         self.errors.push(ConfigError::Wrong {
             name,
             given,
@@ -248,7 +249,7 @@ impl Reader<'_> {
         };
         match parse(&given) {
             Some(value) => Some(value),
-            None => self.wrong(variable, given),
+            None => self.wrong(variable, &given),
         }
     }
 
@@ -261,7 +262,7 @@ impl Reader<'_> {
         let given = self.text(variable)?;
         match parse(&given) {
             Some(value) => Some(value),
-            None => self.wrong(variable, given),
+            None => self.wrong(variable, &given),
         }
     }
 
@@ -288,6 +289,17 @@ impl Reader<'_> {
             return None;
         }
         Some(SecretOrigin::Value(Secret::from(text)))
+    }
+}
+
+/// A value as it may be shown: an address may have a password in it.
+fn without_password(text: &str) -> String {
+    match text
+        .split_once("://")
+        .map(|(scheme, rest)| (scheme, rest.rsplit_once('@')))
+    {
+        Some((scheme, Some((_, host)))) => format!("{scheme}://[redacted]@{host}"),
+        _ => text.to_owned(),
     }
 }
 
@@ -344,8 +356,9 @@ impl RunConfig {
         let log_path = reader.required(vars::S3_ERROR_LOG_PATH, |text| {
             S3Path::parse(text.trim_matches('/')).ok()
         });
-        let refdata_host_path =
-            reader.required(vars::REFDATA_HOST_PATH, |text| Some(text.to_owned()));
+        let refdata_host_path = reader.required(vars::REFDATA_HOST_PATH, |text| {
+            (text.is_empty() || text.starts_with('/')).then(|| text.to_owned())
+        });
         let update_budget = reader
             .required(vars::JOB_UPDATE_TIMEOUT_MIN, minutes)
             .map(Budget);
@@ -451,7 +464,63 @@ impl RunConfig {
                     .as_ref()
                     .map_or_else(|| "none".to_owned(), ToString::to_string),
             ),
+            (
+                vars::DOCKER_HOST.name,
+                self.docker_host
+                    .clone()
+                    .unwrap_or_else(|| docker::DEFAULT_HOST.to_owned()),
+            ),
+            (
+                vars::CTS_STOP_GRACE_SECS.name,
+                self.limits.stop_grace.as_secs().to_string(),
+            ),
+            (
+                vars::CTS_TRANSFER_CONCURRENCY.name,
+                self.limits.transfer_concurrency.to_string(),
+            ),
+            (
+                vars::CTS_TRANSFER_TIMEOUT_MIN.name,
+                (self.limits.transfer_budget.as_secs() / 60).to_string(),
+            ),
+            (vars::CTS_PIDS_LIMIT.name, self.limits.pids.to_string()),
+            (
+                vars::CTS_LOG_LIMIT_MIB.name,
+                (self.limits.log_bytes / (1024 * 1024)).to_string(),
+            ),
+            (
+                vars::CTS_PLAIN_HTTP_REGISTRIES.name,
+                self.plain_http_registries.join(","),
+            ),
         ]
+    }
+
+    /// What is allowed and should not stay: each in a sentence for the log.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.s3.verify == Verify::Nothing {
+            warnings.push(format!(
+                "{} is set: whoever can come between can read and change the data; give the store a \
+                 certificate that SSL_CERT_FILE can verify",
+                vars::S3_INSECURE.name
+            ));
+        }
+        if self.service.scheme() == "http" && !is_this_machine(&self.service) {
+            warnings.push(format!(
+                "{} is not https: the token travels unencrypted",
+                vars::SERVICE_ROOT_URL.name
+            ));
+        }
+        warnings
+    }
+}
+
+fn is_this_machine(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
     }
 }
 
@@ -470,6 +539,14 @@ fn plain_http_registries(reader: &mut Reader<'_>) -> Vec<String> {
                 .then_some(hosts)
         })
         .unwrap_or_default()
+}
+
+/// Which container of which job, if at least that is set right.
+#[must_use]
+pub fn which_container(lookup: Lookup<'_>) -> Option<(JobId, ContainerNumber)> {
+    let job = lookup(vars::JOB_ID.name)?.trim().parse().ok()?;
+    let container = lookup(vars::CONTAINER_NUMBER.name)?.trim().parse().ok()?;
+    Some((job, container))
 }
 
 /// Where the service is and how to sign in.
@@ -630,6 +707,7 @@ mod tests {
             ("S3_INSECURE", "maybe"),
             ("JOB_UPDATE_TIMEOUT_MIN", "0"),
             ("MOUNT_PREFIX_OVERRIDE", "/a"),
+            ("REFDATA_HOST_PATH", "refdata"),
             ("MOUNT_PREFIX_OVERRIDE", "a:b"),
             ("MOUNT_PREFIX_OVERRIDE", "/a:/b:/c"),
             ("CTS_LOG_LEVEL", "loud"),
@@ -674,6 +752,31 @@ mod tests {
         let config = read(&variables).unwrap();
         let text = format!("{:?} {config:?}", config.describe());
         assert!(!text.contains("canary"), "{text}");
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_not_told() {
+        let mut variables = complete();
+        variables.insert("SERVICE_ROOT_URL", "https://me:canary@cts.example.org");
+        let lines = lines(&variables);
+        assert!(
+            lines[0].contains("https://[redacted]@cts.example.org") && !lines[0].contains("canary"),
+            "{lines:?}"
+        );
+    }
+
+    #[test]
+    fn what_should_not_stay_is_warned_of() {
+        assert_eq!(read(&complete()).unwrap().warnings(), Vec::<String>::new());
+        let mut variables = complete();
+        variables.insert("S3_INSECURE", "yes");
+        variables.insert("SERVICE_ROOT_URL", "http://cts.example.org");
+        let warnings = read(&variables).unwrap().warnings();
+        assert!(
+            warnings[0].starts_with("S3_INSECURE") && warnings[1].starts_with("SERVICE_ROOT_URL")
+        );
+        variables.insert("SERVICE_ROOT_URL", "http://127.0.0.1:5000");
+        assert_eq!(read(&variables).unwrap().warnings().len(), 1);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 use std::io::Write;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use cts_net::tls::{self, TrustRoots};
@@ -88,7 +88,9 @@ async fn in_time(check: impl Future<Output = Answer>) -> Answer {
 /// Runs every check. Done if none fails.
 pub async fn doctor(lookup: Lookup<'_>) -> ExitStatus {
     let mut sheet = Sheet { bad: 0 };
-    let docker_host = lookup(vars::DOCKER_HOST.name).filter(|host| !host.trim().is_empty());
+    let docker_host = lookup(vars::DOCKER_HOST.name)
+        .map(|host| host.trim().to_owned())
+        .filter(|host| !host.is_empty());
     let mut info = None;
     let answer = in_time(async {
         let engine = match connect_engine(docker_host)().await {
@@ -109,12 +111,11 @@ pub async fn doctor(lookup: Lookup<'_>) -> ExitStatus {
     sheet.write("tls", check_trust_roots(tls::trust_roots()));
     sheet.write("s3", in_time(check_s3(lookup)).await);
     check_service(lookup, &mut sheet).await;
-    let here = std::env::current_dir().unwrap_or_else(|_| "/".into());
-    sheet.write("disk", check_disk(&here));
+    sheet.write("disk", in_time(check_disk(".".into())).await);
     if let Some(root) = info.and_then(|info| info.root_dir)
         && root.exists()
     {
-        sheet.write("images", check_disk(&root));
+        sheet.write("images", in_time(check_disk(root)).await);
     }
     if sheet.bad == 0 {
         ExitStatus::Done
@@ -173,6 +174,7 @@ async fn check_s3(lookup: Lookup<'_>) -> Answer {
     let log_path = log_path.trim().trim_matches('/');
     let probe = match log_path.split_once('/') {
         Some((bucket, key)) => ObjectName::new(bucket, format!("{key}/cts-doctor-probe")),
+        None if !log_path.is_empty() => ObjectName::new(log_path, "cts-doctor-probe"),
         None => ObjectName::new("cts-doctor-probe", "cts-doctor-probe"),
     };
     let request = GetRequest {
@@ -231,11 +233,23 @@ async fn check_service(lookup: Lookup<'_>, sheet: &mut Sheet) {
             Err(CoordinatorError::TokenRefused { .. }) => {
                 Answer::Good("answers, but see the token".to_owned())
             }
+            // It says itself what to check.
+            Err(error @ CoordinatorError::Unreachable { .. }) => bad(error, ""),
             Err(error) => bad(error, "check SERVICE_ROOT_URL and the network"),
         }
     })
     .await;
+    let answers = !matches!(answer, Answer::Bad { .. });
     sheet.write("service", answer);
+    if !answers {
+        for name in ["token", "clock"] {
+            sheet.write(
+                name,
+                Answer::Skipped("only the service can tell".to_owned()),
+            );
+        }
+        return;
+    }
     let answer = in_time(async {
         match coordinator.whoami().await {
             Ok(user) => Answer::Good(format!("valid, belongs to {user:?}")),
@@ -261,20 +275,23 @@ fn check_clock(service: jiff::Timestamp) -> Answer {
     Answer::Good(format!("within {} s of the service's", skew.as_secs() + 1))
 }
 
-fn check_disk(directory: &Path) -> Answer {
-    match disk::free_bytes(directory) {
+/// A file system that hangs must not hang the doctor.
+async fn check_disk(directory: PathBuf) -> Answer {
+    let asked = tokio::task::spawn_blocking(move || {
+        let directory = directory.canonicalize().unwrap_or(directory);
+        (disk::free_bytes(&directory), directory)
+    });
+    let (free_bytes, directory) = match asked.await {
+        Ok(answer) => answer,
+        Err(lost) => return bad(lost, ""),
+    };
+    let directory = directory.display();
+    match free_bytes {
         Ok(free) if free < MIN_FREE_BYTES => bad(
-            format!("only {} free in {}", HumanBytes(free), directory.display()),
+            format!("only {} free in {directory}", HumanBytes(free)),
             "free some or use another machine",
         ),
-        Ok(free) => Answer::Good(format!(
-            "{} free in {}",
-            HumanBytes(free),
-            directory.display()
-        )),
-        Err(error) => bad(
-            format!("{}: {error}", directory.display()),
-            "see whether it is mounted",
-        ),
+        Ok(free) => Answer::Good(format!("{} free in {directory}", HumanBytes(free))),
+        Err(error) => bad(format!("{directory}: {error}"), "see whether it is mounted"),
     }
 }

@@ -31,7 +31,7 @@ impl ExitStatus {
             Self::ServiceUnavailable => 75,
             Self::NoPermission => 77,
             Self::Configuration => 78,
-            Self::Signal(number) => 128 + number,
+            Self::Signal(number) => 128_u8.saturating_add(number),
         }
     }
 }

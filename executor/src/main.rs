@@ -55,8 +55,12 @@ fn start_logging(level: Option<LogLevel>, format: Option<LogFormat>) -> Screen {
     let format = format
         .or_else(|| set(CTS_LOG_FORMAT.name)?.parse().ok())
         .unwrap_or_default();
-    let no_color = set("NO_COLOR").is_some_and(|value| !value.is_empty());
-    telemetry::start(level, format, no_color)
+    telemetry::start(level, format, no_color())
+}
+
+/// Any value but the empty one counts (no-color.org).
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 fn complain(message: &str) -> ExitCode {

@@ -14,7 +14,8 @@ pub struct Shutdown {
 }
 
 /// A signal asked the run to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("stopped by a signal")]
 pub struct Interrupted;
 
 impl Shutdown {

@@ -4,8 +4,9 @@ use std::io::{self, IsTerminal, Write};
 use std::str::FromStr;
 
 use indicatif::MultiProgress;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
 
 /// The least level that is logged, by Python's names, which operators of the existing system use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,24 +85,33 @@ fn wants_colour(no_color: bool) -> bool {
     io::stderr().is_terminal() && !no_color
 }
 
+/// What is logged. Of libraries only what is wrong: at DEBUG and below they write down requests with
+/// their headers, where secrets may be.
+fn targets(LogLevel(level): LogLevel) -> Targets {
+    Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("cts_", level)
+}
+
 /// Starts logging. Call once.
 #[must_use]
 pub fn start(level: LogLevel, format: LogFormat, no_color: bool) -> Screen {
     let bars = (io::stderr().is_terminal() && format == LogFormat::Text).then(MultiProgress::new);
     let screen = Screen { bars };
-    let subscriber = tracing_subscriber::fmt()
-        // Libraries talk about connections at DEBUG; that helps only their authors.
-        .with_max_level(level.0)
+    let lines = tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::TRACE)
         .with_writer(screen.clone())
         .with_target(false);
     // Fails only when logging was started before, by a test.
     let _already_started = match format {
         LogFormat::Json => {
-            tracing::subscriber::set_global_default(subscriber.json().flatten_event(true).finish())
+            let lines = lines.json().flatten_event(true).finish();
+            tracing::subscriber::set_global_default(lines.with(targets(level)))
         }
-        LogFormat::Text => tracing::subscriber::set_global_default(
-            subscriber.with_ansi(wants_colour(no_color)).finish(),
-        ),
+        LogFormat::Text => {
+            let lines = lines.with_ansi(wants_colour(no_color)).finish();
+            tracing::subscriber::set_global_default(lines.with(targets(level)))
+        }
     };
     screen
 }
@@ -134,5 +144,25 @@ impl Write for LineWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn libraries_are_quiet_whatever_the_level() {
+        let debug = targets("NOTSET".parse().unwrap());
+        assert!(debug.would_enable("cts_executor::run", &Level::TRACE));
+        assert!(debug.would_enable("cts_net::registry", &Level::DEBUG));
+        for library in ["hyper_util::client", "aws_sigv4", "oci_client", "reqwest"] {
+            assert!(!debug.would_enable(library, &Level::INFO), "{library}");
+            assert!(debug.would_enable(library, &Level::WARN), "{library}");
+        }
+        let error = targets("ERROR".parse().unwrap());
+        assert!(!error.would_enable("hyper_util::client", &Level::WARN));
     }
 }

@@ -78,7 +78,8 @@ pub const S3_INSECURE: Variable = variable(
 /// See [`VARIABLES`].
 pub const REFDATA_HOST_PATH: Variable = variable(
     "REFDATA_HOST_PATH",
-    "the root of the reference data on the container host; may be empty where there is none",
+    "the root of the reference data on the container host, an absolute path; may be empty where there \
+     is none",
 );
 /// See [`VARIABLES`].
 pub const JOB_UPDATE_TIMEOUT_MIN: Variable = variable(
@@ -111,7 +112,7 @@ pub const CTS_STOP_GRACE_SECS: Variable = variable(
 /// See [`VARIABLES`].
 pub const CTS_TRANSFER_CONCURRENCY: Variable = variable(
     "CTS_TRANSFER_CONCURRENCY",
-    "S3 requests in flight, 1 to 64; default 8",
+    "S3 downloads in flight, 1 to 64; default 8",
 );
 /// See [`VARIABLES`].
 pub const CTS_TRANSFER_TIMEOUT_MIN: Variable = variable(

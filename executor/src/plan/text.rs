@@ -7,8 +7,8 @@ use super::ContainerPlan;
 /// More files than this are counted, not listed: the JSON form lists all.
 const MAX_FILES_SHOWN: usize = 50;
 
-/// The plan for a terminal. Values that came with the job are quoted, so that no control character
-/// of theirs reaches the terminal.
+/// The plan for a terminal. Values that came with the job are quoted or escaped, so that no control
+/// character of theirs reaches the terminal.
 #[must_use]
 pub fn to_text(plan: &ContainerPlan) -> String {
     let mut text = String::new();
@@ -17,8 +17,18 @@ pub fn to_text(plan: &ContainerPlan) -> String {
     text
 }
 
+/// Text that came with the job, with its control characters escaped.
+fn plain(text: &str) -> String {
+    text.chars()
+        .map(|char| match char.is_control() {
+            true => char.escape_default().to_string(),
+            false => char.to_string(),
+        })
+        .collect()
+}
+
 fn write_plan(out: &mut String, plan: &ContainerPlan) -> std::fmt::Result {
-    writeln!(out, "image        {}", plan.image)?;
+    writeln!(out, "image        {}", plain(&plan.image))?;
     writeln!(out, "command")?;
     for argument in &plan.command {
         writeln!(out, "  {argument:?}")?;
@@ -33,7 +43,7 @@ fn write_plan(out: &mut String, plan: &ContainerPlan) -> std::fmt::Result {
         }
     )?;
     for (name, value) in &plan.environment {
-        writeln!(out, "  {name}={value:?}")?;
+        writeln!(out, "  {}={value:?}", plain(name))?;
     }
     writeln!(out, "mounts")?;
     for mount in &plan.mounts {
@@ -45,8 +55,8 @@ fn write_plan(out: &mut String, plan: &ContainerPlan) -> std::fmt::Result {
         writeln!(
             out,
             "  {} -> {} ({access})",
-            mount.host.display(),
-            mount.container
+            plain(&mount.host.to_string_lossy()),
+            plain(&mount.container)
         )?;
     }
     writeln!(out, "input files  {}", plan.files.len())?;
@@ -75,6 +85,17 @@ fn write_plan(out: &mut String, plan: &ContainerPlan) -> std::fmt::Result {
     writeln!(out, "  memory     {} bytes, no swap", limits.memory_bytes)?;
     writeln!(out, "  processes  {}", limits.pids)?;
     writeln!(out, "  runtime    {:?}", limits.runtime)?;
-    writeln!(out, "outputs to   {}", plan.output_prefix)?;
-    writeln!(out, "logs to      {}{{stdout,stderr}}.txt", plan.log_prefix)
+    writeln!(out, "outputs to   {}", plain(&plan.output_prefix))?;
+    let logs = plain(&plan.log_prefix);
+    writeln!(out, "logs to      {logs}{{stdout,stderr}}.txt")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        assert_eq!(plain("/a b\u{1b}[2J\r\u{9b}é"), "/a b\\u{1b}[2J\\r\\u{9b}é");
+    }
 }

@@ -2,6 +2,7 @@
 //! server refuses it (tokens are rotated while jobs run).
 
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 
@@ -112,6 +113,10 @@ pub fn read_secret_file(path: &Path) -> Result<Secret, SecretError> {
     Ok(Secret::from(text.to_owned()))
 }
 
+fn is_readable_by_all(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+}
+
 /// A secret and its origin.
 #[derive(Debug)]
 pub struct SecretSource {
@@ -126,6 +131,13 @@ impl SecretSource {
     /// As [`read_secret_file`].
     pub fn from_file(path: &Path) -> Result<Self, SecretError> {
         let secret = read_secret_file(path)?;
+        if is_readable_by_all(path) {
+            tracing::warn!(
+                "every user of this machine can read the secret file {}; take that right away \
+                 (chmod o-r)",
+                path.display()
+            );
+        }
         Ok(Self {
             path: Some(path.to_owned()),
             current: RwLock::new(secret),
@@ -229,6 +241,15 @@ mod tests {
             read_secret_file(&missing),
             Err(SecretError::Unreadable { .. })
         ));
+    }
+
+    #[test]
+    fn a_file_for_all_eyes_is_noticed() {
+        let (_dir, path) = write(b"secret");
+        for (mode, noticed) in [(0o644, true), (0o640, false), (0o400, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_readable_by_all(&path), noticed, "{mode:o}");
+        }
     }
 
     #[test]

@@ -115,14 +115,11 @@ pub fn http_client_builder(verify: Verify) -> Result<reqwest::ClientBuilder, Tls
         Verify::Certificates => {
             // Parsing the roots costs milliseconds; every client of the process shares one result.
             static CONFIG: OnceLock<ClientConfig> = OnceLock::new();
-            match CONFIG.get() {
-                Some(config) => config.clone(),
-                None => CONFIG
-                    .get_or_init({
-                        let config = client_config(verify)?;
-                        || config
-                    })
-                    .clone(),
+            if let Some(config) = CONFIG.get() {
+                config.clone()
+            } else {
+                let config = client_config(verify)?;
+                CONFIG.get_or_init(|| config).clone()
             }
         }
     };
