@@ -1,11 +1,12 @@
 //! The commands `run` and `plan`, put together from the parts; `local` and `doctor` have files of
 //! their own.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cts_net::registry::RegistryOptions;
+use cts_net::registry::{Credentials, RegistryOptions};
 use cts_net::tls::TlsError;
 use cts_shared::wire::job::AdminJob;
 
@@ -13,11 +14,12 @@ use crate::cli::{JobArguments, PlanArguments, PlanFormat};
 use crate::clock::SystemClock;
 use crate::config::{self, Lookup, RunConfig};
 use crate::container_engine::ContainerEngine;
-use crate::container_engine::docker::{DockerEngine, DockerOptions};
+use crate::container_engine::docker::{DEFAULT_HOST, DockerEngine, DockerOptions};
 use crate::coordinator::http::HttpCoordinator;
 use crate::exit::ExitStatus;
 use crate::plan::{self, ContainerPlan, WorkerFacts};
 use crate::progress_display::Display;
+use crate::registry_logins;
 use crate::run::{self, ConnectEngine, Parts, stage};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Screen;
@@ -96,12 +98,13 @@ fn parts(config: &RunConfig, screen: Screen) -> Result<(Parts, Shutdown), StartE
         config.container,
     )?;
     let s3 = config.s3.clone();
+    let logins = registry_logins::load(config.docker_config.as_deref());
     let parts = Parts {
         coordinator: Arc::new(coordinator),
-        connect_engine: connect_engine(config.docker_host.clone()),
+        connect_engine: connect_engine(config.docker_host.clone(), logins.clone()),
         registry: Some(RegistryOptions {
             plain_http_hosts: config.plain_http_registries.iter().cloned().collect(),
-            ..RegistryOptions::default()
+            credentials: logins,
         }),
         open_store: Box::new(move || stage::open_store(&s3)),
         clock: Arc::new(SystemClock::default()),
@@ -113,14 +116,17 @@ fn parts(config: &RunConfig, screen: Screen) -> Result<(Parts, Shutdown), StartE
 }
 
 /// Connects to the engine at `DOCKER_HOST`, or where engines listen by default.
-pub(crate) fn connect_engine(docker_host: Option<String>) -> ConnectEngine {
+pub(crate) fn connect_engine(
+    docker_host: Option<String>,
+    credentials: BTreeMap<String, Credentials>,
+) -> ConnectEngine {
     Box::new(move || {
-        let options = match docker_host.clone() {
-            Some(host) => DockerOptions {
-                host,
-                ..DockerOptions::default()
-            },
-            None => DockerOptions::default(),
+        let options = DockerOptions {
+            host: docker_host
+                .clone()
+                .unwrap_or_else(|| DEFAULT_HOST.to_owned()),
+            credentials: credentials.clone(),
+            ..DockerOptions::default()
         };
         Box::pin(async move {
             let engine = DockerEngine::connect(options).await?;

@@ -14,6 +14,7 @@ use cts_shared::s3_path::S3Path;
 use url::{Host, Url};
 
 use crate::container_engine::docker;
+use crate::registry_logins;
 use crate::report::Budget;
 use crate::telemetry::{LogFormat, LogLevel};
 use crate::variables::{self as vars, Variable};
@@ -45,6 +46,8 @@ pub struct RunConfig {
     pub plain_http_registries: Vec<String>,
     /// Where the container engine listens; the engine's default if not given.
     pub docker_host: Option<String>,
+    /// The directory with the logins of registries.
+    pub docker_config: Option<PathBuf>,
 }
 
 /// Bounds that the contract leaves to the executor.
@@ -392,6 +395,7 @@ impl RunConfig {
         let plain_http_registries = plain_http_registries(&mut reader);
         let docker_host = reader.optional(vars::DOCKER_HOST, |text| Some(text.to_owned()));
         let docker_host = docker_host.filter(|host| !host.is_empty());
+        let docker_config = registry_logins::directory(lookup);
         let errors = reader.errors;
         match (
             job,
@@ -426,6 +430,7 @@ impl RunConfig {
                 limits,
                 plain_http_registries,
                 docker_host,
+                docker_config,
             }),
             _ => Err(errors),
         }

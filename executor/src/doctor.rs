@@ -1,6 +1,7 @@
 //! `cts-executor doctor`: can this machine run jobs? One line a check; what fails comes with the
 //! remedy. Takes the settings of `run`; what is not set is not checked, and said so.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
@@ -93,7 +94,7 @@ pub async fn doctor(lookup: Lookup<'_>) -> ExitStatus {
         .filter(|host| !host.is_empty());
     let mut info = None;
     let answer = in_time(async {
-        let engine = match connect_engine(docker_host)().await {
+        let engine = match connect_engine(docker_host, BTreeMap::new())().await {
             Ok(engine) => engine,
             Err(error) => return bad(error, ""),
         };

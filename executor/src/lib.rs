@@ -31,6 +31,7 @@ pub mod plan;
 pub mod process;
 pub mod progress;
 pub mod progress_display;
+pub mod registry_logins;
 pub mod report;
 pub mod run;
 pub mod run_state;

@@ -24,6 +24,7 @@ use crate::exit::ExitStatus;
 use crate::plan::{ContainerPlan, INPUT_DIRECTORY, PlannedFile};
 use crate::progress::Counters;
 use crate::progress_display::Display;
+use crate::registry_logins;
 use crate::run::execute::{container_spec, judge};
 use crate::shutdown::{Interrupted, Shutdown};
 use crate::telemetry::Screen;
@@ -141,8 +142,10 @@ async fn attempt(
     phase.finish();
     let docker_host = arguments.docker_host.clone();
     let docker_host = docker_host.filter(|host| !host.trim().is_empty());
+    let logins = registry_logins::directory(&|name| std::env::var(name).ok());
+    let logins = registry_logins::load(logins.as_deref());
     let engine = shutdown
-        .unless_interrupted(connect_engine(docker_host)())
+        .unless_interrupted(connect_engine(docker_host, logins)())
         .await??;
     let spec = Spec {
         owner: (job_id, arguments.job.container),

@@ -49,6 +49,9 @@ pub struct ContainerPlan {
     pub output_prefix: String,
     /// Where logs go: bucket and key prefix; `stdout.txt` or `stderr.txt` follows.
     pub log_prefix: String,
+    /// The job's owner.
+    #[serde(skip)]
+    pub user: String,
     /// A file that lists the inputs, for jobs that ask for one.
     #[serde(skip)]
     pub manifest: Option<Manifest>,
@@ -244,6 +247,7 @@ impl ContainerPlan {
             },
             output_prefix,
             log_prefix: format!("{}/container-{container}-", worker.log_path),
+            user: job.job.status.user.clone(),
             manifest,
         })
     }

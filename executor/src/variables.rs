@@ -105,6 +105,11 @@ pub const DOCKER_HOST: Variable = variable(
     "where the container engine listens; default unix:///var/run/docker.sock",
 );
 /// See [`VARIABLES`].
+pub const DOCKER_CONFIG: Variable = variable(
+    "DOCKER_CONFIG",
+    "the directory of Docker's config.json, whose logins registries are shown; default ~/.docker",
+);
+/// See [`VARIABLES`].
 pub const CTS_STOP_GRACE_SECS: Variable = variable(
     "CTS_STOP_GRACE_SECS",
     "seconds between SIGTERM and SIGKILL for a container that must end, 0 to 3600; default 10",
@@ -137,7 +142,7 @@ pub const CTS_PLAIN_HTTP_REGISTRIES: Variable = variable(
 );
 
 /// All of them, in the order of the documentation.
-pub const VARIABLES: [Variable; 23] = [
+pub const VARIABLES: [Variable; 24] = [
     JOB_ID,
     CONTAINER_NUMBER,
     SERVICE_ROOT_URL,
@@ -154,6 +159,7 @@ pub const VARIABLES: [Variable; 23] = [
     MOUNT_PREFIX_OVERRIDE,
     CTS_LOG_LEVEL,
     DOCKER_HOST,
+    DOCKER_CONFIG,
     CTS_LOG_FORMAT,
     CTS_STOP_GRACE_SECS,
     CTS_TRANSFER_CONCURRENCY,

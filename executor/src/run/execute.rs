@@ -138,6 +138,7 @@ pub fn container_spec(
 ) -> ContainerSpec {
     let instance = uuid::Uuid::new_v4().simple().to_string();
     let mut labels = BTreeMap::from_iter(labels::of_container(job, number));
+    labels.insert(labels::USER.to_owned(), plan.user.clone());
     labels.insert(labels::INSTANCE.to_owned(), instance.clone());
     ContainerSpec {
         name: container_name(&job, number, instance.get(..8).unwrap_or(&instance)),

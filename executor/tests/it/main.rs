@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 mod bed;
+mod documentation;
 mod executor_calls;
 mod failures;
 #[path = "../../../shared/tests/vectors/loader.rs"]

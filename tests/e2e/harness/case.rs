@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use bollard::query_parameters::ListContainersOptionsBuilder;
+use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveImageOptions};
 use cts_tests::object_store::ObjectStore;
 use cts_tests::testbed::engine::JOB_LABEL;
 use cts_tests::testbed::image::Image;
@@ -203,6 +203,22 @@ impl Case {
                 .unwrap(),
         );
         paths
+    }
+
+    /// Makes the engine forget the job's image, so that it has to be pulled.
+    pub(crate) async fn remove_image(&self) {
+        let docker = self.testbed.engine.client().await.unwrap();
+        let name = format!("{}@{}", self.image.name, self.image.digest);
+        match docker
+            .remove_image(&name, None::<RemoveImageOptions>, None)
+            .await
+        {
+            Ok(_) => {}
+            Err(bollard::errors::Error::DockerResponseServerError {
+                status_code: 404, ..
+            }) => {}
+            Err(error) => panic!("{name} cannot be removed: {error}"),
+        }
     }
 
     /// The containers of this job, in any state.
