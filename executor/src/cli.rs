@@ -6,12 +6,24 @@ use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
 use cts_shared::id::ContainerNumber;
 
 use crate::telemetry::{LogFormat, LogLevel};
-use crate::variables::{CTS_LOG_LEVEL, VARIABLES};
+use crate::variables::{CTS_LOG_FORMAT, CTS_LOG_LEVEL, VARIABLES, Variable};
 
 /// Runs one container of a CDM Task Service job.
 #[derive(Debug, Parser)]
 #[command(name = "cts-executor", version, about, propagate_version = true)]
 pub struct Cli {
+    /// How log lines look.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        help = "How log lines look [env: CTS_LOG_FORMAT; default: text]"
+    )]
+    pub log_format: Option<LogFormat>,
+    /// The least level that is logged.
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = LogLevel::parse,
+        help = "The least level that is logged: DEBUG, INFO, WARNING, ERROR [env: CTS_LOG_LEVEL; default: INFO]")]
+    pub log_level: Option<LogLevel>,
     /// What to do.
     #[command(subcommand)]
     pub command: Task,
@@ -51,20 +63,26 @@ impl Variables {
     }
 }
 
+/// The variables that are flags of `run` and `doctor`; how to log is every command's.
+fn flags() -> impl Iterator<Item = &'static Variable> {
+    let everywhere = [CTS_LOG_FORMAT.name, CTS_LOG_LEVEL.name];
+    VARIABLES
+        .iter()
+        .filter(move |variable| !variable.secret && !everywhere.contains(&variable.name))
+}
+
 impl Args for Variables {
     fn augment_args(command: Command) -> Command {
-        VARIABLES
-            .iter()
-            .fold(command, |command, variable| match variable.flag() {
-                Some(flag) => command.arg(
-                    Arg::new(variable.name)
-                        .long(flag)
-                        .value_name(variable.name)
-                        .help(variable.meaning)
-                        .allow_hyphen_values(true),
-                ),
-                None => command,
-            })
+        flags().fold(command, |command, variable| match variable.flag() {
+            Some(flag) => command.arg(
+                Arg::new(variable.name)
+                    .long(flag)
+                    .value_name(variable.name)
+                    .help(variable.meaning)
+                    .allow_hyphen_values(true),
+            ),
+            None => command,
+        })
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -74,8 +92,7 @@ impl Args for Variables {
 
 impl FromArgMatches for Variables {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let flags = VARIABLES.iter().filter(|variable| !variable.secret);
-        let given = flags.filter_map(|variable| {
+        let given = flags().filter_map(|variable| {
             let value = matches.get_one::<String>(variable.name)?;
             Some((variable.name, value.clone()))
         });
@@ -167,17 +184,6 @@ pub struct LocalArguments {
         value_parser = clap::value_parser!(u64).range(..=3600)
     )]
     pub stop_grace_secs: u64,
-    /// The least level that is logged
-    #[arg(long, env = "CTS_LOG_LEVEL", value_name = "LEVEL", default_value = "INFO", value_parser = log_level)]
-    pub log_level: LogLevel,
-    /// How log lines look
-    #[arg(long, env = "CTS_LOG_FORMAT", value_enum, default_value_t)]
-    pub log_format: LogFormat,
-}
-
-fn log_level(text: &str) -> Result<LogLevel, String> {
-    text.parse()
-        .map_err(|()| format!("it should be {}", CTS_LOG_LEVEL.meaning))
 }
 
 #[cfg(test)]
@@ -197,20 +203,13 @@ mod tests {
             Cli::try_parse_from(["cts-executor", "run", "--job-id", "x", "--s3-url=http://s"]);
         let Ok(Cli {
             command: Task::Run(variables),
+            ..
         }) = cli
         else {
             panic!("{cli:?}")
         };
         assert_eq!(variables.lookup("JOB_ID").as_deref(), Some("x"));
         assert_eq!(variables.lookup("S3_URL").as_deref(), Some("http://s"));
-        let cli = Cli::try_parse_from(["cts-executor", "run", "--log-format", "json"]);
-        let Ok(Cli {
-            command: Task::Run(variables),
-        }) = cli
-        else {
-            panic!("{cli:?}")
-        };
-        assert_eq!(variables.lookup("CTS_LOG_FORMAT").as_deref(), Some("json"));
         assert!(Cli::try_parse_from(["cts-executor", "run", "--token", "x"]).is_err());
         assert!(Cli::try_parse_from(["cts-executor", "run", "--s3-secret", "x"]).is_err());
     }

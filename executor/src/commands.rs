@@ -45,7 +45,7 @@ pub async fn run(lookup: Lookup<'_>, screen: Screen) -> ExitStatus {
     };
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        commit = option_env!("CTS_GIT_HASH").unwrap_or("unknown"),
+        commit = cts_build_info::GIT_HASH,
         "cts-executor"
     );
     for (name, value) in config.describe() {

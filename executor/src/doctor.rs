@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cts_net::tls::{self, TrustRoots};
 use indicatif::HumanBytes;
 
 use crate::commands::connect_engine;
@@ -107,6 +108,7 @@ pub async fn doctor(lookup: Lookup<'_>) -> ExitStatus {
     })
     .await;
     sheet.write("engine", answer);
+    sheet.write("tls", check_trust_roots(tls::trust_roots()));
     sheet.write("s3", in_time(check_s3(lookup)).await);
     check_service(lookup, &mut sheet).await;
     sheet.write("disk", in_time(check_disk(".".into())).await);
@@ -139,6 +141,20 @@ fn describe_engine(info: &EngineInfo) -> Answer {
         words.push_str(&format!("; {warning}"));
     }
     Answer::Good(words)
+}
+
+fn check_trust_roots(roots: &TrustRoots) -> Answer {
+    if !roots.problems.is_empty() {
+        return bad(
+            roots.problems.join("; "),
+            "check SSL_CERT_FILE and SSL_CERT_DIR, else this machine's CA certificates",
+        );
+    }
+    let system = roots.system_count;
+    let bundled = roots.certificates.len() - system;
+    Answer::Good(format!(
+        "trusts {bundled} bundled authorities and {system} of this machine or SSL_CERT_FILE"
+    ))
 }
 
 /// Asks for an object that is not there: an answer of "no such object" proves address and keys.

@@ -132,7 +132,11 @@ impl Classify for TransferError {
     fn code(&self) -> FailureCode {
         match self {
             Self::Store(error) => error.code(),
-            Self::ChecksumMismatch { .. } => FailureCode::InputCorrupt,
+            Self::ChecksumMismatch {
+                is_other_content: false,
+                ..
+            } => FailureCode::InputCorrupt,
+            Self::ChecksumMismatch { .. } => FailureCode::InputChanged,
             Self::InputChanged { .. } => FailureCode::InputChanged,
             Self::NoSpace { .. } => FailureCode::DiskFull,
             Self::Destination { .. } => FailureCode::JobInvalid,

@@ -7,6 +7,7 @@ use clap::Parser;
 use cts_executor::cli::{Cli, Task};
 use cts_executor::exit::ExitStatus;
 use cts_executor::telemetry::{self, LogFormat, LogLevel, Screen};
+use cts_executor::variables::{CTS_LOG_FORMAT, CTS_LOG_LEVEL};
 use cts_executor::{commands, name_service, process};
 
 fn main() -> ExitCode {
@@ -25,17 +26,11 @@ fn main() -> ExitCode {
         Err(error) => return complain(&format!("cannot start threads: {error}")),
     };
     let status = runtime.block_on(async {
+        let screen = start_logging(cli.log_level, cli.log_format);
         match cli.command {
-            Task::Run(variables) => {
-                let screen = start_logging(&|name| variables.lookup(name));
-                commands::run(&|name| variables.lookup(name), screen).await
-            }
+            Task::Run(variables) => commands::run(&|name| variables.lookup(name), screen).await,
             Task::Plan(arguments) => commands::plan(&arguments),
-            Task::Local(arguments) => {
-                let (level, format) = (arguments.log_level, arguments.log_format);
-                let screen = telemetry::start(level, format, no_color());
-                cts_executor::local::local(&arguments, screen).await
-            }
+            Task::Local(arguments) => cts_executor::local::local(&arguments, screen).await,
             Task::Doctor(variables) => {
                 cts_executor::doctor::doctor(&|name| variables.lookup(name)).await
             }
@@ -46,14 +41,19 @@ fn main() -> ExitCode {
     status.into()
 }
 
-/// Wrong values are reported with all other settings, by the command.
-fn start_logging(lookup: &dyn Fn(&str) -> Option<String>) -> Screen {
-    let set = |name| lookup(name).map(|value| value.trim().to_owned());
-    let level: LogLevel = set("CTS_LOG_LEVEL")
-        .and_then(|text| text.parse().ok())
+/// Flags go before the environment. Wrong values of the environment are reported with all other
+/// settings, by the command.
+fn start_logging(level: Option<LogLevel>, format: Option<LogFormat>) -> Screen {
+    let set = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .map(|value| value.trim().to_owned())
+    };
+    let level = level
+        .or_else(|| set(CTS_LOG_LEVEL.name)?.parse().ok())
         .unwrap_or_default();
-    let format: LogFormat = set("CTS_LOG_FORMAT")
-        .and_then(|text| text.parse().ok())
+    let format = format
+        .or_else(|| set(CTS_LOG_FORMAT.name)?.parse().ok())
         .unwrap_or_default();
     telemetry::start(level, format, no_color())
 }

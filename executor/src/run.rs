@@ -1,11 +1,11 @@
 //! `cts-executor run`: carries out one container of a job. [`crate::run_state`] says what is reported,
 //! this module does the work in between:
 //!
-//! 1. [`fetch`]: who is the service, what is the job;
+//! 1. `fetch`: who is the service, what is the job;
 //! 2. [`stage`]: image and inputs side by side;
 //! 3. [`execute`]: the container, its limits, its end;
-//! 4. [`publish`]: outputs and logs to S3;
-//! 5. [`finish`]: clean up, always; report a failure; the exit status.
+//! 4. `publish`: outputs and logs to S3;
+//! 5. `finish`: clean up, always; report a failure; the exit status.
 
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;

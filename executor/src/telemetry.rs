@@ -12,6 +12,17 @@ use tracing_subscriber::layer::SubscriberExt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogLevel(LevelFilter);
 
+impl LogLevel {
+    /// Parses a level for the command line.
+    ///
+    /// # Errors
+    /// The levels there are, in words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map_err(|()| "use DEBUG, INFO, WARNING, ERROR or CRITICAL".to_owned())
+    }
+}
+
 impl Default for LogLevel {
     fn default() -> Self {
         Self(LevelFilter::INFO)

@@ -1,6 +1,6 @@
 //! Every environment variable of `cts-executor run`, in one place: the settings are parsed from this
 //! list, `run --help` prints it, and each is also a flag of the same name (`JOB_ID`, `--job-id`;
-//! `CTS_LOG_FORMAT`, `--log-format`).
+//! `CTS_PIDS_LIMIT`, `--pids-limit`).
 //!
 //! The first part is the contract's (executor.md, section 1); those starting with `CTS_` (but for
 //! `CTS_LOG_LEVEL`) are ours.
@@ -164,7 +164,7 @@ pub const VARIABLES: [Variable; 23] = [
 ];
 
 impl Variable {
-    /// The flag's name without its dashes; none for secrets.
+    /// The flag's name without its dashes: the variable's, without a leading `CTS_`. None for secrets.
     #[must_use]
     pub fn flag(&self) -> Option<String> {
         let name = self.name.strip_prefix("CTS_").unwrap_or(self.name);

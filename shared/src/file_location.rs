@@ -81,9 +81,9 @@ pub enum FileLocationError {
     },
     /// Two files would land on the same place.
     #[error(
-        "input files {file:?} and {other_file:?} would both be placed at {location:?} in the \
+        "input files {file:?} and {other_file:?} would both be placed at {:?} in the \
          input directory; add the part of their paths that differs to what is kept by giving a \
-         shorter input root, or rename one"
+         shorter input root, or rename one", location.as_str()
     )]
     SamePlace {
         /// The later file's index.
@@ -99,8 +99,8 @@ pub enum FileLocationError {
     },
     /// One file's place would be a directory of another's.
     #[error(
-        "input file {file:?} would be placed at {location:?} in the input directory, which must \
-         be a directory for input file {other_file:?}; use other input roots or rename one"
+        "input file {file:?} would be placed at {:?} in the input directory, which must \
+         be a directory for input file {other_file:?}; use other input roots or rename one", location.as_str()
     )]
     FileIsDirectory {
         /// Index of the file whose place is a directory of the other's.

@@ -14,6 +14,7 @@ mod credentials;
 mod image;
 mod input_failure;
 mod output;
+mod people;
 mod service;
 mod static_binary;
 mod success;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cts_net::secret::SecretSource;
-use cts_net::tls::{TlsError, Verify, http_client_builder};
+use cts_net::tls::{TlsError, Verify, certificate_refusal, http_client_builder};
 use cts_shared::id::{ContainerNumber, JobId};
 use cts_shared::state::JobState;
 use cts_shared::wire::container::{Container, ContainerUpdate};
@@ -149,6 +149,9 @@ impl HttpCoordinator {
 fn describe_transport_error(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
+    }
+    if let Some(refusal) = certificate_refusal(error) {
+        return refusal;
     }
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {

@@ -43,7 +43,7 @@ pub(super) async fn run(
     let tree = InputTree::prepare(&input_root, &items)?;
     let firsts = (0..items.len()).map(|index| Work::Begin {
         index,
-        try_number: 1,
+        earlier: None,
     });
     let downloads = Arc::new(Downloads {
         queue: WorkQueue::new(firsts),
@@ -90,7 +90,8 @@ enum Work {
     Begin {
         index: usize,
         /// 1, or 2 after a mismatch.
-        try_number: u32,
+        /// What its bytes had at the first try, if this is the second.
+        earlier: Option<Crc64Nvme>,
     },
     /// Fetch another part.
     Continue(Arc<LargeObject>),
@@ -137,25 +138,25 @@ impl Downloads {
     async fn work(&self) -> Result<(), TransferError> {
         while let Some((work, _taken)) = self.queue.next().await {
             match work {
-                Work::Begin { index, try_number } => self.begin(index, try_number).await?,
+                Work::Begin { index, earlier } => self.begin(index, earlier).await?,
                 Work::Continue(object) => self.fetch_next_part(object).await?,
             }
         }
         Ok(())
     }
 
-    async fn begin(&self, index: usize, try_number: u32) -> Result<(), TransferError> {
+    async fn begin(&self, index: usize, earlier: Option<Crc64Nvme>) -> Result<(), TransferError> {
         let Some(item) = self.items.get(index) else {
             return Ok(());
         };
-        let fresh_connection = try_number > 1;
+        let fresh_connection = earlier.is_some();
         let response = self.first_answer(item, fresh_connection).await?;
         let version = Version {
             size: response.object_size,
             etag: response.etag.clone(),
             last_modified: response.last_modified.clone(),
         };
-        if try_number == 1 {
+        if earlier.is_none() {
             self.counters.expect(0, version.size);
             self.space.need(version.size, &self.tree)?;
         }
@@ -165,7 +166,7 @@ impl Downloads {
             .map_err(|cause| self.local("create the partial file of", item, cause))?;
         // A store that ignores ranges sends everything at once.
         let first_part = 0..version.size.min(response.range.end);
-        let rest = LargeObject::new(index, try_number, version.clone(), first_part.end);
+        let rest = LargeObject::new(index, earlier, version.clone(), first_part.end);
         if first_part.end < version.size {
             self.queue.push_back(Work::Continue(Arc::clone(&rest)));
         }
@@ -198,7 +199,7 @@ impl Downloads {
         let origin = Origin {
             item,
             version: &object.version,
-            fresh_connection: object.try_number > 1,
+            fresh_connection: object.earlier.is_some(),
         };
         let checksum = self.fetch_part(origin, &file, part.clone(), None).await?;
         drop(file);
@@ -234,9 +235,11 @@ impl Downloads {
             expected: item.expected,
             actual,
             version: object.version.to_string(),
+            // The same wrong bytes twice are what the store has; others were damaged on the way.
+            is_other_content: object.earlier == Some(actual),
         };
         // Once more: a bit can flip on the way. Not twice: then the object itself is another one.
-        if object.try_number > 1 {
+        if object.earlier.is_some() {
             return Err(mismatch);
         }
         tracing::warn!("{mismatch}; fetching it once more on a new connection");
@@ -245,7 +248,7 @@ impl Downloads {
         self.space.take_back(object.version.size);
         self.queue.push_front(Work::Begin {
             index: object.index,
-            try_number: object.try_number + 1,
+            earlier: Some(actual),
         });
         Ok(())
     }

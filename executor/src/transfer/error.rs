@@ -27,6 +27,9 @@ pub enum TransferError {
         actual: Crc64Nvme,
         /// `ETag` and time of the object that was read.
         version: String,
+        /// Both tries gave the same bytes: the object was replaced since the job was submitted, or
+        /// the job has a wrong checksum. Else the bytes were damaged on the way.
+        is_other_content: bool,
     },
     /// An input was replaced while it was being read.
     #[error(

@@ -11,22 +11,7 @@ use cts_executor::container_engine::fake::{End, Script};
 use serde_json::{Value, json};
 
 use super::bed::{Answer, Bed, Call, JOB_ID, Service, job};
-
-fn rows() -> Vec<Value> {
-    let directory = std::env::var_os("CTS_VECTORS_DIR").map_or_else(
-        || concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/vectors").into(),
-        std::path::PathBuf::from,
-    );
-    let path = directory.join("executor_calls.jsonl");
-    let text = std::fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
-    let rows: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    assert!(!rows.is_empty(), "{} has no rows", path.display());
-    rows
-}
+use super::loader::{self, Row};
 
 /// Site inactive or unavailable: the existing executor gives up, ours waits (executor.md, 6.14).
 fn is_temporary(answer: &Answer) -> bool {
@@ -152,8 +137,8 @@ fn script(input: &Value) -> Script {
     }
 }
 
-async fn replay(row: &Value) {
-    let (name, input, expect) = (row["name"].as_str().unwrap(), &row["input"], &row["expect"]);
+async fn replay(row: &Row) {
+    let (name, input, expect) = (row.name.as_str(), &row.input, &row.expect);
     assert_eq!(input["job_id"], JOB_ID);
     let files: Vec<&str> = input["input_files"]
         .as_array()
@@ -352,7 +337,7 @@ fn check_objects(name: &str, bed: &Bed, input: &Value, expect: &Value) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn vectors() {
-    for row in rows() {
+    for row in loader::rows("executor_calls.jsonl") {
         replay(&row).await;
     }
 }

@@ -6,6 +6,9 @@
 mod bed;
 mod executor_calls;
 mod failures;
+#[path = "../../../shared/tests/vectors/loader.rs"]
+mod loader;
 mod lost_answers;
+mod program;
 mod signals;
 mod transcripts;

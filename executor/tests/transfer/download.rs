@@ -178,14 +178,35 @@ async fn two_flipped_bits_name_the_object_and_both_checksums_and_there_is_no_thi
     assert_eq!(
         error.to_string(),
         format!(
-            "input s3://b/k has CRC64NVME {actual}, expected {expected} (10 bytes, ETag \
-             \\\"1\\\", last modified 2026-01-01T00:00:01Z); upload it again or submit the job with \
+            "input s3://b/k has CRC64NVME {actual}, expected {expected} (10 bytes, ETag 1, \
+             last modified 2026-01-01T00:00:01Z); upload it again or submit the job with \
              the new checksum"
         )
     );
     assert_eq!(setup.faulty.calls().len(), 2);
     assert_eq!(setup.files(), BTreeMap::new());
     setup.assert_no_partials();
+}
+
+/// The same wrong bytes twice are what the store has: the user's business, not the network's.
+#[tokio::test]
+async fn other_content_is_told_from_damage_on_the_way() {
+    for (second, expected) in [(3, true), (5, false)] {
+        let setup = Setup::with(|store| {
+            store
+                .on_call(0, Fault::FlipBit(3))
+                .on_call(1, Fault::FlipBit(second))
+        });
+        let item = setup.object("k", b"0123456789");
+        let error = setup.download(vec![item]).await.unwrap_err();
+        let TransferError::ChecksumMismatch {
+            is_other_content, ..
+        } = error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!(is_other_content, expected);
+    }
 }
 
 #[tokio::test]

@@ -13,18 +13,12 @@ use crate::identity::Role;
 use super::error::ApiError;
 use super::request_context::Caller;
 
-/// Commit the program was built from, where the build tells it.
-const GIT_HASH: &str = match option_env!("CTS_GIT_HASH") {
-    Some(hash) => hash,
-    None => "unknown",
-};
-
 /// `GET /`
 pub async fn root(State(app): State<Arc<App>>) -> Json<Root> {
     Json(Root {
         service_name: SERVICE_NAME.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        git_hash: GIT_HASH.to_owned(),
+        git_hash: cts_build_info::GIT_HASH.to_owned(),
         server_time: app.clock.now(),
         notes: "This service is a prototype".to_owned(),
         // What executors may rely on beyond the contract.

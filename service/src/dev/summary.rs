@@ -48,7 +48,7 @@ Register an image and submit a job:
   curl -X POST -H \"$admin\" {url}/admin/images/REGISTRY/IMAGE:TAG
   (inputs need a checksum:  aws s3 cp --checksum-algorithm CRC64NVME --endpoint-url {s3_url} FILE s3://{bucket}/in/FILE)
   curl -H \"$dev\" -H 'Content-Type: application/json' {url}/jobs -d '{{
-    \"cluster\": \"local\", \"image\": \"REGISTRY/IMAGE:TAG\", \"params\": {{\"args\": [\"--help\"]}},
+    \"cluster\": \"local\", \"image\": \"REGISTRY/IMAGE:TAG\", \"memory\": \"1GB\", \"params\": {{\"args\": [\"--help\"]}},
     \"input_files\": [\"{bucket}/in/FILE\"], \"output_dir\": \"{bucket}/out\"}}'
   curl -H \"$dev\" {url}/jobs/JOB_ID/status
 

@@ -11,6 +11,7 @@ use cts_shared::file_location::{FileLocationError, file_locations};
 use cts_shared::id::JobId;
 use cts_shared::image_name::ImageName;
 use cts_shared::job_input::{InputFile, InputFiles, JobInput};
+use cts_shared::mount_point::check_mount_points;
 use cts_shared::s3_path::S3Path;
 use cts_shared::state::job_flow::JobRecord;
 use cts_shared::wire::image::{Image, JobImage};
@@ -33,7 +34,7 @@ const WRITE_TEST_NAME: &str = "__cts_write_test_a7d1__";
 ///
 /// # Errors
 /// In the contract's order: 30001 (limits), 30040 and 40030 (image), 30001, 40060 and 30400
-/// (reference data), 20010 and 40010 (output directory), 30020 and 30001 (places of the inputs),
+/// (reference data), 30001 (mount points), 20010 and 40010 (output directory), 30020 and 30001 (places of the inputs),
 /// 20010, 40010, 30001 and 30030 (input objects), 60020 (site) and the site's own;
 /// [`Error::Unavailable`] when S3 does not answer.
 pub async fn submit_job(
@@ -44,6 +45,7 @@ pub async fn submit_job(
     check_limits(&app.config, &job_input)?;
     let image = registered_image(app, &job_input).await?;
     check_refdata(&job_input, &image)?;
+    check_mounts(&job_input, &image)?;
     check_output_dir(app, &job_input).await?;
     check_places(&job_input)?;
     let files = check_input_files(app, job_input.input_files.to_files()).await?;
@@ -139,6 +141,29 @@ fn check_refdata(job_input: &JobInput, image: &JobImage) -> Result<(), Error> {
         ErrorCode::NoSuchRefdata,
         format!("No reference data with ID '{refdata_id}' exists"),
     ))
+}
+
+/// The executor refuses the same, but only after the job has queued.
+fn check_mounts(job_input: &JobInput, image: &JobImage) -> Result<(), Error> {
+    let params = &job_input.params;
+    let refdata = match (&image.refdata_id, &params.refdata_mount_point) {
+        (None, _) => None,
+        (Some(_), Some(given)) => Some(given),
+        (Some(_), None) => image.default_refdata_mount_point.as_ref(),
+    };
+    let mut mounts = vec![
+        (
+            "params.input_mount_point",
+            params.input_mount_point.as_str(),
+        ),
+        (
+            "params.output_mount_point",
+            params.output_mount_point.as_str(),
+        ),
+    ];
+    mounts.extend(refdata.map(|path| ("params.refdata_mount_point", path.as_str())));
+    check_mount_points(&mounts)
+        .map_err(|error| Error::refused(ErrorCode::IllegalParameter, error.to_string()))
 }
 
 async fn check_output_dir(app: &App, job_input: &JobInput) -> Result<(), Error> {

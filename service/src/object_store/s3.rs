@@ -15,7 +15,7 @@ use rand::Rng;
 use tokio_util::io::ReaderStream;
 
 use cts_net::s3::S3Settings;
-use cts_net::tls::TlsError;
+use cts_net::tls::{TlsError, certificate_refusal};
 use cts_shared::s3_path::{Bucket, S3Path};
 
 use super::{ByteRange, ObjectHead, ObjectStore, ObjectStoreError, ObjectStream};
@@ -251,6 +251,9 @@ fn source_chain<E: fmt::Debug>(error: &SdkError<E>) -> String {
         SdkError::TimeoutError(_) => return "the request timed out".to_owned(),
         _ => None,
     };
+    if let Some(refusal) = source.and_then(certificate_refusal) {
+        return refusal;
+    }
     let mut text = Vec::new();
     while let Some(cause) = source {
         text.push(cause.to_string());

@@ -34,6 +34,18 @@ fn refusals() -> Vec<(&'static str, Value, u16, u32)> {
             40030,
         ),
         (
+            "mount points that overlap",
+            json!({"params": {"input_mount_point": "/d", "output_mount_point": "/d/out"}}),
+            400,
+            30001,
+        ),
+        (
+            "a mount point of the system's",
+            json!({"params": {"input_mount_point": "/proc/x"}}),
+            400,
+            30001,
+        ),
+        (
             "output below the logs",
             json!({"output_dir": "cts/logs/mine"}),
             403,

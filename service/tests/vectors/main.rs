@@ -6,4 +6,5 @@
 
 mod condor_stats;
 mod condor_submit;
+#[path = "../../../shared/tests/vectors/loader.rs"]
 mod loader;

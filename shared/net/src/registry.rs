@@ -168,6 +168,7 @@ impl Registry {
             // Plain HTTP too: a registry may send us on to a storage service that speaks HTTPS, and
             // the HTTP client cannot be built where the system has no certificates.
             tls_certs_only: tls::trust_roots()
+                .certificates
                 .iter()
                 .map(|certificate| Certificate {
                     encoding: CertificateEncoding::Der,

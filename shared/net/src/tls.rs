@@ -10,6 +10,10 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
+mod certificate_refusal;
+
+pub use certificate_refusal::certificate_refusal;
+
 /// Name and version sent to every server.
 pub const USER_AGENT: &str = concat!("cts/", env!("CARGO_PKG_VERSION"));
 
@@ -31,17 +35,40 @@ pub fn install_provider() {
     let _already_installed = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// The trusted certificates: bundled ones plus the system's. Loaded at first use, then kept.
-#[must_use]
-pub fn trust_roots() -> &'static [CertificateDer<'static>] {
-    static ROOTS: OnceLock<Vec<CertificateDer<'static>>> = OnceLock::new();
-    ROOTS.get_or_init(|| {
-        let mut roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS.to_vec();
+/// Whom the process's clients trust.
+#[derive(Debug)]
+pub struct TrustRoots {
+    /// Certificates bundled with the binary, then the system's.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// How many of them are the system's (or of `SSL_CERT_FILE`, `SSL_CERT_DIR`).
+    pub system_count: usize,
+    /// What of the system's could not be read, one text a file.
+    pub problems: Vec<String>,
+}
+
+impl TrustRoots {
+    fn load() -> Self {
+        let mut certificates = webpki_root_certs::TLS_SERVER_ROOT_CERTS.to_vec();
         let system = rustls_native_certs::load_native_certs();
-        for error in &system.errors {
+        let system_count = system.certs.len();
+        certificates.extend(system.certs);
+        Self {
+            certificates,
+            system_count,
+            problems: system.errors.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// The trusted certificates. Loaded at first use, then kept.
+#[must_use]
+pub fn trust_roots() -> &'static TrustRoots {
+    static ROOTS: OnceLock<TrustRoots> = OnceLock::new();
+    ROOTS.get_or_init(|| {
+        let roots = TrustRoots::load();
+        for error in &roots.problems {
             tracing::warn!(%error, "a system certificate file could not be read");
         }
-        roots.extend(system.certs);
         roots
     })
 }
@@ -54,7 +81,8 @@ fn client_config(verify: Verify) -> Result<ClientConfig, TlsError> {
     Ok(match verify {
         Verify::Certificates => {
             let mut store = RootCertStore::empty();
-            let (accepted, _ignored) = store.add_parsable_certificates(trust_roots().to_vec());
+            let (accepted, _ignored) =
+                store.add_parsable_certificates(trust_roots().certificates.iter().cloned());
             if accepted == 0 {
                 return Err(TlsError("no usable certificate authority".to_owned()));
             }
@@ -147,5 +175,23 @@ impl ServerCertVerifier for AcceptAnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bundled_roots_are_there_whatever_the_system_has() {
+        let roots = TrustRoots::load();
+        let bundled = roots.certificates.len() - roots.system_count;
+        assert_eq!(bundled, webpki_root_certs::TLS_SERVER_ROOT_CERTS.len());
+        assert!(bundled > 100, "{bundled}");
+    }
+
+    #[test]
+    fn clients_are_made_from_the_roots() {
+        assert!(client_config(Verify::Certificates).is_ok());
     }
 }

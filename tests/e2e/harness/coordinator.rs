@@ -60,6 +60,7 @@ impl Coordinator {
         let router = Router::new()
             .route("/services/cts", get(root))
             .route("/services/cts/", get(root))
+            .route("/services/cts/whoami", get(whoami))
             .route("/services/cts/admin/jobs/{job}", get(admin_job))
             .route(
                 "/services/cts/external_exec/jobs/{job}/container/{container}/update/{state}",
@@ -114,12 +115,16 @@ async fn authorize(headers: HeaderMap, request: Request, next: axum::middleware:
     )
 }
 
+async fn whoami() -> Response {
+    axum::Json(json!({ "user": "executor", "roles": [], "allowed_paths": [] })).into_response()
+}
+
 async fn root() -> Response {
     axum::Json(json!({
         "service_name": "CDM Task Service",
         "version": "0.1.0-prototype6",
         "git_hash": "e2e",
-        "server_time": "2031-02-03T04:05:06.070809Z",
+        "server_time": jiff::Timestamp::now().to_string(),
         "notes": "This is the coordinator of the end-to-end tests",
     }))
     .into_response()

@@ -114,6 +114,24 @@ impl Executor {
         }
     }
 
+    /// Runs the worker check with the same settings.
+    pub(crate) async fn doctor(self, coordinator: &Coordinator) -> std::process::Output {
+        let binary = binaries::executor().unwrap_or_else(|error| panic!("{error}"));
+        let check = Command::new(binary)
+            .arg("doctor")
+            .env_clear()
+            .envs(&self.environment)
+            .env("SERVICE_ROOT_URL", coordinator.url())
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        tokio::time::timeout(DEADLINE, check)
+            .await
+            .expect("doctor does not end")
+            .unwrap()
+    }
+
     /// Starts it, waits for its end and checks that nothing is left.
     pub(crate) async fn run(self, case: &Case, coordinator: &Coordinator) -> Outcome {
         self.start(coordinator).finish(case, coordinator).await

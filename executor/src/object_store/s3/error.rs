@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use cts_net::tls::certificate_refusal;
 
 use crate::object_store::{StoreError, StoreErrorKind};
 
@@ -62,6 +63,9 @@ const SAYS_NOTHING: [&str; 3] = ["dispatch failure", "io error", "streaming erro
 
 /// The whole chain of causes: the SDK's own `Display` stops at its outermost layer.
 pub(super) fn describe(error: &(dyn Error + 'static)) -> String {
+    if let Some(refusal) = certificate_refusal(error) {
+        return refusal;
+    }
     let mut text = String::new();
     let mut next = Some(error);
     while let Some(error) = next {

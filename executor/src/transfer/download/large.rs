@@ -11,7 +11,8 @@ use super::Version;
 #[derive(Debug)]
 pub(super) struct LargeObject {
     pub(super) index: usize,
-    pub(super) try_number: u32,
+    /// What its bytes had at the first try, if this is the second.
+    pub(super) earlier: Option<Crc64Nvme>,
     pub(super) version: Version,
     parts: Mutex<Parts>,
 }
@@ -30,13 +31,13 @@ impl LargeObject {
     /// An object whose first part, taken already, ends at `first_part_end`.
     pub(super) fn new(
         index: usize,
-        try_number: u32,
+        earlier: Option<Crc64Nvme>,
         version: Version,
         first_part_end: u64,
     ) -> Arc<Self> {
         Arc::new(Self {
             index,
-            try_number,
+            earlier,
             version,
             parts: Mutex::new(Parts {
                 next: first_part_end,

@@ -7,6 +7,8 @@ use oci_client::Reference;
 use oci_client::errors::{OciDistributionError, OciEnvelope, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
 
+use crate::tls::certificate_refusal;
+
 /// Why an image could not be looked up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
@@ -264,10 +266,14 @@ impl Context<'_> {
     fn request(&self, error: &reqwest::Error) -> RegistryError {
         // The chain's last element is the one that says what happened; the first names only the URL.
         let mut detail = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            detail = format!("{detail}: {cause}");
-            source = cause.source();
+        if let Some(refusal) = certificate_refusal(error) {
+            detail = format!("{detail}: {refusal}");
+        } else {
+            let mut source = error.source();
+            while let Some(cause) = source {
+                detail = format!("{detail}: {cause}");
+                source = cause.source();
+            }
         }
         RegistryError::Unreachable {
             registry: self.registry(),

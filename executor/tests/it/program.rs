@@ -1,0 +1,184 @@
+//! The program as a process: what it prints and how it ends, where no engine, store or service is
+//! needed.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+use super::bed::job;
+
+fn program(arguments: &[&str], stdin: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cts-executor"))
+        .args(arguments)
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(stdin.as_bytes())
+        .unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn plan(document: &Value, more: &[&str]) -> Output {
+    let mut arguments = vec!["plan", "--job", "-"];
+    arguments.extend(more);
+    program(&arguments, &document.to_string())
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// The JSON form is read by programs: its keys are fixed.
+#[test]
+fn plan_as_json() {
+    let params = json!({
+        "declobber": true,
+        "args": ["run", { "type": "input_files", "input_files_format": "repeat_parameter", "flag": "-i" }],
+        "environment": { "Z": "last", "A": { "type": "container_number" } },
+    });
+    let document = job(&params, &["buk/a/x y", "buk/a/z"], 2, "buk/out");
+    let output = plan(
+        &document,
+        &[
+            "--container",
+            "1",
+            "--format",
+            "json",
+            "--s3-error-log-path",
+            "logs/cts/j/",
+        ],
+    );
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        plan,
+        json!({
+            "image": "docker.io/library/x@sha256:aa",
+            "command": ["e", "run", "-i", "/input_files/z"],
+            "environment": { "Z": "last", "A": "1" },
+            "mounts": [
+                { "host": "__input__", "container": "/input_files", "read_only": true },
+                { "host": "__output__/1", "container": "/output_files", "read_only": false },
+            ],
+            "files": [{ "file": "buk/a/z", "crc64nvme": "AAAAAAAAAAA=", "path": "z" }],
+            "limits": { "cpus": 1, "memory_bytes": 10_000_000, "pids": 4096, "runtime_seconds": 60 },
+            "output_prefix": "buk/out/1/",
+            "log_prefix": "logs/cts/j/container-1-",
+        })
+    );
+    let names: Vec<&String> = plan["environment"].as_object().unwrap().keys().collect();
+    assert_eq!(names, ["Z", "A"], "the job's order");
+}
+
+#[test]
+fn plan_as_text_shows_every_part_and_no_control_characters() {
+    let document = job(&json!({ "args": ["-v"] }), &["buk/a/x"], 1, "buk/out");
+    let output = plan(&document, &[]);
+    let shown = text(&output.stdout);
+    for part in [
+        "docker.io/library/x@sha256:aa",
+        "\"-v\"",
+        "__output__ -> /output_files",
+        "buk/out/",
+    ] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+    assert!(!shown.contains('\u{1b}'));
+}
+
+/// The words are those of a run's error report.
+#[test]
+fn a_job_that_cannot_run_is_refused_by_plan() {
+    let twice = job(&json!({}), &["buk/a/x", "buk/b/x"], 1, "buk/out");
+    let mut climbing = job(&json!({}), &["buk/a/../x"], 1, "buk/out");
+    climbing["job_input"]["input_roots"] = json!(["buk"]);
+    let formatless = job(
+        &json!({ "args": [{ "type": "input_files" }] }),
+        &["buk/a"],
+        1,
+        "buk/out",
+    );
+    let nested = json!({ "input_mount_point": "/d", "output_mount_point": "/d/out" });
+    let nested = job(&nested, &["buk/a"], 1, "buk/out");
+    for (document, parts) in [
+        (twice, ["buk/a/x", "buk/b/x"]),
+        (climbing, ["buk/a/../x", ".."]),
+        (
+            formatless,
+            ["job_input.params.args[0]", "input_files_format"],
+        ),
+        (nested, ["/d/out", "overlap"]),
+    ] {
+        let output = plan(&document, &[]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(output.stdout.is_empty());
+        let said = text(&output.stderr);
+        for part in parts {
+            assert!(said.contains(part), "{part} is not in {said}");
+        }
+    }
+    let output = plan(
+        &job(&json!({}), &["buk/a"], 1, "buk/out"),
+        &["--container", "7"],
+    );
+    assert!(
+        text(&output.stderr).contains("no container 7"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn a_document_that_is_no_job_is_refused_with_the_place() {
+    for (document, part) in [
+        ("", "not JSON"),
+        ("[]", "-"),
+        ("{\"id\": 3}", "id"),
+        ("\u{0}", "-"),
+    ] {
+        let output = program(&["plan", "--job", "-"], document);
+        assert_eq!(output.status.code(), Some(1), "{document:?}");
+        assert!(
+            text(&output.stderr).contains(part),
+            "{}",
+            text(&output.stderr)
+        );
+    }
+}
+
+#[test]
+fn settings_that_are_missing_are_named_one_a_line_and_the_status_is_78() {
+    let output = program(&["run"], "");
+    assert_eq!(output.status.code(), Some(78));
+    let said = text(&output.stderr);
+    assert_eq!(said.lines().count(), 10, "{said}");
+    assert!(
+        said.lines().all(|line| line.starts_with("cts-executor: ")),
+        "{said}"
+    );
+}
+
+#[test]
+fn doctor_says_what_it_did_not_check() {
+    let output = program(
+        &["doctor", "--docker-host", "unix:///nonexistent/docker.sock"],
+        "",
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stdout);
+    assert!(
+        said.contains("FAIL  engine") && said.contains("DOCKER_HOST"),
+        "{said}"
+    );
+    for name in ["s3", "service", "token", "clock"] {
+        assert!(said.contains(&format!("skip  {name}")), "{said}");
+    }
+}
