@@ -223,7 +223,12 @@ struct Reader<'a> {
     errors: Vec<ConfigError>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    const fn new(lookup: Lookup<'a>) -> Self {
+        let errors = Vec::new();
+        Self { lookup, errors }
+    }
+
     fn text(&self, variable: Variable) -> Option<String> {
         (self.lookup)(variable.name).map(|value| value.trim().to_owned())
     }
@@ -346,10 +351,7 @@ impl RunConfig {
     /// # Errors
     /// Every setting that is missing or wrong, one line each.
     pub fn read(lookup: Lookup<'_>) -> Result<Self, Vec<ConfigError>> {
-        let mut reader = Reader {
-            lookup,
-            errors: Vec::new(),
-        };
+        let mut reader = Reader::new(lookup);
         let job = reader.required(vars::JOB_ID, |text| text.parse().ok());
         let container = reader.required(vars::CONTAINER_NUMBER, |text| {
             between(text, 0, ContainerNumber::MAX)
@@ -569,10 +571,7 @@ impl ServiceConfig {
     /// # Errors
     /// Every one that is missing or wrong.
     pub fn read(lookup: Lookup<'_>) -> Result<Self, Vec<ConfigError>> {
-        let mut reader = Reader {
-            lookup,
-            errors: Vec::new(),
-        };
+        let mut reader = Reader::new(lookup);
         Self::read_with(&mut reader).ok_or(reader.errors)
     }
 
@@ -599,10 +598,7 @@ impl S3Config {
     /// # Errors
     /// Every one that is missing or wrong.
     pub fn read(lookup: Lookup<'_>) -> Result<Self, Vec<ConfigError>> {
-        let mut reader = Reader {
-            lookup,
-            errors: Vec::new(),
-        };
+        let mut reader = Reader::new(lookup);
         Self::read_with(&mut reader).ok_or(reader.errors)
     }
 

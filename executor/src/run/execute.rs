@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use cts_shared::id::{ContainerNumber, JobId};
 
-use super::{Run, Stop, failed, log_tail, log_usage};
+use super::{Run, Stop, failed};
 use crate::container_engine::{
-    ContainerEngine, ContainerLogs, ContainerSpec, EngineError, EngineInfo, Exit, Mount,
-    RunningContainer, container_name, explain_exit,
+    ContainerEngine, ContainerLogs, ContainerSpec, EngineError, EngineInfo, Exit, LogTail, Mount,
+    RunningContainer, Usage, container_name, explain_exit,
 };
 use crate::labels;
 use crate::plan::ContainerPlan;
@@ -230,5 +230,23 @@ fn usable_cpus(wanted: u32, available: Option<u64>) -> f64 {
             available
         }
         _ => wanted,
+    }
+}
+
+/// One line on what the container used.
+fn log_usage(usage: Usage) {
+    if let (Some(cpu_seconds), Some(peak)) = (usage.cpu_seconds, usage.peak_memory_bytes) {
+        tracing::info!(cpu_seconds, peak_memory_bytes = peak, "container usage");
+    }
+}
+
+/// The end of what the container said, for the log of a failure.
+fn log_tail(tail: &LogTail) {
+    for (stream, text) in [("stderr", &tail.stderr), ("stdout", &tail.stdout)] {
+        let lines: Vec<&str> = text.lines().rev().take(10).collect();
+        for line in lines.iter().rev() {
+            // Debug quoting keeps the container's control characters off the operator's terminal.
+            tracing::info!("container {stream}: {line:?}");
+        }
     }
 }

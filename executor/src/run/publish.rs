@@ -1,18 +1,22 @@
 //! Publish: outputs and logs to S3, under the contract's keys (executor.md, section 4).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cts_shared::s3_path::S3Path;
 use cts_shared::wire::job::S3File;
 use tokio::time::timeout;
 
-use super::{LOG_TIMEOUT, Run, Stop, failed, sorted};
+use super::{Run, Stop, failed};
 use crate::collect::{self, CollectLimits};
 use crate::object_store::{ObjectName, ObjectStore};
 use crate::plan::ContainerPlan;
 use crate::progress::Counters;
 use crate::run_state::Event;
 use crate::transfer::{Source, TransferError, Upload};
+
+/// Storing logs may take this long after a failure: they must not hold up the report for ever.
+const LOG_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 impl Run<'_> {
     /// Stores the outputs, then the logs. A log that cannot be stored does not fail a success.
@@ -56,17 +60,18 @@ impl Run<'_> {
                 error => failed("upload the outputs")(error),
             })?;
         phase.finish();
-        let outputs = sent
+        let mut outputs: Vec<S3File> = sent
             .into_iter()
             .map(|sent| S3File {
                 file: format!("{}/{}", sent.object.bucket, sent.object.key),
                 crc64nvme: Some(sent.checksum.to_string()),
             })
             .collect();
+        outputs.sort();
         if let Some(problem) = self.save_logs(plan, store).await? {
             tracing::warn!("the container's logs could not be stored: {problem}");
         }
-        Ok(Event::OutputsStored(sorted(outputs)))
+        Ok(Event::OutputsStored(outputs))
     }
 
     /// What a killed run of this container left half uploaded. With a directory of its own only: below
