@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     name_service::use_built_in_services();
     cts_net::tls::install_provider();
     process::harden();
+    process::share_files_with_the_container();
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

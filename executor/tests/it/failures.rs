@@ -236,6 +236,16 @@ async fn a_malformed_job_is_reported_with_the_place_of_the_fault() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn labels_tell_whose_the_container_is() {
+    let bed = bed(&json!({}), Script::default()).await;
+    assert_eq!(bed.run().await.code(), 0);
+    let labels = &bed.engine.specs()[0].labels;
+    assert_eq!(labels["us.kbase.cts.job"], JOB_ID);
+    assert_eq!(labels["us.kbase.cts.container"], "0");
+    assert_eq!(labels["us.kbase.cts.user"], "alice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_is_reported_as_a_bug() {
     let bed = bed(&json!({}), Script::default()).await;
     let status = bed

@@ -182,3 +182,28 @@ fn doctor_says_what_it_did_not_check() {
         assert!(said.contains(&format!("skip  {name}")), "{said}");
     }
 }
+
+/// `HTCondor` holds a job whose log files are missing, which would hide what is wrong with its settings.
+#[test]
+fn log_files_are_there_after_a_wrong_setting_and_readable_whatever_the_umask() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let directory = tempfile::tempdir().unwrap();
+    let output = Command::new("/bin/sh")
+        .args([
+            "-c",
+            "umask 077; exec \"$0\" run",
+            env!("CARGO_BIN_EXE_cts-executor"),
+        ])
+        .current_dir(directory.path())
+        .env_clear()
+        .envs([("JOB_ID", super::bed::JOB_ID), ("CONTAINER_NUMBER", "3")])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(78), "{}", text(&output.stderr));
+    for stream in ["out", "err"] {
+        let name = format!("cts-{}-3-container.{stream}", super::bed::JOB_ID);
+        let log = std::fs::metadata(directory.path().join(name)).unwrap();
+        assert_eq!(log.permissions().mode() & 0o777, 0o644);
+    }
+}
