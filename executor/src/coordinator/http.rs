@@ -152,7 +152,8 @@ fn describe_transport_error(error: &reqwest::Error) -> String {
         cause = source;
     }
     if error.is_connect() {
-        format!("cannot connect: {cause}")
+        let host = error.url().and_then(Url::host_str).unwrap_or_default();
+        format!("cannot connect to {host:?}: {cause}")
     } else {
         cause.to_string()
     }
