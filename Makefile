@@ -35,7 +35,8 @@ deny: ## Licences, bans and sources of dependencies, where cargo-deny is install
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
 	    $(CARGO) deny --locked check licenses bans sources; \
 	else \
-	    echo "cargo-deny is not installed: dependencies not checked (cargo install --locked cargo-deny)"; \
+	    echo "SKIPPED: licences, bans and sources of dependencies; cargo-deny is not installed"; \
+	    echo "         (cargo install --locked cargo-deny, several minutes; then make deny)"; \
 	fi
 
 .PHONY: test
