@@ -35,7 +35,8 @@ deny: ## Licences, bans and sources of dependencies, where cargo-deny is install
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
 	    $(CARGO) deny --locked check licenses bans sources; \
 	else \
-	    echo "cargo-deny is not installed: dependencies not checked (cargo install --locked cargo-deny)"; \
+	    echo "SKIPPED: licences, bans and sources of dependencies; cargo-deny is not installed"; \
+	    echo "         (cargo install --locked cargo-deny, several minutes; then make deny)"; \
 	fi
 
 .PHONY: test
@@ -61,7 +62,7 @@ demo: build ## Run SeqKit over the lambda phage through the whole system; STAY=1
 
 # RUSTFLAGS in the environment would replace the flags of static.toml, and the binary be dynamic.
 .PHONY: static
-static: ## Build the executor as one static file: target/static/cts-executor
+static: ## Build the executor as one static file, in minutes: target/static/cts-executor
 	env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u CARGO_BUILD_RUSTFLAGS \
 	    $(CARGO) build --locked --release --config .cargo/static.toml \
 	    --target $(static_target) -p cts-executor

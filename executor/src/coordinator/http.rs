@@ -157,7 +157,12 @@ fn describe_transport_error(error: &reqwest::Error) -> String {
     while let Some(source) = cause.source() {
         cause = source;
     }
-    cause.to_string()
+    if error.is_connect() {
+        let host = error.url().and_then(Url::host_str).unwrap_or_default();
+        format!("host {host:?}: {cause}")
+    } else {
+        cause.to_string()
+    }
 }
 
 async fn read_bounded(response: reqwest::Response, max_bytes: usize) -> Result<Vec<u8>, String> {

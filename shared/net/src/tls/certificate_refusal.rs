@@ -5,6 +5,8 @@ use std::io;
 
 use rustls::CertificateError;
 
+const SECONDS_OF_A_DAY: u64 = 24 * 60 * 60;
+
 /// Why the server's certificate was refused and what to do, if that is what is behind `error`.
 #[must_use]
 pub fn certificate_refusal(error: &(dyn Error + 'static)) -> Option<String> {
@@ -27,29 +29,42 @@ fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> 
 }
 
 fn describe(reason: &CertificateError) -> String {
-    let remedy = match reason {
+    match reason {
         CertificateError::UnknownIssuer => {
-            return "the server's certificate was issued by an authority that is not trusted here \
-                    (unknown issuer); if it is the right server, put the authority's certificate \
-                    (PEM) into a file and name that in SSL_CERT_FILE"
-                .to_owned();
+            "the server's certificate was issued by an authority that is not trusted here (unknown \
+             issuer); if it is the right server, put the authority's certificate (PEM) into a file \
+             and name that in SSL_CERT_FILE"
+                .to_owned()
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "check the host name in the URL"
+            format!("the server's {reason}; check the host name in the URL")
         }
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "renew it, or set this machine's clock"
+        CertificateError::ExpiredContext { time, not_after } => {
+            let seconds = time.as_secs().saturating_sub(not_after.as_secs());
+            format!(
+                "the server's certificate expired {} days ago; have it renewed, or set this \
+                 machine's clock",
+                seconds / SECONDS_OF_A_DAY
+            )
         }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "set this machine's clock"
+        CertificateError::NotValidYetContext { time, not_before } => {
+            let seconds = not_before.as_secs().saturating_sub(time.as_secs());
+            format!(
+                "the server's certificate is not valid for another {} days; set this machine's \
+                 clock, or have it replaced",
+                seconds / SECONDS_OF_A_DAY
+            )
         }
-        _ => "have it replaced",
-    };
-    format!("the server's certificate was refused: {reason}; {remedy}")
+        _ => format!("the server's certificate is refused: {reason}; have it replaced"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use rustls::pki_types::UnixTime;
+
     use super::*;
 
     #[derive(Debug, thiserror::Error)]
@@ -71,9 +86,13 @@ mod tests {
 
     #[test]
     fn says_what_is_wrong_and_what_to_do() {
-        let words = certificate_refusal(&request(CertificateError::Expired.into())).unwrap();
+        let expired = CertificateError::ExpiredContext {
+            time: UnixTime::since_unix_epoch(Duration::from_secs(1_000_000)),
+            not_after: UnixTime::since_unix_epoch(Duration::from_secs(800_000)),
+        };
+        let words = certificate_refusal(&request(expired.into())).unwrap();
         assert!(
-            words.contains("xpired") && words.contains("renew"),
+            words.contains("expired 2 days ago; have it renewed"),
             "{words}"
         );
     }
