@@ -145,7 +145,8 @@ impl HttpCoordinator {
     }
 }
 
-/// The cause at the end of the chain says what happened; reqwest's own text only repeats the URL.
+/// The cause at the end of the chain says what happened; reqwest's own text only repeats the URL,
+/// which is in the call's name.
 fn describe_transport_error(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
@@ -157,12 +158,7 @@ fn describe_transport_error(error: &reqwest::Error) -> String {
     while let Some(source) = cause.source() {
         cause = source;
     }
-    if error.is_connect() {
-        let host = error.url().and_then(Url::host_str).unwrap_or_default();
-        format!("host {host:?}: {cause}")
-    } else {
-        cause.to_string()
-    }
+    cause.to_string()
 }
 
 async fn read_bounded(response: reqwest::Response, max_bytes: usize) -> Result<Vec<u8>, String> {
