@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 
 use cts_executor::container_engine::fake::Script;
+use cts_executor::object_store::ObjectStore;
+use cts_executor::object_store::memory::MemoryStore;
 use serde_json::json;
 
 use super::bed::{Answer, Bed, Service, job};
@@ -126,11 +128,13 @@ async fn an_error_that_the_cancelled_job_refuses_is_not_a_failure() {
     let answers = BTreeMap::from([(4, refused()), (5, refused())]);
     let service = service(answers, false);
     let bed = bed(std::sync::Arc::clone(&service)).await;
-    let cancel = async {
-        bed.engine.wait_started(1).await;
+    let store = std::sync::Arc::clone(&bed.store);
+    // After the job was fetched and before the first report.
+    let cancel_and_open = move || {
         service.set_job_state("canceling");
+        Ok(std::sync::Arc::<MemoryStore>::clone(&store) as std::sync::Arc<dyn ObjectStore>)
     };
-    let (status, ()) = tokio::join!(bed.run(), cancel);
+    let status = bed.run_over(Box::new(cancel_and_open)).await;
     assert_eq!(
         bed.service.reported(),
         ["job_submitting", "job_submitted", "error"]
@@ -150,16 +154,14 @@ async fn a_token_without_the_right_is_read_again_from_its_file() {
     let path = secrets.path().join("token");
     std::fs::write(&path, "old").unwrap();
     bed.set("TOKEN_PATH", path.to_str().unwrap());
-    let rotate = async {
-        let deadline = tokio::time::Instant::now() + super::bed::DEADLINE;
-        while bed.service.calls().is_empty() {
-            assert!(tokio::time::Instant::now() < deadline, "no call was made");
-            tokio::task::yield_now().await;
-        }
+    let store = std::sync::Arc::clone(&bed.store);
+    // After the job was fetched and before the first report.
+    let rotate_and_open = move || {
         std::fs::write(&path, "new").unwrap();
+        Ok(std::sync::Arc::<MemoryStore>::clone(&store) as std::sync::Arc<dyn ObjectStore>)
     };
-    let (status, ()) = tokio::join!(bed.run(), rotate);
-    assert_eq!(status.code(), 0);
+    let status = bed.run_over(Box::new(rotate_and_open)).await;
+    assert_eq!(status.code(), 0, "{:?}", bed.service.calls());
     let tokens: Vec<String> = bed
         .service
         .calls()
