@@ -33,11 +33,15 @@ doc: ## Build the documentation, warnings are errors
 .PHONY: deny
 deny: ## Licences, bans and sources of dependencies, where cargo-deny is installed
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
-	    $(CARGO) deny --locked check licenses bans sources; \
+	    $(CARGO) deny --locked check --hide-inclusion-graph licenses bans sources; \
 	else \
 	    echo "SKIPPED: licences, bans and sources of dependencies; cargo-deny is not installed"; \
 	    echo "         (cargo install --locked cargo-deny, several minutes; then make deny)"; \
 	fi
+
+.PHONY: advisories
+advisories: ## Known vulnerabilities of dependencies; needs cargo-deny and fetches RustSec's database
+	$(CARGO) deny --locked check advisories
 
 .PHONY: test
 test: fmt lint ## Everything: lints, unit, integration and end-to-end tests
