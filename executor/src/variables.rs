@@ -108,6 +108,12 @@ pub const CTS_STOP_GRACE_SECS: Variable = variable(
     "seconds between SIGTERM and SIGKILL for a container that must end, 0 to 3600; default 10",
 );
 /// See [`VARIABLES`].
+pub const CTS_S3_SIGN_PAYLOAD: Variable = variable(
+    "CTS_S3_SIGN_PAYLOAD",
+    "true to have the signature cover the bytes that are uploaded, which costs a SHA-256 of each; \
+     default true over http, false over https",
+);
+/// See [`VARIABLES`].
 pub const CTS_TRANSFER_CONCURRENCY: Variable = variable(
     "CTS_TRANSFER_CONCURRENCY",
     "S3 requests in flight, 1 to 64; default 8",
@@ -135,7 +141,7 @@ pub const CTS_PLAIN_HTTP_REGISTRIES: Variable = variable(
 );
 
 /// All of them, in the order of the documentation.
-pub const VARIABLES: [Variable; 23] = [
+pub const VARIABLES: [Variable; 24] = [
     JOB_ID,
     CONTAINER_NUMBER,
     SERVICE_ROOT_URL,
@@ -154,6 +160,7 @@ pub const VARIABLES: [Variable; 23] = [
     DOCKER_HOST,
     CTS_LOG_FORMAT,
     CTS_STOP_GRACE_SECS,
+    CTS_S3_SIGN_PAYLOAD,
     CTS_TRANSFER_CONCURRENCY,
     CTS_TRANSFER_TIMEOUT_MIN,
     CTS_PIDS_LIMIT,
