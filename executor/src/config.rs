@@ -88,6 +88,8 @@ pub struct S3Config {
     pub secret: SecretOrigin,
     /// Whether the store's certificate is checked.
     pub verify: Verify,
+    /// Whether signatures cover the bytes that are uploaded; by the URL's scheme if not given.
+    pub sign_payload: Option<bool>,
 }
 
 /// Where a secret comes from.
@@ -612,11 +614,13 @@ impl S3Config {
         } else {
             Verify::Certificates
         };
+        let sign_payload = reader.optional(vars::CTS_S3_SIGN_PAYLOAD, boolean);
         Some(Self {
             url: url?,
             access_key: access_key?,
             secret: secret?,
             verify,
+            sign_payload,
         })
     }
 }
@@ -712,6 +716,7 @@ mod tests {
             ("MOUNT_PREFIX_OVERRIDE", "a:b"),
             ("MOUNT_PREFIX_OVERRIDE", "/a:/b:/c"),
             ("CTS_LOG_LEVEL", "loud"),
+            ("CTS_S3_SIGN_PAYLOAD", "http"),
             ("CTS_TRANSFER_CONCURRENCY", "0"),
         ] {
             let mut variables = complete();
@@ -778,6 +783,16 @@ mod tests {
         );
         variables.insert("SERVICE_ROOT_URL", "http://127.0.0.1:5000");
         assert_eq!(read(&variables).unwrap().warnings().len(), 1);
+    }
+
+    #[test]
+    fn payload_signing_is_the_stores_choice_unless_given() {
+        let mut variables = complete();
+        assert_eq!(read(&variables).unwrap().s3.sign_payload, None);
+        for (given, expected) in [(" true ", true), ("No", false), ("0", false)] {
+            variables.insert("CTS_S3_SIGN_PAYLOAD", given);
+            assert_eq!(read(&variables).unwrap().s3.sign_payload, Some(expected));
+        }
     }
 
     #[test]

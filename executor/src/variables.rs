@@ -115,6 +115,12 @@ pub const CTS_STOP_GRACE_SECS: Variable = variable(
     "seconds between SIGTERM and SIGKILL for a container that must end, 0 to 3600; default 10",
 );
 /// See [`VARIABLES`].
+pub const CTS_S3_SIGN_PAYLOAD: Variable = variable(
+    "CTS_S3_SIGN_PAYLOAD",
+    "true to have the signature cover the bytes that are uploaded, which costs a SHA-256 of each; \
+     default true over http, false over https",
+);
+/// See [`VARIABLES`].
 pub const CTS_TRANSFER_CONCURRENCY: Variable = variable(
     "CTS_TRANSFER_CONCURRENCY",
     "S3 downloads in flight, 1 to 64; default 8",
@@ -162,6 +168,7 @@ pub const VARIABLES: [Variable; 24] = [
     DOCKER_CONFIG,
     CTS_LOG_FORMAT,
     CTS_STOP_GRACE_SECS,
+    CTS_S3_SIGN_PAYLOAD,
     CTS_TRANSFER_CONCURRENCY,
     CTS_TRANSFER_TIMEOUT_MIN,
     CTS_PIDS_LIMIT,

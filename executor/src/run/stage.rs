@@ -272,5 +272,8 @@ pub fn open_store(config: &crate::config::S3Config) -> Result<Arc<dyn ObjectStor
     };
     let store = crate::object_store::s3::S3Store::new(settings)
         .map_err(|error| RunFailure::new("set up the S3 client", &error))?;
-    Ok(Arc::new(store))
+    Ok(Arc::new(match config.sign_payload {
+        Some(sign_payload) => store.with_payload_signing(sign_payload),
+        None => store,
+    }))
 }
