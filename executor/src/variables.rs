@@ -148,7 +148,7 @@ pub const CTS_PLAIN_HTTP_REGISTRIES: Variable = variable(
 );
 
 /// All of them, in the order of the documentation.
-pub const VARIABLES: [Variable; 24] = [
+pub const VARIABLES: [Variable; 25] = [
     JOB_ID,
     CONTAINER_NUMBER,
     SERVICE_ROOT_URL,
