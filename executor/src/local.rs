@@ -424,9 +424,9 @@ fn list_outputs(outputs: &Path, output_prefix: &str) -> Result<(), Failure> {
     let mut out = io::stderr();
     writeln!(
         out,
-        "{} output files in {}",
-        collected.len(),
-        outputs.display()
+        "outputs in {}: {}",
+        outputs.display(),
+        collected.len()
     )?;
     for file in collected {
         let crc64nvme = read_hashed(&outputs.join(file.path()), |_| Ok(()))?;
