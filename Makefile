@@ -74,6 +74,19 @@ static: ## Build the executor as one static file, in minutes: target/static/cts-
 	@cp $(target_dir)/$(static_target)/release/cts-executor $(target_dir)/static/cts-executor
 	@ls -l $(target_dir)/static/cts-executor
 
+# The transfer engine by itself is linked as the executor is, so that what is measured is what runs.
+.PHONY: bench
+bench: static ## Measure the executor, side by side with curl, s5cmd and rclone; a quiet machine, ten minutes
+	env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u CARGO_BUILD_RUSTFLAGS \
+	    $(CARGO) build --locked --release --config .cargo/static.toml \
+	    --target $(static_target) -p cts-transfer-bench
+	@cp $(target_dir)/$(static_target)/release/cts-transfer-bench $(target_dir)/static/
+	$(CARGO) build --locked -p cts-tests --bins
+	@status=0; \
+	{ $(testbed) up && timeout 900 $(CARGO) run --quiet --locked -p cts-tests --bin bench; } || status=$$?; \
+	if [ -z "$${KEEP:-}" ]; then $(testbed) down || status=1; fi; \
+	exit $$status
+
 .PHONY: testbed-up
 testbed-up: ## Start the real components: container engine, registries, S3 server
 	@$(testbed) up

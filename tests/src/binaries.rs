@@ -51,6 +51,19 @@ pub fn static_executor() -> Result<PathBuf, MissingBinary> {
     )
 }
 
+/// The transfer engine as a program of its own, linked like the static executor: `make bench` builds it.
+///
+/// # Errors
+/// When there is none.
+pub fn transfer_bench() -> Result<PathBuf, MissingBinary> {
+    find(
+        "cts-transfer-bench",
+        "CTS_TRANSFER_BENCH_BIN",
+        "static",
+        "make bench",
+    )
+}
+
 /// The root of the checkout.
 pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

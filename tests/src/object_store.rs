@@ -8,6 +8,7 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::error::{DisplayErrorContext, SdkError};
+use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::ChecksumMode;
 use base64::Engine as _;
@@ -90,6 +91,43 @@ impl ObjectStore {
         match self.client.create_bucket().bucket(bucket).send().await {
             Ok(_) => Ok(()),
             Err(error) => Err(failed("create bucket", bucket, &error)),
+        }
+    }
+
+    /// Removes a bucket with all that is in it. S3 itself refuses that; the testbed's server does not.
+    ///
+    /// # Errors
+    /// When the store refuses or does not answer.
+    pub async fn remove_bucket(&self, bucket: &str) -> Result<(), ObjectStoreError> {
+        match self.client.delete_bucket().bucket(bucket).send().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(failed("remove bucket", bucket, &error)),
+        }
+    }
+
+    /// A URL with which anyone can get the object for an hour.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub async fn presigned_get(&self, path: &str) -> Result<String, ObjectStoreError> {
+        let (bucket, key) = split(path);
+        let request = self.client.get_object().bucket(bucket).key(key);
+        match request.presigned(presigning(path)?).await {
+            Ok(presigned) => Ok(presigned.uri().to_owned()),
+            Err(error) => Err(failed("presign get", path, &error)),
+        }
+    }
+
+    /// A URL with which anyone can put the object for an hour.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub async fn presigned_put(&self, path: &str) -> Result<String, ObjectStoreError> {
+        let (bucket, key) = split(path);
+        let request = self.client.put_object().bucket(bucket).key(key);
+        match request.presigned(presigning(path)?).await {
+            Ok(presigned) => Ok(presigned.uri().to_owned()),
+            Err(error) => Err(failed("presign put", path, &error)),
         }
     }
 
@@ -203,6 +241,14 @@ impl ObjectStore {
 
 fn split(path: &str) -> (&str, &str) {
     path.split_once('/').unwrap_or((path, ""))
+}
+
+fn presigning(path: &str) -> Result<PresigningConfig, ObjectStoreError> {
+    PresigningConfig::expires_in(Duration::from_secs(3600)).map_err(|error| ObjectStoreError {
+        operation: "presign",
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 fn failed<E, R>(operation: &'static str, path: &str, error: &SdkError<E, R>) -> ObjectStoreError

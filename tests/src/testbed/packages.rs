@@ -83,6 +83,25 @@ impl<'a> Packages<'a> {
             })
     }
 
+    /// `program`, from the system if it has it, else by installing Debian's `package` there: for
+    /// programs that need shared libraries of other packages.
+    ///
+    /// # Errors
+    /// When it cannot be installed.
+    pub async fn debian_installed(
+        &self,
+        package: &str,
+        program: &str,
+        why: &str,
+    ) -> Result<PathBuf, TestbedError> {
+        if let Some(found) = find_program(program) {
+            return Ok(found);
+        }
+        self.debian_install(&[package], why).await?;
+        find_program(program)
+            .ok_or_else(|| self.failed("apt-get", format!("left no program {program}")))
+    }
+
     /// The unpacked content of a Debian package, without its dependencies. Needs no privileges.
     ///
     /// # Errors

@@ -41,6 +41,12 @@ pub struct S3Server {
 }
 
 impl S3Server {
+    /// Which program it is.
+    pub fn version(&self) -> String {
+        let (name, version) = DISTRIBUTION;
+        format!("{name} {version}")
+    }
+
     /// A client for it.
     ///
     /// # Errors

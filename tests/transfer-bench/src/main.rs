@@ -1,25 +1,20 @@
-//! Measures the transfer engine against a real S3: moves objects one way and prints one line of JSON
-//! with bytes, files, wall and CPU seconds, and the largest resident set.
+//! The executor's transfer engine by itself: moves objects one way, with the executor's settings.
 //!
 //! ```text
-//! S3_SECRET=... transfer_bench --url http://127.0.0.1:8333 --access-key KEY --bucket b \
-//!     upload --prefix bench --from DIR
-//! S3_SECRET=... transfer_bench --url ... download --to DIR KEY=CRC64NVME...
+//! S3_SECRET=... cts-transfer-bench --url http://127.0.0.1:8333 --access-key KEY --bucket b \
+//!     upload --prefix bench --from DIR > LIST
+//! S3_SECRET=... cts-transfer-bench --url ... download --to DIR --list LIST
 //! ```
 //!
-//! `upload` sends every file below DIR and prints `KEY=CRC64NVME` lines on standard error, which
-//! `download` takes as arguments or, after `--list`, from a file.
+//! `upload` sends every file below DIR and prints `KEY=CRC64NVME` lines, which `download` takes as
+//! arguments or, after `--list`, from a file. Nothing is measured here: `make bench` measures it from
+//! outside, as it does other programs.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command-line tool"
-)]
+#![expect(clippy::print_stdout, reason = "a command-line tool")]
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use cts_executor::collect::{CollectLimits, collect};
@@ -103,24 +98,20 @@ async fn run(arguments: Arguments, runtime: &TransferRuntime) -> Result<(), Box<
     let engine = TransferEngine::new(Arc::new(store), TransferOptions::default(), runtime);
     let counters = Arc::new(Counters::default());
     let cancel = CancellationToken::new();
-    let begin = Instant::now();
     let bucket = &arguments.bucket;
     match arguments.direction {
         Direction::Upload { prefix, from } => {
             let items = uploads(&from, bucket, &prefix, &cancel)?;
-            let sent = engine.upload(items, Arc::clone(&counters), &cancel).await?;
+            let sent = engine.upload(items, counters, &cancel).await?;
             for uploaded in sent {
-                eprintln!("{}={}", uploaded.object.key, uploaded.checksum);
+                println!("{}={}", uploaded.object.key, uploaded.checksum);
             }
         }
         Direction::Download { to, list, objects } => {
             let items = downloads(bucket, list.as_deref(), objects)?;
-            engine
-                .download(items, to, Arc::clone(&counters), &cancel)
-                .await?;
+            engine.download(items, to, counters, &cancel).await?;
         }
     }
-    print_result(&counters, begin.elapsed());
     Ok(())
 }
 
@@ -159,42 +150,4 @@ fn downloads(
         })
     };
     objects.into_iter().map(parse).collect()
-}
-
-fn print_result(counters: &Counters, wall: Duration) {
-    let snapshot = counters.snapshot();
-    let (cpu_secs, max_rss_kib) = usage();
-    println!(
-        "{}",
-        serde_json::json!({
-            "bytes": snapshot.bytes_done,
-            "files": snapshot.files_done,
-            "retries": snapshot.retries,
-            "wall_secs": wall.as_secs_f64(),
-            "cpu_secs": cpu_secs,
-            "max_rss_kib": max_rss_kib,
-        })
-    );
-}
-
-/// CPU seconds of this process and its largest resident set in KiB, as the kernel counts them.
-fn usage() -> (Option<f64>, Option<u64>) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let high_water = status.lines().find_map(|line| {
-        let value = line.strip_prefix("VmHWM:")?;
-        value.trim().strip_suffix("kB")?.trim().parse().ok()
-    });
-    (cpu_secs(), high_water)
-}
-
-/// User and system time of all threads.
-fn cpu_secs() -> Option<f64> {
-    // The kernel reports in hundredths of a second, whatever its own tick (proc_pid_stat(5)).
-    const TICKS_PER_SEC: f64 = 100.0;
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // After the name, which is in brackets and may hold anything: utime and stime are 14 and 15.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let user: u32 = fields.next()?.parse().ok()?;
-    let system: u32 = fields.next()?.parse().ok()?;
-    Some((f64::from(user) + f64::from(system)) / TICKS_PER_SEC)
 }
