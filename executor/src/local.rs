@@ -422,12 +422,7 @@ fn list_outputs(outputs: &Path, output_prefix: &str) -> Result<(), Failure> {
     let cancel = CancellationToken::new();
     let collected = collect::collect(outputs, output_dir, CollectLimits::default(), &cancel)?.files;
     let mut out = io::stderr();
-    writeln!(
-        out,
-        "outputs in {}: {}",
-        outputs.display(),
-        collected.len()
-    )?;
+    writeln!(out, "outputs in {}: {}", outputs.display(), collected.len())?;
     for file in collected {
         let crc64nvme = read_hashed(&outputs.join(file.path()), |_| Ok(()))?;
         let size = HumanBytes(file.size()).to_string();
