@@ -96,3 +96,31 @@ async fn while_outputs_are_stored() {
         "no half output in the store",
     );
 }
+
+/// SIGKILL cannot be handled: the next executor of the same container cleans up and does the work.
+#[tokio::test]
+async fn killed_outright_and_run_again() {
+    let case = Case::new("kill", &["started_and_waiting"])
+        .await
+        .input("a", b"a")
+        .await;
+    let coordinator = Coordinator::start(case.job()).await;
+    let running = Executor::new(&case).start(&coordinator);
+    coordinator.wait_for("job_submitted", PHASE_DEADLINE).await;
+    eventually("the container at work", PHASE_DEADLINE, async || {
+        running.output("started")
+    })
+    .await;
+    running.kill().await;
+    assert_eq!(case.containers_left().await.len(), 1);
+
+    let case = case.commands(&["copy_inputs"]);
+    let coordinator = Coordinator::start(case.job()).await;
+    let outcome = Executor::new(&case).run(&case, &coordinator).await;
+    outcome.check_status(0);
+    outcome.check(
+        outcome.stderr().contains("an earlier run left"),
+        "the removal in the log",
+    );
+    assert_eq!(outcome.outputs().len(), 1);
+}

@@ -159,6 +159,11 @@ impl Running {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
+    /// Ends it by SIGKILL, as a machine that fails does: it cannot clean up.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
     /// A file below `__output__`, if it is there.
     pub(crate) fn output(&self, name: &str) -> Result<(), String> {
         let path = self.job_dir.join("__output__").join(name);
