@@ -8,6 +8,6 @@ mod wait;
 
 pub(crate) use case::Case;
 pub(crate) use coordinator::{Coordinator, TOKEN};
-pub(crate) use executor::{Executor, Outcome};
+pub(crate) use executor::{Executor, Outcome, Running};
 pub(crate) use proxy::{Fault, Proxy};
 pub(crate) use wait::eventually;

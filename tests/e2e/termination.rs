@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Case, Coordinator, Executor, Fault, Outcome, Proxy, eventually};
+use crate::harness::{Case, Coordinator, Executor, Fault, Outcome, Proxy, Running, eventually};
 
 /// Ten seconds, and the stop grace that the harness sets.
 const IN_TIME: Duration = Duration::from_secs(12);
@@ -15,6 +15,17 @@ fn check_terminated(outcome: &Outcome, since: Instant) {
         since.elapsed() <= IN_TIME,
         "an end within ten seconds plus the stop grace",
     );
+}
+
+/// An executor whose container has started and says that it is at work.
+async fn container_at_work(case: &Case, coordinator: &Coordinator) -> Running {
+    let running = Executor::new(case).start(coordinator);
+    coordinator.wait_for("job_submitted", PHASE_DEADLINE).await;
+    eventually("the container at work", PHASE_DEADLINE, async || {
+        running.output("started")
+    })
+    .await;
+    running
 }
 
 #[tokio::test]
@@ -42,12 +53,7 @@ async fn while_the_container_runs() {
         .input("a", b"a")
         .await;
     let coordinator = Coordinator::start(case.job()).await;
-    let running = Executor::new(&case).start(&coordinator);
-    coordinator.wait_for("job_submitted", PHASE_DEADLINE).await;
-    eventually("the container at work", PHASE_DEADLINE, async || {
-        running.output("started")
-    })
-    .await;
+    let running = container_at_work(&case, &coordinator).await;
     let since = Instant::now();
     running.terminate();
     let outcome = running.finish(&case, &coordinator).await;
@@ -105,12 +111,7 @@ async fn killed_outright_and_run_again() {
         .input("a", b"a")
         .await;
     let coordinator = Coordinator::start(case.job()).await;
-    let running = Executor::new(&case).start(&coordinator);
-    coordinator.wait_for("job_submitted", PHASE_DEADLINE).await;
-    eventually("the container at work", PHASE_DEADLINE, async || {
-        running.output("started")
-    })
-    .await;
+    let running = container_at_work(&case, &coordinator).await;
     running.kill().await;
     assert_eq!(case.containers_left().await.len(), 1);
 
