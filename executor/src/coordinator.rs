@@ -1,6 +1,7 @@
 //! The coordinating service as the executor sees it: who it is, which job, one state update.
 //! Each call is one attempt; [`crate::report`] decides what is tried again.
 
+use cts_shared::error_code::ErrorCode;
 use cts_shared::state::JobState;
 use cts_shared::wire::container::ContainerUpdate;
 use cts_shared::wire::job::AdminJob;
@@ -31,9 +32,6 @@ pub trait Coordinator: Send + Sync + std::fmt::Debug {
     /// executor see it. The existing service does not.
     fn container_state(&self) -> BoxFuture<'_, Result<JobState, CoordinatorError>>;
 }
-
-/// The token is valid and lacks the right (contract service.md, section 2).
-const UNAUTHORIZED: u32 = 20000;
 
 /// Why a call to the service failed, by what the caller does next.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -118,14 +116,16 @@ impl CoordinatorError {
 
     /// Whether another token might not have been refused: the token itself, or its roles.
     #[must_use]
-    pub const fn is_about_the_token(&self) -> bool {
-        matches!(
-            self,
-            Self::TokenRefused { .. }
-                | Self::Refused {
-                    appcode: Some(UNAUTHORIZED),
-                    ..
-                }
-        )
+    pub fn is_about_the_token(&self) -> bool {
+        matches!(self, Self::TokenRefused { .. }) || self.refusal() == Some(ErrorCode::Unauthorized)
+    }
+
+    /// The application code of a refusal, if it is one that the contract knows.
+    #[must_use]
+    pub fn refusal(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Refused { appcode, .. } => appcode.and_then(ErrorCode::from_code),
+            _ => None,
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cts_shared::container_args::{ContainerArgsError, container_command, container_files};
+use cts_shared::container_args::{ContainerArgsError, container_command};
 use cts_shared::crc64nvme::{Crc64Nvme, InvalidCrc64Nvme};
 use cts_shared::file_location::{FileLocationError, RelativePath, file_locations};
 use cts_shared::id::ContainerNumber;
@@ -222,8 +222,9 @@ impl ContainerPlan {
         let command =
             container_command(input, &image.entrypoint, container, manifest_name.as_ref())?;
         let manifest = match manifest_name {
-            Some(path) => manifest_content(input, &container_files(input, container)?)?
-                .map(|content| Manifest { path, content }),
+            Some(path) => {
+                manifest_content(input, &command.files)?.map(|content| Manifest { path, content })
+            }
             None => None,
         };
         let output_dir = S3Path::parse(&input.output_dir)
@@ -246,7 +247,7 @@ impl ContainerPlan {
                 runtime: input.runtime.duration(),
             },
             output_prefix,
-            log_prefix: format!("{}/container-{container}-", worker.log_path),
+            log_prefix: log_prefix(&worker.log_path, container),
             user: job.job.status.user.clone(),
             manifest,
         })
@@ -262,6 +263,12 @@ impl ContainerPlan {
             root.to_owned()
         }
     }
+}
+
+/// Where a container's logs go: bucket and key prefix (contract executor.md, section 4).
+#[must_use]
+pub fn log_prefix(log_path: &str, container: ContainerNumber) -> String {
+    format!("{log_path}/container-{container}-")
 }
 
 fn files<'a>(

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cts_shared::error_code::ErrorCode;
 use cts_shared::state::JobState;
 use rand::Rng;
 use tokio::sync::{mpsc, watch};
@@ -160,13 +161,10 @@ fn has_ended(state: JobState) -> bool {
 }
 
 /// "No such (sub) job" also means: it exists, but not in a state that allows the update.
-const fn is_wrong_state(error: &CoordinatorError) -> bool {
+fn is_wrong_state(error: &CoordinatorError) -> bool {
     matches!(
-        error,
-        CoordinatorError::Refused {
-            appcode: Some(40040 | 40050),
-            ..
-        }
+        error.refusal(),
+        Some(ErrorCode::NoSuchJob | ErrorCode::NoSuchSubjob)
     )
 }
 

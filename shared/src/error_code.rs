@@ -147,14 +147,11 @@ impl ErrorCode {
         Self::ALL.into_iter().find(|known| known.code() == code)
     }
 
-    /// Whether the same request may succeed later without anyone changing it: a site that is
+    /// Whether the same request may succeed later without the caller changing anything: its site is
     /// switched off or not started yet.
     #[must_use]
     pub const fn is_temporary(self) -> bool {
-        matches!(
-            self,
-            Self::JobFlowInactive | Self::JobFlowUnavailable | Self::ResourceUnavailable
-        )
+        matches!(self, Self::JobFlowInactive | Self::JobFlowUnavailable)
     }
 }
 

@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use cts_shared::id::{ContainerNumber, JobId};
 use tokio::sync::mpsc;
 
 use super::LogTail;
@@ -29,13 +28,6 @@ pub const TAIL_BYTES: usize = 4096;
 
 /// Pieces under way between the engine and the disk; the engine sends up to 32 KiB in one.
 const QUEUE_PIECES: usize = 32;
-
-/// Names of the two files, for standard output and standard error (contract, section 4).
-#[must_use]
-pub fn file_names(job: &JobId, number: ContainerNumber) -> (String, String) {
-    let stem = format!("cts-{job}-{number}-container");
-    (format!("{stem}.out"), format!("{stem}.err"))
-}
 
 /// A log file could not be created.
 #[derive(Debug, thiserror::Error)]

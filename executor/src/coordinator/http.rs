@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use cts_net::secret::SecretSource;
 use cts_net::tls::{TlsError, Verify, certificate_refusal, http_client_builder};
+use cts_shared::error_code::ErrorCode;
 use cts_shared::id::{ContainerNumber, JobId};
 use cts_shared::state::JobState;
 use cts_shared::wire::container::{Container, ContainerUpdate};
@@ -31,8 +32,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_JOB_BYTES: usize = 64 * 1024 * 1024;
 /// Everything else, error pages included.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
-/// Site switched off, site not available (contract service.md, section 2).
-const TEMPORARY_APPCODES: [u32; 2] = [60010, 60020];
 
 /// The service at one URL, for one container of one job.
 #[derive(Debug)]
@@ -203,7 +202,7 @@ fn classify(call: &str, status: StatusCode, text: Vec<u8>) -> Result<Vec<u8>, Co
     Err(match error.appcode {
         _ if status == StatusCode::UNAUTHORIZED => CoordinatorError::TokenRefused { call, cause },
         None => CoordinatorError::Unavailable { call, cause },
-        Some(code) if TEMPORARY_APPCODES.contains(&code) => {
+        Some(code) if ErrorCode::from_code(code).is_some_and(ErrorCode::is_temporary) => {
             CoordinatorError::NotNow { call, cause }
         }
         Some(_) if status == StatusCode::SERVICE_UNAVAILABLE => {
@@ -358,7 +357,7 @@ mod tests {
             refused.to_string(),
             "the service refuses PUT /x: 404 Not Found, 40050 Name of the code: because"
         );
-        for code in TEMPORARY_APPCODES {
+        for code in [60010, 60020] {
             let error = classified(400, &envelope(400, Some(code))).unwrap_err();
             assert!(!error.is_permanent() && !error.is_ambiguous());
         }

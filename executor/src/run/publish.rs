@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::{Run, Stop, failed};
 use crate::collect::{self, CollectLimits};
 use crate::object_store::{ObjectName, ObjectStore};
-use crate::plan::ContainerPlan;
+use crate::plan::{ContainerPlan, log_prefix};
 use crate::progress::Counters;
 use crate::run_state::Event;
 use crate::transfer::{Source, TransferError, Upload};
@@ -114,10 +114,7 @@ impl Run<'_> {
     /// As [`Self::save_logs`], when nothing of the run is left but its settings.
     pub(super) async fn save_logs_after_failure(&self) -> Result<(), String> {
         let store = (self.parts.open_store)().map_err(|failure| failure.failure.to_string())?;
-        let prefix = format!(
-            "{}/container-{}-",
-            self.config.log_path, self.config.container
-        );
+        let prefix = log_prefix(&self.config.log_path.to_string(), self.config.container);
         self.upload_logs(&prefix, &store).await
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
 use cts_shared::error_code::ErrorCode;
-use cts_shared::file_location::{FileLocationError, file_locations};
+use cts_shared::file_location::file_locations;
 use cts_shared::id::JobId;
 use cts_shared::image_name::ImageName;
 use cts_shared::job_input::{InputFile, InputFiles, JobInput};
@@ -218,18 +218,9 @@ fn allowed(config: &Config) -> String {
 /// Every input file must have a place of its own in the input directory.
 fn check_places(job_input: &JobInput) -> Result<(), Error> {
     let roots = job_input.input_roots.as_deref().unwrap_or_default();
-    match file_locations(&job_input.input_files, roots) {
-        Ok(_places) => Ok(()),
-        Err(error) => {
-            let code = match &error {
-                FileLocationError::UnsafePath { .. } => ErrorCode::IllegalS3Path,
-                FileLocationError::SamePlace { .. } | FileLocationError::FileIsDirectory { .. } => {
-                    ErrorCode::IllegalParameter
-                }
-            };
-            Err(Error::refused(code, error.to_string()))
-        }
-    }
+    file_locations(&job_input.input_files, roots)
+        .map(drop)
+        .map_err(|error| Error::refused(error.error_code(), error.to_string()))
 }
 
 /// Checks the input objects, and gives each file the checksum of its object.
