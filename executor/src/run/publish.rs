@@ -29,7 +29,11 @@ impl Run<'_> {
         let prefix = S3Path::parse(&plan.output_prefix).map_err(failed("name the outputs"))?;
         let outputs = self.workdir.output(declobber);
         let (bucket, key_prefix) = (prefix.bucket().as_str().to_owned(), prefix.key().to_owned());
-        self.abort_orphans(store, &bucket, &key_prefix).await?;
+        // With a directory of its own only: below a shared one the open uploads may be another
+        // container's.
+        if declobber {
+            self.abort_orphans(store, &bucket, &key_prefix).await?;
+        }
         let output_dir = plan.output_prefix.trim_end_matches('/').to_owned();
         let cancel = self.shutdown.token().clone();
         let collected = self
@@ -74,17 +78,13 @@ impl Run<'_> {
         Ok(Event::OutputsStored(outputs))
     }
 
-    /// What a killed run of this container left half uploaded. With a directory of its own only: below
-    /// a shared prefix the open uploads may be another container's.
+    /// Throws away what a killed run of this container left half uploaded below its own directory.
     async fn abort_orphans(
         &self,
         store: &Arc<dyn ObjectStore>,
         bucket: &str,
         key_prefix: &str,
     ) -> Result<(), Stop> {
-        if !key_prefix.ends_with(&format!("/{}/", self.config.container)) {
-            return Ok(());
-        }
         let engine = self.transfers(store);
         match self
             .shutdown

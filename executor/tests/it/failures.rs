@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use cts_executor::container_engine::fake::{Call, End, Script};
 use cts_executor::container_engine::{ContainerSummary, EngineError};
+use cts_executor::object_store::{ObjectName, ObjectStore};
 use serde_json::{Value, json};
 
 use super::bed::{Bed, JOB_ID, Service, job};
@@ -296,4 +297,22 @@ async fn containers_left_behind_go_before_the_directories_they_write_to() {
     std::fs::write(bed.path().join("__output__/in-use"), "").unwrap();
     assert_eq!(bed.run().await.code(), 1);
     assert!(bed.path().join("__output__/in-use").exists());
+}
+
+/// An output directory that merely ends in the container's number is shared by all containers of a
+/// job without declobber: what is open there may be another container's upload.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_of_others_are_left_open() {
+    for (declobber, left) in [(false, 1), (true, 0)] {
+        let output_dir = if declobber { "buk/out" } else { "buk/out/0" };
+        let params = json!({ "declobber": declobber });
+        let document = job(&params, &["buk/a/x"], 1, output_dir);
+        let service = Service::new(document, BTreeMap::new(), false);
+        let bed = Bed::new(service, Script::default()).await;
+        bed.put("buk/a/x", b"");
+        let other = ObjectName::new("buk", "out/0/big");
+        bed.store.create_multipart(&other).await.unwrap();
+        assert_eq!(bed.run().await.code(), 0);
+        assert_eq!(bed.store.open_uploads(), left, "declobber {declobber}");
+    }
 }
