@@ -23,7 +23,13 @@ use super::error::{ApiError, render};
 
 /// The caller, if there was a token; a handler that needs one asks for it when it is its turn.
 #[derive(Debug, Clone)]
-pub struct Caller(Option<User>);
+pub struct Caller(Option<Identified>);
+
+#[derive(Debug, Clone)]
+struct Identified {
+    user: User,
+    token: SecretString,
+}
 
 impl Caller {
     /// The user.
@@ -31,6 +37,18 @@ impl Caller {
     /// # Errors
     /// 10010 if there was no token.
     pub fn user(&self) -> Result<&User, Error> {
+        self.identified().map(|identified| &identified.user)
+    }
+
+    /// The user's token, for questions asked in their name.
+    ///
+    /// # Errors
+    /// 10010 if there was no token.
+    pub fn token(&self) -> Result<&SecretString, Error> {
+        self.identified().map(|identified| &identified.token)
+    }
+
+    fn identified(&self) -> Result<&Identified, Error> {
         self.0.as_ref().ok_or_else(|| {
             Error::refused(
                 ErrorCode::NoToken,
@@ -64,7 +82,8 @@ pub async fn with_context(
     let span = request_span(&request, &request_id);
     async move {
         let (user, response) = match authenticate(&app, request.headers()).await {
-            Ok(user) => {
+            Ok(identified) => {
+                let user = identified.as_ref().map(|caller| caller.user.clone());
                 if let Some(user) = &user {
                     tracing::Span::current().record("user", &user.name);
                 }
@@ -73,7 +92,7 @@ pub async fn with_context(
                 if request.method() == Method::HEAD {
                     *request.method_mut() = Method::TRACE;
                 }
-                request.extensions_mut().insert(Caller(user.clone()));
+                request.extensions_mut().insert(Caller(identified));
                 (user, next.run(request).await)
             }
             Err(error) => (None, ApiError::from(error).into_response()),
@@ -116,7 +135,7 @@ fn request_span(request: &Request, request_id: &str) -> tracing::Span {
 
 /// The user of the `Authorization` header; none without one. Refuses administrators without the staff
 /// and NERSC roles.
-async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Option<User>, Error> {
+async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Option<Identified>, Error> {
     let Some(value) = headers.get(header::AUTHORIZATION) else {
         return Ok(None);
     };
@@ -151,5 +170,5 @@ async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Option<User>, Er
             ),
         ));
     }
-    Ok(Some(user))
+    Ok(Some(Identified { user, token }))
 }
