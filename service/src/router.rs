@@ -20,7 +20,24 @@ pub fn service(
 + Clone
 + Send
 + 'static {
-    let routes = Routes::default()
+    let router = routes()
+        .router
+        .fallback(|| async { extract::not_found() })
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .with_state(Arc::clone(&app));
+    // Around the router, not in it: what it does comes before routing.
+    axum::middleware::from_fn_with_state(app, with_context).layer(router)
+}
+
+/// Every path as the router has it: parameters in braces, `{*rest}` for one that takes the rest of the
+/// path. For what has to be complete: tests, the API's description.
+#[must_use]
+pub fn paths() -> Vec<String> {
+    routes().paths
+}
+
+fn routes() -> Routes {
+    Routes::default()
         .root("/", get(root::root))
         .route("/whoami", get(root::who_am_i))
         .route("/livez", get(health::live))
@@ -53,31 +70,29 @@ pub fn service(
         .route(
             "/external_exec/jobs/{job_id}/container/{container_num}/update/{new_state}",
             put(external_exec::update_container),
-        );
-    let router = routes
-        .0
-        .fallback(|| async { extract::not_found() })
-        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
-        .with_state(Arc::clone(&app));
-    // Around the router, not in it: what it does comes before routing.
-    axum::middleware::from_fn_with_state(app, with_context).layer(router)
+        )
 }
 
 #[derive(Default)]
-struct Routes(Router<Arc<App>>);
+struct Routes {
+    router: Router<Arc<App>>,
+    paths: Vec<String>,
+}
 
 impl Routes {
-    fn root(self, path: &str, methods: MethodRouter<Arc<App>>) -> Self {
-        Self(self.0.route(path, methods))
+    fn root(mut self, path: &str, methods: MethodRouter<Arc<App>>) -> Self {
+        self.paths.push(path.to_owned());
+        self.router = self.router.route(path, methods);
+        self
     }
 
     /// A path, which is also found with a slash at its end.
     fn route(self, path: &str, methods: MethodRouter<Arc<App>>) -> Self {
-        Self(
-            self.0
-                .route(path, methods)
-                .route(&format!("{path}/"), any(without_slash)),
-        )
+        let mut routes = self.root(path, methods);
+        routes.router = routes
+            .router
+            .route(&format!("{path}/"), any(without_slash));
+        routes
     }
 
     /// A path of which the rest, slashes included, is one parameter; `empty` answers when the rest
@@ -88,11 +103,9 @@ impl Routes {
         methods: MethodRouter<Arc<App>>,
         empty: MethodRouter<Arc<App>>,
     ) -> Self {
-        Self(
-            self.0
-                .route(&format!("{path}{{*rest}}"), methods)
-                .route(path, empty),
-        )
+        let mut routes = self.root(&format!("{path}{{*rest}}"), methods);
+        routes.router = routes.router.route(path, empty);
+        routes
     }
 }
 

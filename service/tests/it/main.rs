@@ -8,6 +8,7 @@
 )]
 
 mod auth;
+mod authz;
 mod envelope;
 mod images;
 mod jobs;

@@ -249,7 +249,8 @@ impl TestApp {
         }
     }
 
-    /// Sends as a user (`alice`, `bob`, `admin`, `executor`), or nobody if empty.
+    /// Sends as a user (`alice`, `bob`, `admin`, `half_admin`, `executor`, `refdata`), or nobody if
+    /// empty. Any other name is that of an invalid token.
     pub(crate) async fn call(
         &self,
         user: &str,
@@ -363,6 +364,7 @@ fn users() -> TokenFile {
         user("admin", &admin),
         user("half_admin", &[Role::FullAdmin]),
         user("executor", &[Role::ExternalExecutor]),
+        user("refdata", &[Role::RefdataService]),
     ])
 }
 
