@@ -1,6 +1,8 @@
 //! What an operator decides about the service, validated. Where the values come from (command line,
 //! later a file) is not known here.
 
+use axum::http::HeaderValue;
+
 use cts_shared::s3_path::{Bucket, S3Path};
 
 /// The service's settings.
@@ -12,6 +14,8 @@ pub struct Config {
     pub log_dir: PathPrefix,
     /// Most CPU hours one job may ask for: CPUs x containers x runtime.
     pub max_cpu_hours: f64,
+    /// Pages of these origins (scheme, host, port) may call the service from a browser.
+    pub cors_origins: Vec<HeaderValue>,
 }
 
 /// Default of [`Config::max_cpu_hours`] (contract config.md).

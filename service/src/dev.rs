@@ -40,8 +40,11 @@ use crate::compute_site::local::{LocalSite, LocalSiteSettings};
 use crate::compute_site::{ComputeSite, SiteEvents};
 use crate::config::Config;
 use crate::identity::TokenFile;
-use crate::image_registry::OciImageRegistry;
-use crate::object_store::{ObjectStore, S3ObjectStore};
+use crate::image_registry::{MeteredImageRegistry, OciImageRegistry};
+use crate::job_store::CountedJobStore;
+use crate::metrics::Metrics;
+use crate::object_store::{MeteredObjectStore, ObjectStore, S3ObjectStore};
+use crate::readiness::Readiness;
 use crate::sites::{SiteStatus, Sites};
 use crate::sqlite::SqliteStore;
 use crate::{jobs, router};
@@ -228,28 +231,42 @@ async fn serve(parts: ServeParts<'_>) -> Result<(), DevError> {
     let (events, event_receiver) = mpsc::channel(SITE_EVENTS);
     let root_url = executors_root_url(local_address);
     let local = local_site(args, data_dir, &root_url, s3, events);
+    let metrics = Arc::new(Metrics::new());
+    let registry = OciImageRegistry::new(RegistryOptions {
+        plain_http_hosts: args
+            .plain_http_registry
+            .iter()
+            .cloned()
+            .collect::<BTreeSet<_>>(),
+        ..RegistryOptions::default()
+    });
     let app = Arc::new(App {
-        jobs: Arc::new(store.clone()),
+        jobs: Arc::new(CountedJobStore::new(
+            Arc::new(store.clone()),
+            metrics.job_transitions(),
+        )),
         images: Arc::new(store.clone()),
         site_store: Arc::new(store.clone()),
         outbox: Arc::new(store),
         identity: Arc::new(identity),
         sites: sites(&local),
-        object_store: Arc::new(object_store),
-        registry: Arc::new(OciImageRegistry::new(RegistryOptions {
-            plain_http_hosts: args
-                .plain_http_registry
-                .iter()
-                .cloned()
-                .collect::<BTreeSet<_>>(),
-            ..RegistryOptions::default()
-        })),
+        object_store: Arc::new(MeteredObjectStore::new(
+            Arc::new(object_store),
+            metrics.dependency_calls(),
+        )),
+        registry: Arc::new(MeteredImageRegistry::new(
+            Arc::new(registry),
+            metrics.dependency_calls(),
+        )),
         clock: Arc::new(SystemClock),
         config: Config {
             allowed_paths: args.allowed_s3_path.clone(),
             log_dir: args.log_dir.clone(),
             max_cpu_hours: args.max_cpu_hours,
+            cors_origins: Vec::new(),
         },
+        metrics,
+        readiness: Readiness::default(),
         job_pending: Notify::new(),
     });
 

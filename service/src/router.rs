@@ -1,32 +1,44 @@
 //! The URL space.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{OriginalUri, Request};
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{MethodRouter, any, get, post, put};
 use tower::{Layer, Service};
 
 use crate::api::error::ApiError;
-use crate::api::request_context::with_context;
-use crate::api::{external_exec, extract, health, images, jobs, root, sites};
+use crate::api::request_context::{with_context, with_route};
+use crate::api::{
+    external_exec, extract, health, images, jobs, metrics, response_headers, root, sites,
+};
 use crate::app::App;
 
 /// The service: every route, and what happens to every request before routing.
 pub fn service(
     app: Arc<App>,
-) -> impl Service<Request, Response = Response, Error = std::convert::Infallible, Future: Send>
-+ Clone
-+ Send
-+ 'static {
+) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
     let router = routes()
         .router
         .fallback(|| async { extract::not_found() })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .layer(from_fn(with_route))
         .with_state(Arc::clone(&app));
+    let cors = response_headers::cors(&app.config.cors_origins);
     // Around the router, not in it: what it does comes before routing.
-    axum::middleware::from_fn_with_state(app, with_context).layer(router)
+    let service = from_fn_with_state(app, with_context).layer(router);
+    // A router that routes nothing: it only puts the layers around the service.
+    let mut service = Router::new()
+        .fallback_service(service)
+        .layer(response_headers::compression());
+    if let Some(cors) = cors {
+        service = service.layer(cors);
+    }
+    service.layer(from_fn(response_headers::security_headers))
 }
 
 /// Every path as the router has it: parameters in braces, `{*rest}` for one that takes the rest of the
@@ -41,6 +53,8 @@ fn routes() -> Routes {
         .root("/", get(root::root))
         .route("/whoami", get(root::who_am_i))
         .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(metrics::metrics))
         .route("/sites", get(sites::list))
         .route("/images", get(images::list))
         .rest("/images/", get(images::get), get(images::get_nameless))
@@ -89,9 +103,7 @@ impl Routes {
     /// A path, which is also found with a slash at its end.
     fn route(self, path: &str, methods: MethodRouter<Arc<App>>) -> Self {
         let mut routes = self.root(path, methods);
-        routes.router = routes
-            .router
-            .route(&format!("{path}/"), any(without_slash));
+        routes.router = routes.router.route(&format!("{path}/"), any(without_slash));
         routes
     }
 

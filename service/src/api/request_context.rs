@@ -1,14 +1,16 @@
 //! What happens to every request before it is routed: an id, the caller's user, a log line.
 
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
+use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
 use secrecy::SecretString;
 use tracing::Instrument;
 use uuid::Uuid;
@@ -78,6 +80,8 @@ pub async fn with_context(
     next: Next,
 ) -> Response {
     let started = Instant::now();
+    let _in_flight = app.metrics.request_begins();
+    let method = request.method().clone();
     let request_id = Uuid::new_v4().to_string();
     let span = request_span(&request, &request_id);
     async move {
@@ -97,16 +101,42 @@ pub async fn with_context(
             }
             Err(error) => (None, ApiError::from(error).into_response()),
         };
+        let route = response.extensions().get::<MatchedPath>().cloned();
         let response = render(response, &request_id, user.as_ref(), &*app.clock);
+        let elapsed = started.elapsed();
+        let route = route.as_ref().map(MatchedPath::as_str);
+        app.metrics
+            .request_answered(&method, route, response.status(), elapsed);
         tracing::info!(
             http.status = response.status().as_u16(),
-            elapsed_ms = started.elapsed().as_secs_f64() * 1000.0,
+            elapsed_ms = elapsed.as_secs_f64() * 1000.0,
             "request"
         );
         response
     }
     .instrument(span)
     .await
+}
+
+/// Wraps every route, in the router: notes on the answer which one it was, and turns a panic into an error
+/// like any other.
+pub async fn with_route(route: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    // What a panic leaves half done is not looked at again: the request is over.
+    let mut response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<&str>()
+                .copied()
+                .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+                .unwrap_or("no text");
+            ApiError::from(Error::Internal(format!("a handler panicked: {text}"))).into_response()
+        }
+    };
+    if let Some(route) = route {
+        response.extensions_mut().insert(route);
+    }
+    response
 }
 
 fn request_span(request: &Request, request_id: &str) -> tracing::Span {

@@ -22,6 +22,8 @@ use url::Url;
 
 use cts_net::tls::TlsError;
 
+use crate::metrics::DependencyCalls;
+
 use super::{Identity, IdentityError, Role, User};
 
 mod auth2;
@@ -148,17 +150,21 @@ fn memory<T: Clone + Send + Sync + 'static>() -> Cache<TokenHash, Remembered<T>>
 
 impl KbaseAuth {
     /// Users of the auth2 in the settings. Sends nothing: the service starts without auth2, and
-    /// [`Identity::check`] tells whether it is there.
+    /// [`Identity::check`] tells whether it is there. `calls` counts the calls to it.
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub fn new(settings: KbaseAuthSettings) -> Result<Self, TlsError> {
-        Self::with_deadline(settings, auth2::DEADLINE)
+    pub fn new(settings: KbaseAuthSettings, calls: DependencyCalls) -> Result<Self, TlsError> {
+        Self::with_deadline(settings, calls, auth2::DEADLINE)
     }
 
-    fn with_deadline(settings: KbaseAuthSettings, deadline: Duration) -> Result<Self, TlsError> {
+    fn with_deadline(
+        settings: KbaseAuthSettings,
+        calls: DependencyCalls,
+        deadline: Duration,
+    ) -> Result<Self, TlsError> {
         Ok(Self {
-            auth2: Auth2::new(settings.url.clone(), deadline)?,
+            auth2: Auth2::new(settings.url.clone(), deadline, calls)?,
             settings,
             answers: memory(),
             last_known: memory(),

@@ -13,6 +13,7 @@ use url::Url;
 use cts_net::tls::{TlsError, Verify, certificate_refusal, http_client_builder};
 
 use crate::identity::IdentityError;
+use crate::metrics::{Dependency, DependencyCalls, Outcome};
 
 /// Longest time one call may take. Requests wait for it, so it is short.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
@@ -34,6 +35,7 @@ const ILLEGAL_USER_NAME: i64 = 30010;
 pub(super) struct Auth2 {
     client: reqwest::Client,
     root: Url,
+    calls: DependencyCalls,
 }
 
 /// What `GET api/V2/token` says, as far as it is used.
@@ -102,24 +104,32 @@ impl TokenDetails {
 
 impl Auth2 {
     /// A client; sends nothing. Redirects are not followed: a token goes to no other host.
-    pub(super) fn new(root: Url, deadline: Duration) -> Result<Self, TlsError> {
+    pub(super) fn new(
+        root: Url,
+        deadline: Duration,
+        calls: DependencyCalls,
+    ) -> Result<Self, TlsError> {
         let client = http_client_builder(Verify::Certificates)?
             .timeout(deadline)
             .build()
             .map_err(|error| TlsError::new(&error))?;
-        Ok(Self { client, root })
+        Ok(Self {
+            client,
+            root,
+            calls,
+        })
     }
 
     /// `GET api/V2/token`
     pub(super) async fn token(&self, token: &SecretString) -> Result<TokenDetails, IdentityError> {
         let url = self.url("api/V2/token");
-        let details: TokenDetails = self.get(&url, Some(token)).await?;
+        let details: TokenDetails = self.get("token", &url, Some(token)).await?;
         details.check().map_err(|what| unexpected(&url, &what))
     }
 
     /// `GET api/V2/me`
     pub(super) async fn me(&self, token: &SecretString) -> Result<Me, IdentityError> {
-        self.get(&self.url("api/V2/me"), Some(token)).await
+        self.get("me", &self.url("api/V2/me"), Some(token)).await
     }
 
     /// `GET api/V2/users/?list=`: which of the names exist.
@@ -130,14 +140,14 @@ impl Auth2 {
     ) -> Result<BTreeSet<String>, IdentityError> {
         let mut url = self.url("api/V2/users/");
         url.query_pairs_mut().append_pair("list", names);
-        let users: BTreeMap<String, IgnoredAny> = self.get(&url, Some(token)).await?;
+        let users: BTreeMap<String, IgnoredAny> = self.get("users", &url, Some(token)).await?;
         Ok(users.into_keys().collect())
     }
 
     /// `GET /`: whether this is an auth2.
     pub(super) async fn check_service_name(&self) -> Result<(), IdentityError> {
         let url = self.url("");
-        let root: Root = self.get(&url, None).await?;
+        let root: Root = self.get("root", &url, None).await?;
         if root.servicename == SERVICE_NAME {
             Ok(())
         } else {
@@ -156,6 +166,23 @@ impl Auth2 {
     }
 
     async fn get<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        url: &Url,
+        token: Option<&SecretString>,
+    ) -> Result<T, IdentityError> {
+        let call = self.call(url, token);
+        self.calls
+            .measure(Dependency::Auth2, operation, call, |error| match error {
+                IdentityError::InvalidToken | IdentityError::InvalidUserName(_) => Outcome::Refused,
+                IdentityError::Unavailable(_) | IdentityError::Unexpected(_) => {
+                    Outcome::Unavailable
+                }
+            })
+            .await
+    }
+
+    async fn call<T: DeserializeOwned>(
         &self,
         url: &Url,
         token: Option<&SecretString>,

@@ -37,7 +37,8 @@ impl FakeAuth2 {
             external_executor_role: "CTS_EXTERNAL_EXECUTOR".to_owned(),
             refdata_service_role: "CTS_REFDATA_SERVICE".to_owned(),
         };
-        let users = KbaseAuth::with_deadline(settings, deadline).unwrap();
+        let users =
+            KbaseAuth::with_deadline(settings, DependencyCalls::default(), deadline).unwrap();
         Self { server, users }
     }
 
