@@ -10,7 +10,7 @@ use tower::{Layer, Service};
 
 use crate::api::error::ApiError;
 use crate::api::request_context::with_context;
-use crate::api::{external_exec, extract, health, images, jobs, root, sites};
+use crate::api::{events, external_exec, extract, health, images, jobs, root, sites};
 use crate::app::App;
 
 /// The service: every route, and what happens to every request before routing.
@@ -25,6 +25,7 @@ pub fn service(
         .route("/whoami", get(root::who_am_i))
         .route("/livez", get(health::live))
         .route("/sites", get(sites::list))
+        .route("/events", get(events::follow))
         .route("/images", get(images::list))
         .rest("/images/", get(images::get), get(images::get_nameless))
         .route("/jobs", post(jobs::submit))
