@@ -4,6 +4,7 @@
 //! user, parameters and body, role, use case.
 
 pub mod error;
+pub mod events;
 pub mod external_exec;
 pub mod extract;
 pub mod health;

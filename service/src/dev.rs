@@ -22,7 +22,7 @@ use axum::ServiceExt;
 use axum::extract::Request;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use cts_net::registry::RegistryOptions;
@@ -32,8 +32,9 @@ use cts_net::tls::Verify;
 use cts_shared::s3_path::Bucket;
 use cts_shared::site::Site;
 
+use crate::api::events::MAX_FOLLOWERS;
 use crate::app::App;
-use crate::background::{finisher, site_watcher};
+use crate::background::{finisher, site_watcher, starter};
 use crate::cli::DevArgs;
 use crate::clock::SystemClock;
 use crate::compute_site::local::{LocalSite, LocalSiteSettings};
@@ -268,6 +269,8 @@ async fn serve(parts: ServeParts<'_>) -> Result<(), DevError> {
         metrics,
         readiness: Readiness::default(),
         job_pending: Notify::new(),
+        followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+        stopping: CancellationToken::new(),
     });
 
     let background_stop = CancellationToken::new();
@@ -277,6 +280,7 @@ async fn serve(parts: ServeParts<'_>) -> Result<(), DevError> {
         background_stop.clone(),
     ));
     let finisher = tokio::spawn(finisher::run(Arc::clone(&app), background_stop.clone()));
+    let starter = tokio::spawn(starter::run(Arc::clone(&app), background_stop.clone()));
     let server_stop = CancellationToken::new();
     let service = router::service(Arc::clone(&app));
     let server = axum::serve(
@@ -317,11 +321,16 @@ async fn serve(parts: ServeParts<'_>) -> Result<(), DevError> {
         site.shut_down().await;
     }
     background_stop.cancel();
-    for (name, task) in [("site watcher", watcher), ("finisher", finisher)] {
+    for (name, task) in [
+        ("site watcher", watcher),
+        ("finisher", finisher),
+        ("starter", starter),
+    ] {
         if let Err(error) = task.await {
             tracing::error!(%error, name, "a background task failed");
         }
     }
+    app.stopping.cancel();
     server_stop.cancel();
     if tokio::time::timeout(DRAIN, server).await.is_err() {
         tracing::warn!("requests in progress were cut off");

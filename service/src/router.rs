@@ -13,7 +13,7 @@ use tower::{Layer, Service};
 use crate::api::error::ApiError;
 use crate::api::request_context::{with_context, with_route};
 use crate::api::{
-    external_exec, extract, health, images, jobs, metrics, response_headers, root, sites,
+    events, external_exec, extract, health, images, jobs, metrics, response_headers, root, sites,
 };
 use crate::app::App;
 
@@ -56,6 +56,7 @@ fn routes() -> Routes {
         .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics::metrics))
         .route("/sites", get(sites::list))
+        .route("/events", get(events::follow))
         .route("/images", get(images::list))
         .rest("/images/", get(images::get), get(images::get_nameless))
         .route("/jobs", post(jobs::submit))

@@ -9,7 +9,9 @@
 
 mod auth;
 mod authz;
+mod background;
 mod envelope;
+mod events;
 mod images;
 mod jobs;
 mod local_site;

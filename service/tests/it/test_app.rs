@@ -7,14 +7,17 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use cts_service::api::events::MAX_FOLLOWERS;
 use cts_service::app::App;
 use cts_service::background::finisher::finish_pending_jobs;
 use cts_service::clock::Clock;
@@ -241,6 +244,8 @@ impl TestApp {
             metrics,
             readiness: Readiness::default(),
             job_pending: Notify::new(),
+            followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+            stopping: CancellationToken::new(),
         };
         customise(&mut app);
         Self {
@@ -265,11 +270,27 @@ impl TestApp {
         Self::build(directory, objects, allowed_paths, |_| ())
     }
 
-    pub(crate) async fn send(&self, request: Request) -> Answer {
-        let response = router::service(Arc::clone(&self.app))
+    /// Sends a request whose answer does not end by itself.
+    pub(crate) async fn open(&self, user: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+        let mut request = Request::builder()
+            .uri(path)
+            .header(header::AUTHORIZATION, format!("Bearer {user}-token"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.respond(request.body(Body::empty()).unwrap()).await
+    }
+
+    /// The head of the answer has come, its body may not.
+    pub(crate) async fn respond(&self, request: Request) -> Response {
+        router::service(Arc::clone(&self.app))
             .oneshot(request)
             .await
-            .unwrap();
+            .unwrap()
+    }
+
+    pub(crate) async fn send(&self, request: Request) -> Answer {
+        let response = self.respond(request).await;
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         Answer {
@@ -289,18 +310,7 @@ impl TestApp {
         path: &str,
         body: Option<Value>,
     ) -> Answer {
-        let mut request = Request::builder().method(method).uri(path);
-        if !user.is_empty() {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {user}-token"));
-        }
-        let body = match body {
-            Some(body) => {
-                request = request.header(header::CONTENT_TYPE, "application/json");
-                Body::from(body.to_string())
-            }
-            None => Body::empty(),
-        };
-        self.send(request.body(body).unwrap()).await
+        self.send(request(user, method, path, body)).await
     }
 
     pub(crate) async fn get(&self, user: &str, path: &str) -> Answer {
@@ -366,6 +376,22 @@ impl TestApp {
     pub(crate) async fn finish_jobs(&self) {
         finish_pending_jobs(&self.app).await.unwrap();
     }
+}
+
+/// A request of a user (see [`TestApp::call`]).
+pub(crate) fn request(user: &str, method: &str, path: &str, body: Option<Value>) -> Request {
+    let mut request = Request::builder().method(method).uri(path);
+    if !user.is_empty() {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {user}-token"));
+    }
+    let body = match body {
+        Some(body) => {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+            Body::from(body.to_string())
+        }
+        None => Body::empty(),
+    };
+    request.body(body).unwrap()
 }
 
 pub(crate) fn job_input() -> Value {

@@ -108,7 +108,10 @@ async fn what_is_sent_is_not_sent_again_unless_asked(store: &impl Store) {
     let kept = sent.remove(3);
     sent.push("unknown".to_owned());
     store.mark_sent(sent).await.unwrap();
-    assert_eq!(ids(&store.to_send(10).await.unwrap()), [kept.clone()]);
+    assert_eq!(
+        ids(&store.to_send(10).await.unwrap()),
+        std::slice::from_ref(&kept)
+    );
     let transitions = async |id| store.job_summary(id).await.unwrap().unwrap().transitions;
     assert!(transitions(id).await.iter().all(|one| one.notif_sent));
     assert!(!transitions(other).await[0].notif_sent);
