@@ -15,6 +15,7 @@ mod events;
 mod images;
 mod jobs;
 mod local_site;
+mod operations;
 mod submit;
 mod test_app;
 mod transcripts;
