@@ -45,6 +45,7 @@ pub mod jobs;
 pub mod object_store;
 mod process_identity;
 pub mod router;
+pub mod server;
 pub mod sites;
 pub mod sqlite;
 pub mod telemetry;
