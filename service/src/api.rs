@@ -10,6 +10,8 @@ pub mod extract;
 pub mod health;
 pub mod images;
 pub mod jobs;
+pub mod metrics;
 pub mod request_context;
+pub mod response_headers;
 pub mod root;
 pub mod sites;

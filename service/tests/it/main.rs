@@ -8,6 +8,7 @@
 )]
 
 mod auth;
+mod authz;
 mod background;
 mod envelope;
 mod events;
