@@ -16,6 +16,7 @@ mod input_failure;
 mod output;
 mod people;
 mod service;
+mod service_kills;
 mod static_binary;
 mod success;
 mod termination;

@@ -38,6 +38,20 @@ pub fn service() -> Result<PathBuf, MissingBinary> {
     )
 }
 
+/// The service as it is deployed: `CTS_RELEASE_SERVICE_BIN`, else the one of this workspace's release
+/// build.
+///
+/// # Errors
+/// When there is none.
+pub fn release_service() -> Result<PathBuf, MissingBinary> {
+    find(
+        "cts-service",
+        "CTS_RELEASE_SERVICE_BIN",
+        "release",
+        "cargo build --release -p cts-service",
+    )
+}
+
 /// The executor as one static file: `CTS_STATIC_EXECUTOR_BIN`, else that of `make static`.
 ///
 /// # Errors
