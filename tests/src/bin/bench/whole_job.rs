@@ -16,7 +16,7 @@ use futures::TryStreamExt as _;
 use crate::executor::{Executor, Job, Run};
 use crate::measure::measure;
 use crate::progress;
-use crate::statistics::{Spread, Table};
+use crate::statistics::Spread;
 use crate::workload::{MIB, Workload};
 
 /// Starts of the program that are counted.
