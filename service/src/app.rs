@@ -11,6 +11,8 @@ use crate::image_registry::ImageRegistry;
 use crate::image_store::ImageStore;
 use crate::job_store::JobStore;
 use crate::object_store::ObjectStore;
+use crate::outbox::Outbox;
+use crate::site_store::SiteStore;
 use crate::sites::Sites;
 
 /// The ports and the settings.
@@ -20,6 +22,10 @@ pub struct App {
     pub jobs: Arc<dyn JobStore>,
     /// Registered images.
     pub images: Arc<dyn ImageStore>,
+    /// Which sites are switched off.
+    pub site_store: Arc<dyn SiteStore>,
+    /// The jobs' transitions, for those who are told of them.
+    pub outbox: Arc<dyn Outbox>,
     /// Users.
     pub identity: Arc<dyn Identity>,
     /// Where containers run.

@@ -230,7 +230,9 @@ async fn serve(parts: ServeParts<'_>) -> Result<(), DevError> {
     let local = local_site(args, data_dir, &root_url, s3, events);
     let app = Arc::new(App {
         jobs: Arc::new(store.clone()),
-        images: Arc::new(store),
+        images: Arc::new(store.clone()),
+        site_store: Arc::new(store.clone()),
+        outbox: Arc::new(store),
         identity: Arc::new(identity),
         sites: sites(&local),
         object_store: Arc::new(object_store),

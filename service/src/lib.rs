@@ -20,7 +20,7 @@
 //! | [`app`], [`config`], [`router`] | the parts, the settings, the URL space |
 //! | [`api`] | HTTP |
 //! | [`jobs`], [`images`], [`sites`] | use cases |
-//! | [`job_store`], [`image_store`] | what is remembered; [`sqlite`] keeps it in one file |
+//! | [`job_store`], [`image_store`], [`site_store`], [`outbox`] | what is remembered; [`sqlite`] keeps it in one file |
 //! | [`identity`] | tokens to users |
 //! | [`compute_site`], [`condor`] | where executors run |
 //! | [`object_store`], [`image_registry`] | S3 and registries |
@@ -43,8 +43,10 @@ pub mod images;
 pub mod job_store;
 pub mod jobs;
 pub mod object_store;
+pub mod outbox;
 mod process_identity;
 pub mod router;
+pub mod site_store;
 pub mod sites;
 pub mod sqlite;
 pub mod telemetry;

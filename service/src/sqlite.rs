@@ -16,6 +16,9 @@ use crate::job_store::StoreError;
 mod images;
 mod jobs;
 mod migrations;
+mod outbox;
+mod records;
+mod sites;
 mod writer;
 
 use writer::Writer;

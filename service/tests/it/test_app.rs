@@ -188,7 +188,9 @@ impl TestApp {
         };
         let app = Arc::new(App {
             jobs: Arc::new(store.clone()),
-            images: Arc::new(store),
+            images: Arc::new(store.clone()),
+            site_store: Arc::new(store.clone()),
+            outbox: Arc::new(store),
             identity: Arc::new(users()),
             sites: Sites::new([
                 (
