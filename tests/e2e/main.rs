@@ -15,6 +15,7 @@ mod image;
 mod input_failure;
 mod output;
 mod people;
+mod python_client;
 mod service;
 mod service_kills;
 mod static_binary;

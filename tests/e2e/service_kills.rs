@@ -41,6 +41,10 @@ fn from_environment<T: std::str::FromStr>(name: &str) -> Option<T> {
     Some(value.unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
 
+#[expect(
+    clippy::print_stdout,
+    reason = "the seed is for whoever repeats a failed run"
+)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_killed_again_and_again_loses_nothing_it_has_answered() {
     let seed = from_environment("CTS_KILL_SEED").unwrap_or_else(rand::random);

@@ -78,6 +78,20 @@ pub fn transfer_bench() -> Result<PathBuf, MissingBinary> {
     )
 }
 
+/// The program that fills the service's database: `CTS_STORE_PREFILL_BIN`, else the one that
+/// `make bench-service` builds.
+///
+/// # Errors
+/// When there is none.
+pub fn store_prefill() -> Result<PathBuf, MissingBinary> {
+    find(
+        "cts-store-prefill",
+        "CTS_STORE_PREFILL_BIN",
+        "load",
+        "cargo build --profile load -p cts-store-prefill",
+    )
+}
+
 /// The root of the checkout.
 pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -1,5 +1,6 @@
 //! `cts-service dev` as a child process on the testbed's components.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -43,6 +44,7 @@ pub enum ServiceError {
 #[derive(Debug)]
 pub struct DevService {
     url: String,
+    address: SocketAddr,
     log: PathBuf,
     data: PathBuf,
     tokens: Tokens,
@@ -214,6 +216,7 @@ impl DevService {
         let child = command.spawn().map_err(io_failed)?;
         let mut service = Self {
             url: format!("http://127.0.0.1:{port}"),
+            address: (Ipv4Addr::LOCALHOST, port).into(),
             log: log.to_owned(),
             data: data.to_owned(),
             tokens: Tokens::default(),
@@ -293,6 +296,11 @@ impl DevService {
     /// The service's root URL.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// What the service prints.

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fs::File;
 use std::path::Path;
 
+use cts_tests::markdown::Table;
 use cts_tests::testbed::s3::S3Server;
 
 use crate::measure::{Usage, measure};

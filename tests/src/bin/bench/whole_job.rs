@@ -10,6 +10,7 @@ use bollard::query_parameters::{
     CreateContainerOptions, RemoveContainerOptionsBuilder, StartContainerOptions,
     WaitContainerOptions,
 };
+use cts_tests::markdown::Table;
 use cts_tests::testbed::image::Image;
 use futures::TryStreamExt as _;
 
