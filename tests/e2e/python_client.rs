@@ -275,7 +275,7 @@ async fn a_job_from_submission_to_logs() {
         [&case.output_path("a.txt"), &case.output_path("b.txt")]
     );
     let codes = client.get(&format!("jobs/{id}/exit_codes")).await.unwrap();
-    assert_eq!(codes, json!([0, 0]));
+    assert_eq!(codes, json!({ "exit_codes": [0, 0] }));
     let stdout = client.print_logs(&id, 1, "stdout").await.unwrap();
     assert_eq!(stdout, "hello number_1 /input_files/b.txt\n");
     assert_eq!(client.print_logs(&id, 1, "stderr").await.unwrap(), "hm\n");
