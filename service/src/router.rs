@@ -2,10 +2,11 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{OriginalUri, Request};
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::extract::{OriginalUri, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{MethodRouter, any, get, post, put};
 use tower::{Layer, Service};
@@ -16,6 +17,10 @@ use crate::api::{
     events, external_exec, extract, health, images, jobs, metrics, response_headers, root, sites,
 };
 use crate::app::App;
+use crate::error::Error;
+
+/// What to do about a request that took too long: whatever was slow may be better by then.
+const RETRY_SLOW_REQUEST_AFTER: Duration = Duration::from_secs(60);
 
 /// The service: every route, and what happens to every request before routing.
 pub fn service(
@@ -27,6 +32,10 @@ pub fn service(
         .fallback(|| async { extract::not_found() })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
         .layer(from_fn(with_route))
+        .layer(from_fn_with_state(
+            app.config.request_limits.timeout,
+            with_timeout,
+        ))
         .with_state(Arc::clone(&app));
     let cors = response_headers::cors(&app.config.cors_origins);
     // Around the router, not in it: what it does comes before routing.
@@ -39,6 +48,22 @@ pub fn service(
         service = service.layer(cors);
     }
     service.layer(from_fn(response_headers::security_headers))
+}
+
+/// Gives a request up whose answer does not begin in time.
+async fn with_timeout(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_elapsed) => ApiError::from(Error::Unavailable {
+            message: format!(
+                "the request took longer than {} s; it may have had its effect: look before you \
+                 send it again",
+                limit.as_secs()
+            ),
+            retry_after: RETRY_SLOW_REQUEST_AFTER,
+        })
+        .into_response(),
+    }
 }
 
 /// Every path as the router has it: parameters in braces, `{*rest}` for one that takes the rest of the

@@ -22,7 +22,7 @@ use cts_service::app::App;
 use cts_service::background::finisher::finish_pending_jobs;
 use cts_service::clock::Clock;
 use cts_service::compute_site::{ComputeSite, SiteError};
-use cts_service::config::Config;
+use cts_service::config::{Config, RequestLimits};
 use cts_service::error::Error;
 use cts_service::identity::{Role, TokenFile, User};
 use cts_service::image_registry::{FixedImageRegistry, MeteredImageRegistry, RegistryImage};
@@ -239,6 +239,8 @@ impl TestApp {
                     .collect(),
                 log_dir: "cts/logs".parse().unwrap(),
                 max_cpu_hours: 100.0,
+                start_jobs: true,
+                request_limits: RequestLimits::default(),
                 cors_origins: Vec::new(),
             },
             metrics,
