@@ -193,6 +193,7 @@ pub(crate) struct Parts {
     pub(crate) server: server::Limits,
     pub(crate) store: SqliteStore,
     pub(crate) identity: Arc<dyn Identity>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) object_store: Arc<dyn ObjectStore>,
     pub(crate) plain_http_registries: BTreeSet<String>,
     pub(crate) config: Config,
@@ -229,7 +230,7 @@ impl RunningService {
         let (events, event_receiver) = mpsc::channel(SITE_EVENTS);
         let local = local_site_settings(&parts, &url)
             .map(|settings| Arc::new(LocalSite::new(settings, events)));
-        let metrics = Arc::new(Metrics::new());
+        let metrics = parts.metrics;
         let registry = OciImageRegistry::new(RegistryOptions {
             plain_http_hosts: parts.plain_http_registries,
             ..RegistryOptions::default()
