@@ -8,10 +8,15 @@
 )]
 
 mod auth;
+mod documentation;
 mod envelope;
 mod images;
 mod jobs;
 mod local_site;
+mod request_limits;
+mod serve;
+mod server;
+mod settings;
 mod submit;
 mod test_app;
 mod transcripts;
