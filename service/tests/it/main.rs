@@ -10,11 +10,16 @@
 mod auth;
 mod authz;
 mod background;
+mod documentation;
 mod envelope;
 mod events;
 mod images;
 mod jobs;
 mod local_site;
+mod request_limits;
+mod serve;
+mod server;
+mod settings;
 mod submit;
 mod test_app;
 mod transcripts;
