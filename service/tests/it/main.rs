@@ -16,6 +16,7 @@ mod events;
 mod images;
 mod jobs;
 mod local_site;
+mod operations;
 mod request_limits;
 mod serve;
 mod server;
