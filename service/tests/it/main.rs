@@ -10,12 +10,17 @@
 mod auth;
 mod authz;
 mod background;
+mod documentation;
 mod envelope;
 mod events;
 mod images;
 mod jobs;
 mod local_site;
 mod operations;
+mod request_limits;
+mod serve;
+mod server;
+mod settings;
 mod submit;
 mod test_app;
 mod transcripts;
