@@ -4,11 +4,14 @@
 //! user, parameters and body, role, use case.
 
 pub mod error;
+pub mod events;
 pub mod external_exec;
 pub mod extract;
 pub mod health;
 pub mod images;
 pub mod jobs;
+pub mod metrics;
 pub mod request_context;
+pub mod response_headers;
 pub mod root;
 pub mod sites;

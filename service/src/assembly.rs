@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -18,8 +18,9 @@ use cts_net::secret::SecretError;
 use cts_net::tls::TlsError;
 use cts_shared::site::Site;
 
+use crate::api::events::MAX_FOLLOWERS;
 use crate::app::App;
-use crate::background::{finisher, site_watcher};
+use crate::background::{finisher, site_watcher, starter};
 use crate::clock::SystemClock;
 use crate::compute_site::ComputeSite;
 use crate::compute_site::local::{LocalSite, LocalSiteSettings};
@@ -28,10 +29,12 @@ use crate::config::settings::LocalSiteChoice;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::exit::ExitStatus;
 use crate::identity::{Identity, TokenFileError};
-use crate::image_registry::OciImageRegistry;
-use crate::job_store::StoreError;
-use crate::object_store::ObjectStore;
+use crate::image_registry::{MeteredImageRegistry, OciImageRegistry};
+use crate::job_store::{CountedJobStore, StoreError};
+use crate::metrics::Metrics;
+use crate::object_store::{MeteredObjectStore, ObjectStore};
 use crate::programs::find_executor;
+use crate::readiness::Readiness;
 use crate::sites::{SiteStatus, Sites};
 use crate::sqlite::SqliteStore;
 use crate::telemetry::LogLevel;
@@ -190,6 +193,7 @@ pub(crate) struct Parts {
     pub(crate) server: server::Limits,
     pub(crate) store: SqliteStore,
     pub(crate) identity: Arc<dyn Identity>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) object_store: Arc<dyn ObjectStore>,
     pub(crate) plain_http_registries: BTreeSet<String>,
     pub(crate) config: Config,
@@ -215,6 +219,7 @@ pub(crate) struct RunningService {
     background_stop: CancellationToken,
     server: JoinHandle<()>,
     server_stop: CancellationToken,
+    answers_stop: CancellationToken,
     _data_dir: DataDir,
 }
 
@@ -225,28 +230,49 @@ impl RunningService {
         let (events, event_receiver) = mpsc::channel(SITE_EVENTS);
         let local = local_site_settings(&parts, &url)
             .map(|settings| Arc::new(LocalSite::new(settings, events)));
+        let metrics = parts.metrics;
+        let registry = OciImageRegistry::new(RegistryOptions {
+            plain_http_hosts: parts.plain_http_registries,
+            ..RegistryOptions::default()
+        });
         let app = Arc::new(App {
-            jobs: Arc::new(parts.store.clone()),
-            images: Arc::new(parts.store),
+            jobs: Arc::new(CountedJobStore::new(
+                Arc::new(parts.store.clone()),
+                metrics.job_transitions(),
+            )),
+            images: Arc::new(parts.store.clone()),
+            site_store: Arc::new(parts.store.clone()),
+            outbox: Arc::new(parts.store),
             identity: parts.identity,
             sites: sites(&local, parts.kbase_unavailable),
-            object_store: parts.object_store,
-            registry: Arc::new(OciImageRegistry::new(RegistryOptions {
-                plain_http_hosts: parts.plain_http_registries,
-                ..RegistryOptions::default()
-            })),
+            object_store: Arc::new(MeteredObjectStore::new(
+                parts.object_store,
+                metrics.dependency_calls(),
+            )),
+            registry: Arc::new(MeteredImageRegistry::new(
+                Arc::new(registry),
+                metrics.dependency_calls(),
+            )),
             clock: Arc::new(SystemClock),
             config: parts.config,
+            metrics,
+            readiness: Readiness::default(),
             job_pending: Notify::new(),
+            followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+            stopping: CancellationToken::new(),
         });
 
         let background_stop = CancellationToken::new();
         let watcher = site_watcher::run(Arc::clone(&app), event_receiver, background_stop.clone());
         let finisher = finisher::run(Arc::clone(&app), background_stop.clone());
-        let background = vec![
+        let mut background = vec![
             ("site watcher", tokio::spawn(watcher)),
             ("finisher", tokio::spawn(finisher)),
         ];
+        if app.config.start_jobs {
+            let starter = starter::run(Arc::clone(&app), background_stop.clone());
+            background.push(("starter", tokio::spawn(starter)));
+        }
         let server_stop = CancellationToken::new();
         let address = parts.listening.address;
         let server = tokio::spawn(server::serve(
@@ -275,6 +301,7 @@ impl RunningService {
             background_stop,
             server,
             server_stop,
+            answers_stop: app.stopping.clone(),
             _data_dir: parts.data_dir,
         }
     }
@@ -301,6 +328,7 @@ impl RunningService {
                 tracing::error!(%error, name, "a background task failed");
             }
         }
+        self.answers_stop.cancel();
         self.server_stop.cancel();
         if !self.server.is_finished()
             && let Err(error) = self.server.await

@@ -29,6 +29,7 @@ use crate::config::settings::LocalSiteChoice;
 use crate::config::{Config, RequestLimits};
 use crate::data_dir::DataDir;
 use crate::identity::TokenFile;
+use crate::metrics::Metrics;
 use crate::object_store::{ObjectStore, S3ObjectStore};
 use crate::server;
 use crate::sqlite::SqliteStore;
@@ -114,6 +115,7 @@ async fn serve(
         server: server::Limits::default(),
         store,
         identity: Arc::new(identity),
+        metrics: Arc::new(Metrics::new()),
         object_store: Arc::new(object_store),
         plain_http_registries: args.plain_http_registry.into_iter().collect(),
         config: Config {

@@ -22,11 +22,12 @@
 //! | [`app`], [`router`], [`server`] | the parts, the URL space, connections |
 //! | [`api`] | HTTP |
 //! | [`jobs`], [`images`], [`sites`] | use cases |
-//! | [`job_store`], [`image_store`] | what is remembered; [`sqlite`] keeps it in one file |
+//! | [`job_store`], [`image_store`], [`site_store`], [`outbox`] | what is remembered; [`sqlite`] keeps it in one file |
 //! | [`identity`] | tokens to users |
 //! | [`compute_site`], [`condor`] | where executors run |
 //! | [`object_store`], [`image_registry`] | S3 and registries |
 //! | [`background`] | loops that no request waits for |
+//! | [`metrics`], [`readiness`] | what operators watch |
 
 pub mod api;
 pub mod app;
@@ -47,12 +48,16 @@ pub mod image_store;
 pub mod images;
 pub mod job_store;
 pub mod jobs;
+pub mod metrics;
 pub mod object_store;
+pub mod outbox;
 mod process_identity;
 mod programs;
+pub mod readiness;
 pub mod router;
 pub mod serve;
 pub mod server;
+pub mod site_store;
 pub mod sites;
 pub mod sqlite;
 pub mod telemetry;

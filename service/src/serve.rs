@@ -20,8 +20,9 @@ use crate::config::settings::{IdentitySettings, Loaded, LocalSiteChoice, S3Acces
 use crate::config::{Config, PathPrefix, Sources, explain};
 use crate::data_dir::DataDir;
 use crate::exit::ExitStatus;
-use crate::identity::{Identity, TokenFile};
+use crate::identity::{Identity, KbaseAuth, TokenFile};
 use crate::jobs::submit::WRITE_TEST_NAME;
+use crate::metrics::Metrics;
 use crate::object_store::{ObjectStore, ObjectStoreError, S3ObjectStore};
 use crate::telemetry;
 
@@ -69,7 +70,8 @@ pub fn run(args: &ServeArgs) -> Result<(), StartError> {
 async fn serve(settings: Settings) -> Result<(), StartError> {
     let stop = stop_on_signals()?;
     let data_dir = DataDir::take(&settings.data_dir)?;
-    let identity = identity(&settings.identity)?;
+    let metrics = Arc::new(Metrics::new());
+    let identity = identity(settings.identity, &metrics)?;
     let local_site = settings.local_site.map(local_site).transpose()?;
     let s3 = s3_settings(settings.s3);
     let object_store = S3ObjectStore::new(&s3)?;
@@ -91,6 +93,7 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
         server: settings.server,
         store,
         identity,
+        metrics,
         object_store: Arc::new(object_store),
         plain_http_registries: settings.plain_http_registries,
         config: settings.config,
@@ -116,7 +119,10 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
     outcome
 }
 
-fn identity(settings: &IdentitySettings) -> Result<Arc<dyn Identity>, StartError> {
+fn identity(
+    settings: IdentitySettings,
+    metrics: &Metrics,
+) -> Result<Arc<dyn Identity>, StartError> {
     match settings {
         IdentitySettings::TokenFile(path) => {
             if !path.is_file() {
@@ -125,11 +131,12 @@ fn identity(settings: &IdentitySettings) -> Result<Arc<dyn Identity>, StartError
                     path.display()
                 )));
             }
-            Ok(Arc::new(TokenFile::open_or_create(path)?))
+            Ok(Arc::new(TokenFile::open_or_create(&path)?))
         }
-        IdentitySettings::Kbase { url } => Err(StartError::Configuration(format!(
-            "Authentication.token_file is not set, and KBase auth ({url}) is not supported yet; set it"
-        ))),
+        IdentitySettings::Kbase(settings) => Ok(Arc::new(KbaseAuth::new(
+            settings,
+            metrics.dependency_calls(),
+        )?)),
     }
 }
 

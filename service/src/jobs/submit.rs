@@ -73,10 +73,10 @@ pub async fn submit_job(
         return Ok(id);
     }
     let app = Arc::clone(app);
-    // Not awaited: the job is stored; a crash from here on is made good at the next start.
+    // Not awaited: the job is stored; should this fail, the starter tries again.
     tokio::spawn(async move {
         if let Err(error) = jobs::resume::start_on_site(&app, site, id).await {
-            tracing::error!(job.id = %id, site = %site, %error, "job not started; it is tried again when the service starts");
+            tracing::warn!(job.id = %id, site = %site, %error, "the job waits for its site");
         }
     });
     Ok(id)

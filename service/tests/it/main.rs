@@ -8,8 +8,11 @@
 )]
 
 mod auth;
+mod authz;
+mod background;
 mod documentation;
 mod envelope;
+mod events;
 mod images;
 mod jobs;
 mod local_site;

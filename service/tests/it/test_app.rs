@@ -7,13 +7,17 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use cts_service::api::events::MAX_FOLLOWERS;
 use cts_service::app::App;
 use cts_service::background::finisher::finish_pending_jobs;
 use cts_service::clock::Clock;
@@ -21,8 +25,11 @@ use cts_service::compute_site::{ComputeSite, SiteError};
 use cts_service::config::{Config, RequestLimits};
 use cts_service::error::Error;
 use cts_service::identity::{Role, TokenFile, User};
-use cts_service::image_registry::{FixedImageRegistry, RegistryImage};
-use cts_service::object_store::MemoryObjectStore;
+use cts_service::image_registry::{FixedImageRegistry, MeteredImageRegistry, RegistryImage};
+use cts_service::job_store::CountedJobStore;
+use cts_service::metrics::Metrics;
+use cts_service::object_store::{MemoryObjectStore, MeteredObjectStore};
+use cts_service::readiness::Readiness;
 use cts_service::router;
 use cts_service::sites::{SiteStatus, Sites};
 use cts_service::sqlite::SqliteStore;
@@ -126,6 +133,7 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) text: String,
+    pub(crate) bytes: Bytes,
 }
 
 impl Answer {
@@ -167,12 +175,22 @@ impl TestApp {
     }
 
     pub(crate) fn with_allowed_paths(allowed_paths: &[&str]) -> Self {
+        Self::customised(allowed_paths, |_| ())
+    }
+
+    /// A service of which parts or settings are others.
+    pub(crate) fn with(customise: impl FnOnce(&mut App)) -> Self {
+        Self::customised(&[], customise)
+    }
+
+    fn customised(allowed_paths: &[&str], customise: impl FnOnce(&mut App)) -> Self {
         let objects = Arc::new(MemoryObjectStore::default());
         objects.insert("cts/io/in/a.txt", "a", Some(CRC));
         Self::build(
             tempfile::tempdir().unwrap(),
             objects,
             allowed_paths.iter().map(|&path| path.to_owned()).collect(),
+            customise,
         )
     }
 
@@ -180,15 +198,22 @@ impl TestApp {
         directory: tempfile::TempDir,
         objects: Arc<MemoryObjectStore>,
         allowed_paths: Vec<String>,
+        customise: impl FnOnce(&mut App),
     ) -> Self {
         let store = SqliteStore::open(&directory.path().join("cts.sqlite")).unwrap();
         let site = Arc::new(RecordingSite::default());
         let unavailable = |reason: &str| SiteStatus::Unavailable {
             reason: reason.to_owned(),
         };
-        let app = Arc::new(App {
-            jobs: Arc::new(store.clone()),
-            images: Arc::new(store),
+        let metrics = Arc::new(Metrics::new());
+        let mut app = App {
+            jobs: Arc::new(CountedJobStore::new(
+                Arc::new(store.clone()),
+                metrics.job_transitions(),
+            )),
+            images: Arc::new(store.clone()),
+            site_store: Arc::new(store.clone()),
+            outbox: Arc::new(store),
             identity: Arc::new(users()),
             sites: Sites::new([
                 (
@@ -197,8 +222,14 @@ impl TestApp {
                 ),
                 (Site::Kbase, unavailable("no pool is configured")),
             ]),
-            object_store: Arc::clone(&objects) as _,
-            registry: Arc::new(registry()),
+            object_store: Arc::new(MeteredObjectStore::new(
+                Arc::clone(&objects) as _,
+                metrics.dependency_calls(),
+            )),
+            registry: Arc::new(MeteredImageRegistry::new(
+                Arc::new(registry()),
+                metrics.dependency_calls(),
+            )),
             // 2031-02-03T04:05:06Z
             clock: Arc::new(TestClock(AtomicI64::new(1_927_857_906_000_000))),
             config: Config {
@@ -212,10 +243,15 @@ impl TestApp {
                 request_limits: RequestLimits::default(),
                 cors_origins: Vec::new(),
             },
+            metrics,
+            readiness: Readiness::default(),
             job_pending: Notify::new(),
-        });
+            followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+            stopping: CancellationToken::new(),
+        };
+        customise(&mut app);
         Self {
-            app,
+            app: Arc::new(app),
             objects,
             site,
             directory,
@@ -233,7 +269,21 @@ impl TestApp {
             ..
         } = self;
         drop(app);
-        Self::build(directory, objects, allowed_paths)
+        Self::build(directory, objects, allowed_paths, |_| ())
+    }
+
+    /// Sends a request whose answer does not end by itself.
+    pub(crate) async fn open(&self, user: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+        let mut request = Request::builder()
+            .uri(path)
+            .header(header::AUTHORIZATION, format!("Bearer {user}-token"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        router::service(Arc::clone(&self.app))
+            .oneshot(request.body(Body::empty()).unwrap())
+            .await
+            .unwrap()
     }
 
     pub(crate) async fn send(&self, request: Request) -> Answer {
@@ -246,11 +296,13 @@ impl TestApp {
         Answer {
             status: parts.status,
             headers: parts.headers,
-            text: String::from_utf8(bytes.to_vec()).unwrap(),
+            text: String::from_utf8_lossy(&bytes).into_owned(),
+            bytes,
         }
     }
 
-    /// Sends as a user (`alice`, `bob`, `admin`, `executor`), or nobody if empty.
+    /// Sends as a user (`alice`, `bob`, `admin`, `half_admin`, `executor`, `refdata`), or nobody if
+    /// empty. Any other name is that of an invalid token.
     pub(crate) async fn call(
         &self,
         user: &str,
@@ -364,6 +416,7 @@ fn users() -> TokenFile {
         user("admin", &admin),
         user("half_admin", &[Role::FullAdmin]),
         user("executor", &[Role::ExternalExecutor]),
+        user("refdata", &[Role::RefdataService]),
     ])
 }
 
