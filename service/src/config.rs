@@ -1,6 +1,8 @@
 //! What an operator decides about the service, validated. Where the values come from (command line,
 //! later a file) is not known here.
 
+use std::path::PathBuf;
+
 use cts_shared::s3_path::{Bucket, S3Path};
 
 /// The service's settings.
@@ -12,6 +14,17 @@ pub struct Config {
     pub log_dir: PathPrefix,
     /// Most CPU hours one job may ask for: CPUs x containers x runtime.
     pub max_cpu_hours: f64,
+    /// What workers download.
+    pub worker_files: WorkerFiles,
+}
+
+/// Files that the service hands to workers (contract service.md, section 6, "Files for workers").
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WorkerFiles {
+    /// `/external_exec/files/condor/executable.sh`
+    pub executable: Option<PathBuf>,
+    /// `/external_exec/files/code_archive.tgz`
+    pub archive: Option<PathBuf>,
 }
 
 /// Default of [`Config::max_cpu_hours`] (contract config.md).

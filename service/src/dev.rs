@@ -38,7 +38,7 @@ use crate::cli::DevArgs;
 use crate::clock::SystemClock;
 use crate::compute_site::local::{LocalSite, LocalSiteSettings};
 use crate::compute_site::{ComputeSite, SiteEvents};
-use crate::config::Config;
+use crate::config::{Config, WorkerFiles};
 use crate::identity::TokenFile;
 use crate::image_registry::OciImageRegistry;
 use crate::object_store::{ObjectStore, S3ObjectStore};
@@ -249,6 +249,7 @@ async fn serve(parts: ServeParts<'_>) -> Result<(), DevError> {
             allowed_paths: args.allowed_s3_path.clone(),
             log_dir: args.log_dir.clone(),
             max_cpu_hours: args.max_cpu_hours,
+            worker_files: WorkerFiles::default(),
         },
         job_pending: Notify::new(),
     });

@@ -10,15 +10,15 @@ use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use secrecy::SecretString;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::{Mutex, Notify};
 use tower::ServiceExt;
 
 use cts_service::app::App;
 use cts_service::background::finisher::finish_pending_jobs;
 use cts_service::clock::Clock;
-use cts_service::compute_site::{ComputeSite, SiteError};
-use cts_service::config::Config;
+use cts_service::compute_site::{CleanError, ComputeSite, SiteError};
+use cts_service::config::{Config, WorkerFiles};
 use cts_service::error::Error;
 use cts_service::identity::{Role, TokenFile, User};
 use cts_service::image_registry::{FixedImageRegistry, RegistryImage};
@@ -26,6 +26,7 @@ use cts_service::object_store::MemoryObjectStore;
 use cts_service::router;
 use cts_service::sites::{SiteStatus, Sites};
 use cts_service::sqlite::SqliteStore;
+use cts_shared::error_code::ErrorCode;
 use cts_shared::id::{ContainerNumber, JobId};
 use cts_shared::job_input::JobInput;
 use cts_shared::site::Site;
@@ -54,6 +55,7 @@ impl Clock for TestClock {
 pub(crate) struct RecordingSite {
     started: Mutex<Vec<(JobId, Vec<ContainerNumber>)>>,
     cancelled: Mutex<Vec<JobId>>,
+    cleaned: Mutex<Vec<(JobId, Vec<ContainerNumber>)>>,
     something_started: Notify,
 }
 
@@ -102,6 +104,27 @@ impl ComputeSite for RecordingSite {
     fn cancel(&self, job: JobId) -> BoxFuture<'_, Result<(), SiteError>> {
         async move {
             self.cancelled.lock().await.push(job);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn runner_status(
+        &self,
+        _job: JobId,
+        _container: ContainerNumber,
+    ) -> BoxFuture<'_, Result<Map<String, Value>, Error>> {
+        let refusal = Error::refused(ErrorCode::UnsupportedOperation, "no batch system");
+        futures::future::ready(Err(refusal)).boxed()
+    }
+
+    fn clean(
+        &self,
+        job: JobId,
+        containers: Vec<ContainerNumber>,
+    ) -> BoxFuture<'_, Result<(), CleanError>> {
+        async move {
+            self.cleaned.lock().await.push((job, containers));
             Ok(())
         }
         .boxed()
@@ -210,6 +233,7 @@ impl TestApp {
                     .collect(),
                 log_dir: "cts/logs".parse().unwrap(),
                 max_cpu_hours: 100.0,
+                worker_files: WorkerFiles::default(),
             },
             job_pending: Notify::new(),
         });
