@@ -7,6 +7,7 @@ pub mod admin_jobs;
 pub mod callbacks;
 pub mod checks;
 pub mod error;
+pub mod events;
 pub mod external_exec;
 pub mod extract;
 pub mod health;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -40,4 +41,8 @@ pub struct App {
     pub config: Config,
     /// Wakes the finisher when a job can end; see [`crate::background::finisher`].
     pub job_pending: Notify,
+    /// One permit for each client that may follow events; see [`crate::api::events`].
+    pub followers: Arc<Semaphore>,
+    /// Cancelled when the service stops: answers that never end by themselves end then.
+    pub stopping: CancellationToken,
 }

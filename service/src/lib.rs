@@ -28,14 +28,17 @@
 
 pub mod api;
 pub mod app;
+mod assembly;
 pub mod background;
 pub mod cli;
 pub mod clock;
 pub mod compute_site;
 pub mod condor;
 pub mod config;
+mod data_dir;
 pub mod dev;
 pub mod error;
+pub mod exit;
 pub mod identity;
 pub mod image_registry;
 pub mod image_store;
@@ -45,7 +48,10 @@ pub mod jobs;
 pub mod object_store;
 pub mod outbox;
 mod process_identity;
+mod programs;
 pub mod router;
+pub mod serve;
+pub mod server;
 pub mod site_store;
 pub mod sites;
 pub mod sqlite;

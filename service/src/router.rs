@@ -1,20 +1,29 @@
 //! The URL space.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{OriginalUri, Request};
+use axum::extract::{OriginalUri, Request, State};
+use axum::http::HeaderValue;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{MethodRouter, any, delete, get, post, put};
-use tower::{Layer, Service};
+use tower::util::option_layer;
+use tower::{Service, ServiceBuilder};
+use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
 use crate::api::error::ApiError;
 use crate::api::request_context::with_context;
 use crate::api::{
-    admin_jobs, callbacks, external_exec, extract, health, images, job_lists, jobs, logs, nersc,
-    notifications, root, sites, worker_files,
+    admin_jobs, callbacks, events, external_exec, extract, health, images, job_lists, jobs, logs,
+    nersc, notifications, root, sites, worker_files,
 };
 use crate::app::App;
+use crate::error::Error;
+
+/// What to do about a request that took too long: whatever was slow may be better by then.
+const RETRY_SLOW_REQUEST_AFTER: Duration = Duration::from_secs(60);
 
 /// The service: every route, and what happens to every request before routing.
 pub fn service(
@@ -28,6 +37,7 @@ pub fn service(
         .route("/whoami", get(root::who_am_i))
         .route("/livez", get(health::live))
         .route("/sites", get(sites::list))
+        .route("/events", get(events::follow))
         .route("/images", get(images::list_images))
         .rest("/images/", get(images::get))
         .route("/jobs", get(job_lists::list_own).post(jobs::submit))
@@ -96,8 +106,42 @@ pub fn service(
         .fallback(|| async { extract::not_found() })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
         .with_state(Arc::clone(&app));
-    // Around the router, not in it: what it does comes before routing.
-    axum::middleware::from_fn_with_state(app, with_context).layer(router)
+    // Around the router, not in it: what they do comes before routing. Outermost is CORS: browsers ask without
+    // a token, and may read errors, too.
+    let cors = cors(&app.config.cors_origins);
+    let timeout = app.config.request_limits.timeout;
+    ServiceBuilder::new()
+        .layer(option_layer(cors))
+        .layer(from_fn_with_state(app, with_context))
+        .layer(from_fn_with_state(timeout, with_timeout))
+        .service(router)
+}
+
+/// Pages of these origins may call everything, as the contract has it; nothing for none.
+fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
+    (!origins.is_empty()).then(|| {
+        CorsLayer::new()
+            .allow_origin(AllowOrigin::list(origins.iter().cloned()))
+            .allow_credentials(true)
+            .allow_methods(AllowMethods::mirror_request())
+            .allow_headers(AllowHeaders::mirror_request())
+    })
+}
+
+/// Gives a request up whose answer does not begin in time.
+async fn with_timeout(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_elapsed) => ApiError::from(Error::Unavailable {
+            message: format!(
+                "the request took longer than {} s; it may have had its effect: look before you send it \
+                 again",
+                limit.as_secs()
+            ),
+            retry_after: RETRY_SLOW_REQUEST_AFTER,
+        })
+        .into_response(),
+    }
 }
 
 #[derive(Default)]

@@ -1,5 +1,7 @@
 //! Bodies, path and query parameters as they arrive; [`super::checks`] looks into them.
 
+use std::sync::Arc;
+
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, RawPathParams, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
@@ -10,13 +12,10 @@ use cts_shared::error_code::ErrorCode;
 use cts_shared::validation::{Checked, Fault};
 use cts_shared::wire::error::ValidationDetail;
 
+use crate::app::App;
 use crate::error::Error;
 
 use super::error::ApiError;
-
-/// Largest body read: a submission of 10,000 files with the longest paths and data ids is half of
-/// this.
-pub const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 
 /// A request body whose syntax is checked. Extracting it comes first: bad JSON is reported even
 /// without a token.
@@ -57,14 +56,15 @@ impl JsonBody {
     }
 }
 
-impl<S: Send + Sync> FromRequest<S> for JsonBody {
+impl FromRequest<Arc<App>> for JsonBody {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let json = is_json(request.headers());
-        let bytes = axum::body::to_bytes(request.into_body(), MAX_BODY_BYTES)
+        let limit = app.config.request_limits.max_body_bytes;
+        let bytes = axum::body::to_bytes(request.into_body(), limit)
             .await
-            .map_err(|error| body_error(&error))?;
+            .map_err(|error| body_error(&error, limit))?;
         if bytes.is_empty() {
             return Ok(Self::Absent);
         }
@@ -77,13 +77,11 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
     }
 }
 
-fn body_error(error: &axum::Error) -> ApiError {
+fn body_error(error: &axum::Error, limit: usize) -> ApiError {
     let mut source: Option<&dyn std::error::Error> = Some(error);
     while let Some(cause) = source {
         if cause.is::<http_body_util::LengthLimitError>() {
-            return ApiError::BodyTooLarge {
-                limit: MAX_BODY_BYTES,
-            };
+            return ApiError::BodyTooLarge { limit };
         }
         source = cause.source();
     }

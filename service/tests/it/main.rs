@@ -8,7 +8,9 @@
 )]
 
 mod auth;
+mod background;
 mod envelope;
+mod events;
 mod images;
 mod jobs;
 mod local_site;

@@ -7,17 +7,24 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use cts_service::api::events::MAX_FOLLOWERS;
 use cts_service::app::App;
 use cts_service::background::finisher::finish_pending_jobs;
 use cts_service::clock::Clock;
 use cts_service::compute_site::{CleanError, ComputeSite, SiteError};
+use cts_service::compute_site::{ComputeSite, SiteError};
+use cts_service::config::{Config, RequestLimits};
 use cts_service::config::{Config, WorkerFiles};
 use cts_service::error::Error;
 use cts_service::identity::{Role, TokenFile, User};
@@ -234,8 +241,13 @@ impl TestApp {
                 log_dir: "cts/logs".parse().unwrap(),
                 max_cpu_hours: 100.0,
                 worker_files: WorkerFiles::default(),
+                start_jobs: true,
+                request_limits: RequestLimits::default(),
+                cors_origins: Vec::new(),
             },
             job_pending: Notify::new(),
+            followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+            stopping: CancellationToken::new(),
         });
         Self {
             app,
@@ -257,6 +269,20 @@ impl TestApp {
         } = self;
         drop(app);
         Self::build(directory, objects, allowed_paths)
+    }
+
+    /// Sends a request whose answer does not end by itself.
+    pub(crate) async fn open(&self, user: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+        let mut request = Request::builder()
+            .uri(path)
+            .header(header::AUTHORIZATION, format!("Bearer {user}-token"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        router::service(Arc::clone(&self.app))
+            .oneshot(request.body(Body::empty()).unwrap())
+            .await
+            .unwrap()
     }
 
     pub(crate) async fn send(&self, request: Request) -> Answer {
