@@ -7,12 +7,14 @@
     reason = "a test stops at what it did not expect"
 )]
 
+mod admin;
 mod auth;
 mod background;
 mod envelope;
 mod events;
 mod images;
 mod jobs;
+mod lists;
 mod local_site;
 mod submit;
 mod test_app;

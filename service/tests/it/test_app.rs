@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -12,8 +13,6 @@ use http_body_util::BodyExt;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde_json::{Map, Value, json};
-use serde_json::{Value, json};
-use tokio::sync::{Mutex, Notify};
 use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -23,9 +22,7 @@ use cts_service::app::App;
 use cts_service::background::finisher::finish_pending_jobs;
 use cts_service::clock::Clock;
 use cts_service::compute_site::{CleanError, ComputeSite, SiteError};
-use cts_service::compute_site::{ComputeSite, SiteError};
-use cts_service::config::{Config, RequestLimits};
-use cts_service::config::{Config, WorkerFiles};
+use cts_service::config::{Config, RequestLimits, WorkerFiles};
 use cts_service::error::Error;
 use cts_service::identity::{Role, TokenFile, User};
 use cts_service::image_registry::{FixedImageRegistry, RegistryImage};
@@ -49,6 +46,13 @@ pub(crate) const DIGEST: &str =
 /// A clock that moves a millisecond each time it is read.
 #[derive(Debug)]
 pub(crate) struct TestClock(AtomicI64);
+
+impl TestClock {
+    pub(crate) fn advance(&self, time: Duration) {
+        let micros = i64::try_from(time.as_micros()).unwrap();
+        self.0.fetch_add(micros, Ordering::SeqCst);
+    }
+}
 
 impl Clock for TestClock {
     fn now(&self) -> UtcTime {
@@ -82,6 +86,14 @@ impl RecordingSite {
             }
             changed.await;
         }
+    }
+
+    pub(crate) async fn cleaned(&self) -> Vec<(String, Vec<ContainerNumber>)> {
+        let cleaned = self.cleaned.lock().await;
+        cleaned
+            .iter()
+            .map(|(id, containers)| (id.to_string(), containers.clone()))
+            .collect()
     }
 
     pub(crate) async fn cancelled(&self) -> Vec<String> {
@@ -146,8 +158,9 @@ pub(crate) struct TestApp {
     pub(crate) app: Arc<App>,
     pub(crate) objects: Arc<MemoryObjectStore>,
     pub(crate) site: Arc<RecordingSite>,
+    pub(crate) clock: Arc<TestClock>,
     directory: tempfile::TempDir,
-    allowed_paths: Vec<String>,
+    config: Config,
 }
 
 /// An answer, read whole.
@@ -193,58 +206,71 @@ impl Answer {
 
 impl TestApp {
     pub(crate) fn new() -> Self {
-        Self::with_allowed_paths(&[])
+        Self::with_config(|_| {})
     }
 
     pub(crate) fn with_allowed_paths(allowed_paths: &[&str]) -> Self {
+        Self::with_config(|config| {
+            config.allowed_paths = allowed_paths
+                .iter()
+                .map(|path| path.parse().unwrap())
+                .collect();
+        })
+    }
+
+    pub(crate) fn with_config(configure: impl FnOnce(&mut Config)) -> Self {
+        Self::with_sites(&[Site::Local], configure)
+    }
+
+    /// All sites take jobs, of any size.
+    pub(crate) fn with_every_site() -> Self {
+        Self::with_sites(&Site::ALL, |config| config.max_cpu_hours = f64::INFINITY)
+    }
+
+    fn with_sites(available: &[Site], configure: impl FnOnce(&mut Config)) -> Self {
         let objects = Arc::new(MemoryObjectStore::default());
         objects.insert("cts/io/in/a.txt", "a", Some(CRC));
-        Self::build(
-            tempfile::tempdir().unwrap(),
-            objects,
-            allowed_paths.iter().map(|&path| path.to_owned()).collect(),
-        )
+        let mut config = Config {
+            allowed_paths: Vec::new(),
+            log_dir: "cts/logs".parse().unwrap(),
+            max_cpu_hours: 100.0,
+            worker_files: WorkerFiles::default(),
+            start_jobs: true,
+            request_limits: RequestLimits::default(),
+            cors_origins: Vec::new(),
+        };
+        configure(&mut config);
+        Self::build(tempfile::tempdir().unwrap(), objects, config, available)
     }
 
     fn build(
         directory: tempfile::TempDir,
         objects: Arc<MemoryObjectStore>,
-        allowed_paths: Vec<String>,
+        config: Config,
+        available: &[Site],
     ) -> Self {
         let store = SqliteStore::open(&directory.path().join("cts.sqlite")).unwrap();
         let site = Arc::new(RecordingSite::default());
-        let unavailable = |reason: &str| SiteStatus::Unavailable {
-            reason: reason.to_owned(),
+        let kbase = SiteStatus::Unavailable {
+            reason: "no pool is configured".to_owned(),
         };
+        let available = available.iter().map(|available| {
+            let site = Arc::clone(&site) as Arc<dyn ComputeSite>;
+            (*available, SiteStatus::Available(site))
+        });
+        // 2031-02-03T04:05:06Z
+        let clock = Arc::new(TestClock(AtomicI64::new(1_927_857_906_000_000)));
         let app = Arc::new(App {
             jobs: Arc::new(store.clone()),
             images: Arc::new(store.clone()),
             site_store: Arc::new(store.clone()),
             outbox: Arc::new(store),
             identity: Arc::new(users()),
-            sites: Sites::new([
-                (
-                    Site::Local,
-                    SiteStatus::Available(Arc::clone(&site) as Arc<dyn ComputeSite>),
-                ),
-                (Site::Kbase, unavailable("no pool is configured")),
-            ]),
+            sites: Sites::new(std::iter::once((Site::Kbase, kbase)).chain(available)),
             object_store: Arc::clone(&objects) as _,
             registry: Arc::new(registry()),
-            // 2031-02-03T04:05:06Z
-            clock: Arc::new(TestClock(AtomicI64::new(1_927_857_906_000_000))),
-            config: Config {
-                allowed_paths: allowed_paths
-                    .iter()
-                    .map(|path| path.parse().unwrap())
-                    .collect(),
-                log_dir: "cts/logs".parse().unwrap(),
-                max_cpu_hours: 100.0,
-                worker_files: WorkerFiles::default(),
-                start_jobs: true,
-                request_limits: RequestLimits::default(),
-                cors_origins: Vec::new(),
-            },
+            clock: Arc::clone(&clock) as _,
+            config: config.clone(),
             job_pending: Notify::new(),
             followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
             stopping: CancellationToken::new(),
@@ -253,8 +279,9 @@ impl TestApp {
             app,
             objects,
             site,
+            clock,
             directory,
-            allowed_paths,
+            config,
         }
     }
 
@@ -264,11 +291,11 @@ impl TestApp {
             app,
             objects,
             directory,
-            allowed_paths,
+            config,
             ..
         } = self;
         drop(app);
-        Self::build(directory, objects, allowed_paths)
+        Self::build(directory, objects, config, &[Site::Local])
     }
 
     /// Sends a request whose answer does not end by itself.
