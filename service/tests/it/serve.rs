@@ -140,11 +140,19 @@ impl Drop for Service {
 }
 
 fn get_root(address: SocketAddr) -> String {
+    get(address, "/", "")
+}
+
+/// `headers` are whole lines.
+fn get(address: SocketAddr, path: &str, headers: &str) -> String {
     use std::io::Write;
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream
-        .write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        .write_all(
+            format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{headers}\r\n")
+                .as_bytes(),
+        )
         .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -192,6 +200,45 @@ async fn it_serves_until_it_is_told_to_stop() {
     assert_eq!(asked("PUT"), ["/cts/io", "/cts/logs", "/other"]);
     assert_eq!(asked("DELETE"), ["/cts/io", "/cts/logs", "/other"]);
     assert_eq!(requests.len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_token_file_users_are_those_of_kbase_auth() {
+    let s3 = kind_store().await;
+    let auth2 = MockServer::start().await;
+    let mut home = Home::new(&s3.uri());
+    let token_file = home.config.lines().nth(1).unwrap().to_owned();
+    let settings = format!("url = {:?}\nadmin_roles_full = \"A, B\"", auth2.uri());
+    home.config = home.config.replace(&token_file, &settings);
+    let mut service = Service::start(home.command("serve"));
+    let address = service.address();
+    let warning = "KBase auth2 does not answer as it should; starting all the same";
+    // The start does not wait for it: it may have come before or after.
+    if !service.seen.iter().any(|line| line.contains(warning)) {
+        service.wait_for(warning);
+    }
+    let who_am_i = || get(address, "/whoami", "authorization: Bearer CANARY\r\n");
+    // A page that is not there is no answer of an auth2.
+    assert!(who_am_i().starts_with("HTTP/1.1 500"), "{}", who_am_i());
+
+    let token =
+        serde_json::json!({"type": "Login", "cachefor": 1, "expires": 4_000_000_000_000_u64});
+    let roles = ["B", "KBASE_STAFF", "HAS_NERSC_ACCOUNT"];
+    let me = serde_json::json!({"user": "carol", "customroles": roles});
+    for (path, answer) in [("^/api/V2/token$", token), ("^/api/V2/me$", me)] {
+        Mock::given(method("GET"))
+            .and(path_regex(path))
+            .respond_with(ResponseTemplate::new(200).set_body_json(answer))
+            .mount(&auth2)
+            .await;
+    }
+    let answer = who_am_i();
+    assert!(
+        answer.contains("{\"user\":\"carol\",\"roles\":[\"full_admin\"]"),
+        "{answer}"
+    );
+    service.terminate();
+    assert_eq!(service.ended().code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
