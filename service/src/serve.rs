@@ -69,7 +69,7 @@ pub fn run(args: &ServeArgs) -> Result<(), StartError> {
 
 async fn serve(settings: Settings) -> Result<(), StartError> {
     let stop = stop_on_signals()?;
-    let data_dir = DataDir::take(&settings.data_dir)?;
+    let data_dir = Arc::new(DataDir::take(&settings.data_dir)?);
     let metrics = Arc::new(Metrics::new());
     let identity = identity(settings.identity, &metrics)?;
     let local_site = settings.local_site.map(local_site).transpose()?;
