@@ -7,6 +7,7 @@
 //! | [`explain`] | what `check-config` prints |
 //! | [`fault`] | what is wrong, and where it stands |
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
@@ -33,12 +34,23 @@ pub struct Config {
     pub log_dir: PathPrefix,
     /// Most CPU hours one job may ask for: CPUs x containers x runtime.
     pub max_cpu_hours: f64,
+    /// What workers download.
+    pub worker_files: WorkerFiles,
     /// Whether stored jobs are handed to their sites. Not in test mode (contract config.md).
     pub start_jobs: bool,
     /// What one request may cost.
     pub request_limits: RequestLimits,
     /// Pages of these origins (scheme, host, port) may call the service from a browser.
     pub cors_origins: Vec<HeaderValue>,
+}
+
+/// Files that the service hands to workers (contract service.md, section 6, "Files for workers").
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WorkerFiles {
+    /// `/external_exec/files/condor/executable.sh`
+    pub executable: Option<PathBuf>,
+    /// `/external_exec/files/code_archive.tgz`
+    pub archive: Option<PathBuf>,
 }
 
 /// Default of [`Config::max_cpu_hours`] (contract config.md).

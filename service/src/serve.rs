@@ -78,7 +78,12 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
     let listening = listen(settings.address).await?;
     let store = open_store(&data_dir).await?;
     tokio::select! {
-        outcome = test_writing(&object_store, &settings.config) => outcome?,
+        (outcome, ()) = async {
+            tokio::join!(
+                test_writing(&object_store, &settings.config),
+                test_identity(&*identity),
+            )
+        } => outcome?,
         () = stop.cancelled() => return Ok(()),
     }
     let local_enabled = local_site.is_some();
@@ -158,6 +163,14 @@ fn s3_settings(access: S3Access) -> S3Settings {
         access_key: access.access_key,
         secret: Arc::new(SecretSource::from_value(access.secret)),
         verify: access.verify,
+    }
+}
+
+/// Asks whether whoever knows the users is there. Without an answer the service starts all the same: what is
+/// remembered or public works, and a restart would not help.
+async fn test_identity(identity: &dyn Identity) {
+    if let Err(error) = identity.check().await {
+        tracing::warn!(%error, "the identity provider does not answer; starting all the same");
     }
 }
 

@@ -392,7 +392,7 @@ pub static CONDOR_S3_EXTERNAL: Key<bool> = not_yet(
 .or("false");
 
 /// See [`KEYS`].
-pub static CONDOR_EXECUTABLE: Key<PathBuf> = not_yet(
+pub static CONDOR_EXECUTABLE: Key<PathBuf> = used(
     "HTCondor",
     "executable_path",
     "KBCTS_HTC_EXE_PATH",
@@ -456,7 +456,7 @@ pub static MOUNT_PREFIX: Key<String> = not_yet(
 );
 
 /// See [`KEYS`].
-pub static ARCHIVE_PATH: Key<PathBuf> = not_yet(
+pub static ARCHIVE_PATH: Key<PathBuf> = used(
     "ExternalExecution",
     "archive_path",
     "KBCTS_CODE_ARCHIVE_PATH",

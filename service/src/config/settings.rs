@@ -12,7 +12,7 @@ use url::Url;
 use super::fault::{Fault, Faults};
 use super::keys;
 use super::reader::{Explained, Reader, Sources};
-use super::{Config, PathPrefix, RequestLimits};
+use super::{Config, PathPrefix, RequestLimits, WorkerFiles};
 use crate::identity::KbaseAuthSettings;
 use crate::server;
 use crate::telemetry::{LogFormat, LogLevel};
@@ -163,6 +163,10 @@ fn config(reader: &Reader) -> Option<Config> {
         allowed_paths: reader.get(&keys::ALLOWED_PATHS).unwrap_or_default(),
         log_dir: reader.get(&keys::LOG_DIR)?,
         max_cpu_hours: reader.get(&keys::MAX_CPU_HOURS)?,
+        worker_files: WorkerFiles {
+            executable: reader.get(&keys::CONDOR_EXECUTABLE),
+            archive: reader.get(&keys::ARCHIVE_PATH),
+        },
         start_jobs: !reader.get(&keys::TEST_MODE)?,
         request_limits: RequestLimits {
             max_body_bytes: reader.get(&keys::MAX_BODY_BYTES)?,
