@@ -17,7 +17,7 @@ use crate::assembly::{
 };
 use crate::cli::{CheckConfigArgs, ServeArgs};
 use crate::config::settings::{IdentitySettings, Loaded, LocalSiteChoice, S3Access, Settings};
-use crate::config::{Config, PathPrefix, Sources, explain};
+use crate::config::{Config, PathPrefix, Sources, WorkerFiles, explain};
 use crate::data_dir::DataDir;
 use crate::exit::ExitStatus;
 use crate::identity::{Identity, KbaseAuth, TokenFile};
@@ -73,6 +73,7 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
     let metrics = Arc::new(Metrics::new());
     let identity = identity(settings.identity, &metrics)?;
     let local_site = settings.local_site.map(local_site).transpose()?;
+    check_worker_files(&settings.config.worker_files)?;
     let s3 = s3_settings(settings.s3);
     let object_store = S3ObjectStore::new(&s3)?;
     let listening = listen(settings.address).await?;
@@ -155,6 +156,24 @@ fn local_site(choice: LocalSiteChoice) -> Result<LocalSiteChoice, StartError> {
         token_path,
         ..choice
     })
+}
+
+/// What workers download is there (contract config.md).
+fn check_worker_files(files: &WorkerFiles) -> Result<(), StartError> {
+    for (key, path) in [
+        ("HTCondor.executable_path", &files.executable),
+        ("ExternalExecution.archive_path", &files.archive),
+    ] {
+        if let Some(path) = path
+            && !path.is_file()
+        {
+            return Err(StartError::Configuration(format!(
+                "{key}: {} is not a file; correct it, or leave it out if no HTCondor workers need it",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn s3_settings(access: S3Access) -> S3Settings {
