@@ -23,7 +23,7 @@ use cts_service::app::App;
 use cts_service::background::finisher::finish_pending_jobs;
 use cts_service::clock::Clock;
 use cts_service::compute_site::{CleanError, ComputeSite, SiteError};
-use cts_service::config::{Config, RequestLimits, WorkerFiles};
+use cts_service::config::{Cleaning, Config, RequestLimits, WorkerFiles};
 use cts_service::error::Error;
 use cts_service::identity::{Role, TokenFile, User};
 use cts_service::image_registry::{FixedImageRegistry, MeteredImageRegistry, RegistryImage};
@@ -286,6 +286,7 @@ impl TestApp {
                 max_cpu_hours: 100.0,
                 worker_files: WorkerFiles::default(),
                 start_jobs: true,
+                cleaning: Cleaning::default(),
                 request_limits: RequestLimits::default(),
                 cors_origins: Vec::new(),
             },
