@@ -29,10 +29,12 @@ use crate::config::settings::LocalSiteChoice;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::exit::ExitStatus;
 use crate::identity::{Identity, TokenFileError};
-use crate::image_registry::OciImageRegistry;
-use crate::job_store::StoreError;
-use crate::object_store::ObjectStore;
+use crate::image_registry::{MeteredImageRegistry, OciImageRegistry};
+use crate::job_store::{CountedJobStore, StoreError};
+use crate::metrics::Metrics;
+use crate::object_store::{MeteredObjectStore, ObjectStore};
 use crate::programs::find_executor;
+use crate::readiness::Readiness;
 use crate::sites::{SiteStatus, Sites};
 use crate::sqlite::SqliteStore;
 use crate::telemetry::LogLevel;
@@ -227,20 +229,33 @@ impl RunningService {
         let (events, event_receiver) = mpsc::channel(SITE_EVENTS);
         let local = local_site_settings(&parts, &url)
             .map(|settings| Arc::new(LocalSite::new(settings, events)));
+        let metrics = Arc::new(Metrics::new());
+        let registry = OciImageRegistry::new(RegistryOptions {
+            plain_http_hosts: parts.plain_http_registries,
+            ..RegistryOptions::default()
+        });
         let app = Arc::new(App {
-            jobs: Arc::new(parts.store.clone()),
+            jobs: Arc::new(CountedJobStore::new(
+                Arc::new(parts.store.clone()),
+                metrics.job_transitions(),
+            )),
             images: Arc::new(parts.store.clone()),
             site_store: Arc::new(parts.store.clone()),
             outbox: Arc::new(parts.store),
             identity: parts.identity,
             sites: sites(&local, parts.kbase_unavailable),
-            object_store: parts.object_store,
-            registry: Arc::new(OciImageRegistry::new(RegistryOptions {
-                plain_http_hosts: parts.plain_http_registries,
-                ..RegistryOptions::default()
-            })),
+            object_store: Arc::new(MeteredObjectStore::new(
+                parts.object_store,
+                metrics.dependency_calls(),
+            )),
+            registry: Arc::new(MeteredImageRegistry::new(
+                Arc::new(registry),
+                metrics.dependency_calls(),
+            )),
             clock: Arc::new(SystemClock),
             config: parts.config,
+            metrics,
+            readiness: Readiness::default(),
             job_pending: Notify::new(),
             followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
             stopping: CancellationToken::new(),

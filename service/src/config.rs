@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
+
 use cts_shared::s3_path::{Bucket, S3Path};
 
 pub mod explain;
@@ -39,7 +40,7 @@ pub struct Config {
     pub start_jobs: bool,
     /// What one request may cost.
     pub request_limits: RequestLimits,
-    /// Pages of these origins may call the service from a browser.
+    /// Pages of these origins (scheme, host, port) may call the service from a browser.
     pub cors_origins: Vec<HeaderValue>,
 }
 

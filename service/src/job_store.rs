@@ -24,6 +24,10 @@ use cts_shared::wire::job::{
 
 use crate::error::Error;
 
+mod counted;
+
+pub use counted::CountedJobStore;
+
 /// A job: what was fixed at submission, and what changes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredJob {

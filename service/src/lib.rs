@@ -25,6 +25,7 @@
 //! | [`compute_site`], [`condor`] | where executors run |
 //! | [`object_store`], [`image_registry`] | S3 and registries |
 //! | [`background`] | loops that no request waits for |
+//! | [`metrics`], [`readiness`] | what operators watch |
 
 pub mod api;
 pub mod app;
@@ -45,10 +46,12 @@ pub mod image_store;
 pub mod images;
 pub mod job_store;
 pub mod jobs;
+pub mod metrics;
 pub mod object_store;
 pub mod outbox;
 mod process_identity;
 mod programs;
+pub mod readiness;
 pub mod router;
 pub mod serve;
 pub mod server;

@@ -1,23 +1,21 @@
 //! The URL space.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{OriginalUri, Request, State};
-use axum::http::HeaderValue;
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{MethodRouter, any, delete, get, post, put};
-use tower::util::option_layer;
-use tower::{Service, ServiceBuilder};
-use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
+use tower::{Layer, Service};
 
 use crate::api::error::ApiError;
-use crate::api::request_context::with_context;
+use crate::api::request_context::{with_context, with_route};
 use crate::api::{
     admin_jobs, callbacks, events, external_exec, extract, health, images, job_lists, jobs, logs,
-    nersc, notifications, root, sites, worker_files,
+    metrics, nersc, notifications, response_headers, root, sites, worker_files,
 };
 use crate::app::App;
 use crate::error::Error;
@@ -28,14 +26,61 @@ const RETRY_SLOW_REQUEST_AFTER: Duration = Duration::from_secs(60);
 /// The service: every route, and what happens to every request before routing.
 pub fn service(
     app: Arc<App>,
-) -> impl Service<Request, Response = Response, Error = std::convert::Infallible, Future: Send>
-+ Clone
-+ Send
-+ 'static {
-    let routes = Routes::default()
+) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+    let router = routes()
+        .router
+        .fallback(|| async { extract::not_found() })
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .layer(from_fn(with_route))
+        .layer(from_fn_with_state(
+            app.config.request_limits.timeout,
+            with_timeout,
+        ))
+        .with_state(Arc::clone(&app));
+    let cors = response_headers::cors(&app.config.cors_origins);
+    // Around the router, not in it: what it does comes before routing.
+    let service = from_fn_with_state(app, with_context).layer(router);
+    // A router that routes nothing: it only puts the layers around the service.
+    let mut service = Router::new()
+        .fallback_service(service)
+        .layer(response_headers::compression());
+    if let Some(cors) = cors {
+        service = service.layer(cors);
+    }
+    service.layer(from_fn(response_headers::security_headers))
+}
+
+/// Gives a request up whose answer does not begin in time.
+async fn with_timeout(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_elapsed) => ApiError::from(Error::Unavailable {
+            message: format!(
+                "the request took longer than {} s; it may have had its effect: look before you \
+                 send it again",
+                limit.as_secs()
+            ),
+            retry_after: RETRY_SLOW_REQUEST_AFTER,
+        })
+        .into_response(),
+    }
+}
+
+/// Every path as the router has it: parameters in braces, `{*rest}` for one that takes the rest of the
+/// path. For what has to be complete: tests, the API's description.
+#[must_use]
+pub fn paths() -> Vec<String> {
+    routes().paths
+}
+
+fn routes() -> Routes {
+    Routes::default()
         .root("/", get(root::root))
         .route("/whoami", get(root::who_am_i))
         .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(metrics::metrics))
         .route("/sites", get(sites::list))
         .route("/events", get(events::follow))
         .route("/images", get(images::list_images))
@@ -100,74 +145,34 @@ pub fn service(
         .route(
             "/external_exec/files/code_archive.tgz",
             get(worker_files::archive),
-        );
-    let router = routes
-        .0
-        .fallback(|| async { extract::not_found() })
-        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
-        .with_state(Arc::clone(&app));
-    // Around the router, not in it: what they do comes before routing. Outermost is CORS: browsers ask without
-    // a token, and may read errors, too.
-    let cors = cors(&app.config.cors_origins);
-    let timeout = app.config.request_limits.timeout;
-    ServiceBuilder::new()
-        .layer(option_layer(cors))
-        .layer(from_fn_with_state(app, with_context))
-        .layer(from_fn_with_state(timeout, with_timeout))
-        .service(router)
-}
-
-/// Pages of these origins may call everything, as the contract has it; nothing for none.
-fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
-    (!origins.is_empty()).then(|| {
-        CorsLayer::new()
-            .allow_origin(AllowOrigin::list(origins.iter().cloned()))
-            .allow_credentials(true)
-            .allow_methods(AllowMethods::mirror_request())
-            .allow_headers(AllowHeaders::mirror_request())
-    })
-}
-
-/// Gives a request up whose answer does not begin in time.
-async fn with_timeout(State(limit): State<Duration>, request: Request, next: Next) -> Response {
-    match tokio::time::timeout(limit, next.run(request)).await {
-        Ok(response) => response,
-        Err(_elapsed) => ApiError::from(Error::Unavailable {
-            message: format!(
-                "the request took longer than {} s; it may have had its effect: look before you send it \
-                 again",
-                limit.as_secs()
-            ),
-            retry_after: RETRY_SLOW_REQUEST_AFTER,
-        })
-        .into_response(),
-    }
+        )
 }
 
 #[derive(Default)]
-struct Routes(Router<Arc<App>>);
+struct Routes {
+    router: Router<Arc<App>>,
+    paths: Vec<String>,
+}
 
 impl Routes {
-    fn root(self, path: &str, methods: MethodRouter<Arc<App>>) -> Self {
-        Self(self.0.route(path, methods))
+    fn root(mut self, path: &str, methods: MethodRouter<Arc<App>>) -> Self {
+        self.paths.push(path.to_owned());
+        self.router = self.router.route(path, methods);
+        self
     }
 
     /// A path, which is also found with a slash at its end.
     fn route(self, path: &str, methods: MethodRouter<Arc<App>>) -> Self {
-        Self(
-            self.0
-                .route(path, methods)
-                .route(&format!("{path}/"), any(without_slash)),
-        )
+        let mut routes = self.root(path, methods);
+        routes.router = routes.router.route(&format!("{path}/"), any(without_slash));
+        routes
     }
 
     /// A path of which the rest, slashes included, is one parameter, which may be empty.
     fn rest(self, path: &str, methods: MethodRouter<Arc<App>>) -> Self {
-        Self(
-            self.0
-                .route(&format!("{path}{{*rest}}"), methods.clone())
-                .route(path, methods),
-        )
+        let mut routes = self.root(&format!("{path}{{*rest}}"), methods.clone());
+        routes.router = routes.router.route(path, methods);
+        routes
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod admin;
 mod auth;
+mod authz;
 mod background;
 mod envelope;
 mod events;

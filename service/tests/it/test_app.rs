@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -25,8 +26,11 @@ use cts_service::compute_site::{CleanError, ComputeSite, SiteError};
 use cts_service::config::{Config, RequestLimits, WorkerFiles};
 use cts_service::error::Error;
 use cts_service::identity::{Role, TokenFile, User};
-use cts_service::image_registry::{FixedImageRegistry, RegistryImage};
-use cts_service::object_store::MemoryObjectStore;
+use cts_service::image_registry::{FixedImageRegistry, MeteredImageRegistry, RegistryImage};
+use cts_service::job_store::CountedJobStore;
+use cts_service::metrics::Metrics;
+use cts_service::object_store::{MemoryObjectStore, MeteredObjectStore};
+use cts_service::readiness::Readiness;
 use cts_service::router;
 use cts_service::sites::{SiteStatus, Sites};
 use cts_service::sqlite::SqliteStore;
@@ -160,7 +164,7 @@ pub(crate) struct TestApp {
     pub(crate) site: Arc<RecordingSite>,
     pub(crate) clock: Arc<TestClock>,
     directory: tempfile::TempDir,
-    config: Config,
+    allowed_paths: Vec<String>,
 }
 
 /// An answer, read whole.
@@ -169,6 +173,7 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) text: String,
+    pub(crate) bytes: Bytes,
 }
 
 impl Answer {
@@ -206,82 +211,104 @@ impl Answer {
 
 impl TestApp {
     pub(crate) fn new() -> Self {
-        Self::with_config(|_| {})
+        Self::with_allowed_paths(&[])
     }
 
     pub(crate) fn with_allowed_paths(allowed_paths: &[&str]) -> Self {
-        Self::with_config(|config| {
-            config.allowed_paths = allowed_paths
-                .iter()
-                .map(|path| path.parse().unwrap())
-                .collect();
-        })
+        Self::customised(allowed_paths, |_| ())
     }
 
-    pub(crate) fn with_config(configure: impl FnOnce(&mut Config)) -> Self {
-        Self::with_sites(&[Site::Local], configure)
+    /// A service of which parts or settings are others.
+    pub(crate) fn with(customise: impl FnOnce(&mut App)) -> Self {
+        Self::customised(&[], customise)
     }
 
     /// All sites take jobs, of any size.
     pub(crate) fn with_every_site() -> Self {
-        Self::with_sites(&Site::ALL, |config| config.max_cpu_hours = f64::INFINITY)
+        Self::with(|app| {
+            app.config.max_cpu_hours = f64::INFINITY;
+            let site = Arc::clone(app.sites.available(Site::Local).unwrap());
+            let available = SiteStatus::Available(site);
+            app.sites = Sites::new(Site::ALL.map(|site| (site, available.clone())));
+        })
     }
 
-    fn with_sites(available: &[Site], configure: impl FnOnce(&mut Config)) -> Self {
+    fn customised(allowed_paths: &[&str], customise: impl FnOnce(&mut App)) -> Self {
         let objects = Arc::new(MemoryObjectStore::default());
         objects.insert("cts/io/in/a.txt", "a", Some(CRC));
-        let mut config = Config {
-            allowed_paths: Vec::new(),
-            log_dir: "cts/logs".parse().unwrap(),
-            max_cpu_hours: 100.0,
-            worker_files: WorkerFiles::default(),
-            start_jobs: true,
-            request_limits: RequestLimits::default(),
-            cors_origins: Vec::new(),
-        };
-        configure(&mut config);
-        Self::build(tempfile::tempdir().unwrap(), objects, config, available)
+        Self::build(
+            tempfile::tempdir().unwrap(),
+            objects,
+            allowed_paths.iter().map(|&path| path.to_owned()).collect(),
+            customise,
+        )
     }
 
     fn build(
         directory: tempfile::TempDir,
         objects: Arc<MemoryObjectStore>,
-        config: Config,
-        available: &[Site],
+        allowed_paths: Vec<String>,
+        customise: impl FnOnce(&mut App),
     ) -> Self {
         let store = SqliteStore::open(&directory.path().join("cts.sqlite")).unwrap();
         let site = Arc::new(RecordingSite::default());
-        let kbase = SiteStatus::Unavailable {
-            reason: "no pool is configured".to_owned(),
+        let unavailable = |reason: &str| SiteStatus::Unavailable {
+            reason: reason.to_owned(),
         };
-        let available = available.iter().map(|available| {
-            let site = Arc::clone(&site) as Arc<dyn ComputeSite>;
-            (*available, SiteStatus::Available(site))
-        });
         // 2031-02-03T04:05:06Z
         let clock = Arc::new(TestClock(AtomicI64::new(1_927_857_906_000_000)));
-        let app = Arc::new(App {
-            jobs: Arc::new(store.clone()),
+        let metrics = Arc::new(Metrics::new());
+        let mut app = App {
+            jobs: Arc::new(CountedJobStore::new(
+                Arc::new(store.clone()),
+                metrics.job_transitions(),
+            )),
             images: Arc::new(store.clone()),
             site_store: Arc::new(store.clone()),
             outbox: Arc::new(store),
             identity: Arc::new(users()),
-            sites: Sites::new(std::iter::once((Site::Kbase, kbase)).chain(available)),
-            object_store: Arc::clone(&objects) as _,
-            registry: Arc::new(registry()),
+            sites: Sites::new([
+                (
+                    Site::Local,
+                    SiteStatus::Available(Arc::clone(&site) as Arc<dyn ComputeSite>),
+                ),
+                (Site::Kbase, unavailable("no pool is configured")),
+            ]),
+            object_store: Arc::new(MeteredObjectStore::new(
+                Arc::clone(&objects) as _,
+                metrics.dependency_calls(),
+            )),
+            registry: Arc::new(MeteredImageRegistry::new(
+                Arc::new(registry()),
+                metrics.dependency_calls(),
+            )),
             clock: Arc::clone(&clock) as _,
-            config: config.clone(),
+            config: Config {
+                allowed_paths: allowed_paths
+                    .iter()
+                    .map(|path| path.parse().unwrap())
+                    .collect(),
+                log_dir: "cts/logs".parse().unwrap(),
+                max_cpu_hours: 100.0,
+                worker_files: WorkerFiles::default(),
+                start_jobs: true,
+                request_limits: RequestLimits::default(),
+                cors_origins: Vec::new(),
+            },
+            metrics,
+            readiness: Readiness::default(),
             job_pending: Notify::new(),
             followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
             stopping: CancellationToken::new(),
-        });
+        };
+        customise(&mut app);
         Self {
-            app,
+            app: Arc::new(app),
             objects,
             site,
             clock,
             directory,
-            config,
+            allowed_paths,
         }
     }
 
@@ -291,11 +318,11 @@ impl TestApp {
             app,
             objects,
             directory,
-            config,
+            allowed_paths,
             ..
         } = self;
         drop(app);
-        Self::build(directory, objects, config, &[Site::Local])
+        Self::build(directory, objects, allowed_paths, |_| ())
     }
 
     /// Sends a request whose answer does not end by itself.
@@ -322,11 +349,13 @@ impl TestApp {
         Answer {
             status: parts.status,
             headers: parts.headers,
-            text: String::from_utf8(bytes.to_vec()).unwrap(),
+            text: String::from_utf8_lossy(&bytes).into_owned(),
+            bytes,
         }
     }
 
-    /// Sends as a user (`alice`, `bob`, `admin`, `executor`), or nobody if empty.
+    /// Sends as a user (`alice`, `bob`, `admin`, `half_admin`, `executor`, `refdata`), or nobody if
+    /// empty. Any other name is that of an invalid token.
     pub(crate) async fn call(
         &self,
         user: &str,
@@ -440,6 +469,7 @@ fn users() -> TokenFile {
         user("admin", &admin),
         user("half_admin", &[Role::FullAdmin]),
         user("executor", &[Role::ExternalExecutor]),
+        user("refdata", &[Role::RefdataService]),
     ])
 }
 
