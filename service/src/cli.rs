@@ -26,7 +26,7 @@ pub enum Command {
     /// Print every setting and where it came from, secrets redacted; status 78 if something is wrong.
     CheckConfig(CheckConfigArgs),
     /// Start everything on this machine: REST API, database file, tokens, S3 server, executors.
-    Dev(DevArgs),
+    Dev(Box<DevArgs>),
 }
 
 /// Where the configuration is.

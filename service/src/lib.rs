@@ -16,8 +16,10 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`cli`], [`dev`], [`telemetry`] | the program: options, the `dev` command, logs |
-//! | [`app`], [`config`], [`router`] | the parts, the settings, the URL space |
+//! | [`cli`], [`serve`], [`dev`], [`exit`], [`telemetry`] | the program: options, commands, how it ends, logs |
+//! | [`config`] | the settings: what there is, where it comes from, what is wrong with it |
+//! | `assembly`, `data_dir` | the parts put together, started and stopped; their directory |
+//! | [`app`], [`router`], [`server`] | the parts, the URL space, connections |
 //! | [`api`] | HTTP |
 //! | [`jobs`], [`images`], [`sites`] | use cases |
 //! | [`job_store`], [`image_store`], [`site_store`], [`outbox`] | what is remembered; [`sqlite`] keeps it in one file |

@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         Command::CheckConfig(args) => return serve::check_config(&args).into(),
         Command::Dev(args) => {
             telemetry::init(args.log_format, args.log_level);
-            dev::run(args)
+            dev::run(*args)
         }
     };
     let status = match outcome {

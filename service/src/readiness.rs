@@ -1,6 +1,6 @@
 //! Whether what the service depends on is there.
 //!
-//! Only the store decides whether the service is ready: without it no request works, without any other part
+//! Besides the service's own end, only the store decides whether it is ready: without it no request works, without any other part
 //! some do (a status is read without S3, known users are let in without KBase auth2). If all
 //! replicas called themselves not ready when S3 is away, what still works would be taken away too.
 
@@ -36,7 +36,7 @@ pub struct Report {
 /// What one check said.
 #[derive(Debug, Clone, Serialize)]
 pub struct DependencyReport {
-    /// `store`, `s3`, `identity`, or `site:` and its name.
+    /// `process`, `store`, `s3`, `identity`, or `site:` and its name.
     pub name: String,
     /// Whether it is there.
     pub ok: bool,
@@ -72,6 +72,7 @@ impl Readiness {
 
 async fn check_all(app: &App) -> Report {
     let checks = [
+        check("process", true, check_process(app)),
         check("store", true, check_store(app)),
         check("s3", false, check_s3(app)),
         check("identity", false, check_identity(app)),
@@ -109,6 +110,16 @@ async fn check(
         required,
         detail: answer.err().unwrap_or_default(),
     }
+}
+
+/// A service that stops lets the requests go elsewhere that it would cut off.
+fn check_process(app: &App) -> BoxFuture<'_, Result<(), String>> {
+    let answer = if app.stopping.is_cancelled() {
+        Err("the service is stopping".to_owned())
+    } else {
+        Ok(())
+    };
+    futures::future::ready(answer).boxed()
 }
 
 fn check_store(app: &App) -> BoxFuture<'_, Result<(), String>> {

@@ -79,6 +79,7 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
         outcome = test_writing(&object_store, &settings.config) => outcome?,
         () = stop.cancelled() => return Ok(()),
     }
+    let local_enabled = local_site.is_some();
     let s3_secret_path = match local_site {
         Some(_) => data_dir.write_private("s3_secret", &s3.secret.current())?,
         None => PathBuf::new(),
@@ -104,7 +105,7 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
         },
     })
     .await;
-    if let Some(problem) = &service.local_problem {
+    if local_enabled && let Some(problem) = &service.local_problem {
         tracing::warn!(reason = %problem, "site local is not available");
     }
     let outcome = tokio::select! {

@@ -141,11 +141,7 @@ pub trait AnyKey: std::fmt::Debug {
     }
 }
 
-impl<T: Show> AnyKey for Key<T>
-where
-    Kind<T>: std::fmt::Debug,
-    T: std::fmt::Debug,
-{
+impl<T: Show> AnyKey for Key<T> {
     fn section(&self) -> &'static str {
         self.section
     }

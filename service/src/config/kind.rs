@@ -50,7 +50,7 @@ impl<T> Clone for Kind<T> {
 impl<T> Copy for Kind<T> {}
 
 /// A value as it may be shown.
-pub trait Show {
+pub trait Show: std::fmt::Debug {
     /// One line, secrets redacted.
     fn show(&self) -> String;
 }

@@ -136,19 +136,13 @@ impl Reader {
     }
 
     /// The value of a setting, if it was given (or has a default) and is right.
-    pub(super) fn get<T: Show>(&self, key: &Key<T>) -> Option<T>
-    where
-        T: std::fmt::Debug,
-    {
+    pub(super) fn get<T: Show>(&self, key: &Key<T>) -> Option<T> {
         let given = self.given.get(&key.path())?;
         (key.kind.parse)(&given.text).ok()
     }
 
     /// A setting that another one makes necessary: absent is a fault, with the reason.
-    pub(super) fn needed<T: Show>(&mut self, key: &'static Key<T>, reason: &str) -> Option<T>
-    where
-        T: std::fmt::Debug,
-    {
+    pub(super) fn needed<T: Show>(&mut self, key: &'static Key<T>, reason: &str) -> Option<T> {
         let value = self.get(key);
         if value.is_none() && !self.faults.iter().any(|fault| fault.subject == key.path()) {
             self.faults
@@ -158,10 +152,7 @@ impl Reader {
     }
 
     /// A fault that concerns a setting as it was given.
-    pub(super) fn fault<T: Show>(&mut self, key: &Key<T>, problem: String)
-    where
-        T: std::fmt::Debug,
-    {
+    pub(super) fn fault<T: Show>(&mut self, key: &Key<T>, problem: String) {
         let origin = self
             .given
             .get(&key.path())
@@ -342,11 +333,11 @@ fn missing(key: &dyn AnyKey, problem: &str) -> Fault {
         subject: key.path(),
         origin: None,
         problem: format!(
-            "{problem}; write {} = ... into section [{}], or set {}: {}, {}",
+            "{problem}: {}; write {} = ... into section [{}] or set {}; it must be {}",
+            key.meaning(),
             key.name(),
             key.section(),
             key.variable(),
-            key.meaning(),
             key.expected(),
         ),
     }

@@ -1,16 +1,26 @@
 //! What somebody may have meant.
 
-use strsim::damerau_levenshtein;
+use strsim::jaro_winkler;
 
 use super::keys::{AnyKey, KEYS};
+
+/// Names less alike than this have nothing to do with each other; 1 is the same name.
+const ALIKE: f64 = 0.85;
 
 /// The setting most like an unknown one; without a name, one of the section most like an unknown one. None if
 /// nothing is like it.
 pub(super) fn nearest_key(section: &str, name: Option<&str>) -> Option<&'static dyn AnyKey> {
     KEYS.iter()
-        .map(|key| (distance(*key, section, name), *key))
-        .filter_map(|(distance, key)| Some((distance?, key)))
-        .min_by_key(|(distance, _)| *distance)
+        .filter_map(|key| {
+            let of_sections = alike(key.section(), section);
+            let likeness = match name {
+                None => of_sections?,
+                // A name in the right section comes before the same one elsewhere.
+                Some(name) => alike(key.name(), name)? + of_sections.unwrap_or(0.0),
+            };
+            Some((likeness, *key))
+        })
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
         .map(|(_, key)| key as &dyn AnyKey)
 }
 
@@ -18,35 +28,14 @@ pub(super) fn nearest_key(section: &str, name: Option<&str>) -> Option<&'static 
 pub(super) fn nearest_variable(name: &str) -> Option<&'static str> {
     KEYS.iter()
         .filter_map(|key| Some((alike(key.variable(), name)?, key.variable())))
-        .min_by_key(|(distance, _)| *distance)
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
         .map(|(_, variable)| variable)
 }
 
-/// Small for what is alike; a name in the right section comes before the same one elsewhere.
-fn distance(key: &dyn AnyKey, section: &str, name: Option<&str>) -> Option<usize> {
-    let of_sections = alike(key.section(), section);
-    let Some(name) = name else {
-        return of_sections;
-    };
-    let of_names = alike(key.name(), name)?;
-    match of_sections {
-        Some(of_sections) => Some(of_sections + of_names),
-        // Far away: only a name that is nearly right counts.
-        None if of_names <= 1 => Some(100 + of_names),
-        None => None,
-    }
-}
-
-/// The number of slips between two names, if they are few for their length. Case does not count; the start
-/// of a name is nearly the name.
-fn alike(known: &str, given: &str) -> Option<usize> {
-    let (known, given) = (known.to_lowercase(), given.to_lowercase());
-    if given.chars().count() > 2 && known.starts_with(&given) {
-        return Some(usize::from(known != given));
-    }
-    let slips = damerau_levenshtein(&known, &given);
-    let few = known.chars().count().max(given.chars().count()) / 3;
-    (slips <= few.max(1)).then_some(slips)
+/// How alike two names are, if they are. Case does not count.
+fn alike(known: &str, given: &str) -> Option<f64> {
+    let likeness = jaro_winkler(&known.to_lowercase(), &given.to_lowercase());
+    (likeness >= ALIKE).then_some(likeness)
 }
 
 #[cfg(test)]
@@ -65,6 +54,7 @@ mod tests {
                 "HTCondor.use_S3_external_url",
             ),
             ("Kafka", "topic", "Kafka.topic_jobs"),
+            ("Jobs", "container_log", "Jobs.container_s3_log_dir"),
             ("S3", "mongo_host", "MongoDB.mongo_host"),
             ("", "container_s3_log_dir", "Jobs.container_s3_log_dir"),
         ] {

@@ -333,17 +333,19 @@ impl TestApp {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
+        self.respond(request.body(Body::empty()).unwrap()).await
+    }
+
+    /// The head of the answer has come, its body may not.
+    pub(crate) async fn respond(&self, request: Request) -> Response {
         router::service(Arc::clone(&self.app))
-            .oneshot(request.body(Body::empty()).unwrap())
+            .oneshot(request)
             .await
             .unwrap()
     }
 
     pub(crate) async fn send(&self, request: Request) -> Answer {
-        let response = router::service(Arc::clone(&self.app))
-            .oneshot(request)
-            .await
-            .unwrap();
+        let response = self.respond(request).await;
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         Answer {
@@ -363,18 +365,7 @@ impl TestApp {
         path: &str,
         body: Option<Value>,
     ) -> Answer {
-        let mut request = Request::builder().method(method).uri(path);
-        if !user.is_empty() {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {user}-token"));
-        }
-        let body = match body {
-            Some(body) => {
-                request = request.header(header::CONTENT_TYPE, "application/json");
-                Body::from(body.to_string())
-            }
-            None => Body::empty(),
-        };
-        self.send(request.body(body).unwrap()).await
+        self.send(request(user, method, path, body)).await
     }
 
     pub(crate) async fn get(&self, user: &str, path: &str) -> Answer {
@@ -440,6 +431,22 @@ impl TestApp {
     pub(crate) async fn finish_jobs(&self) {
         finish_pending_jobs(&self.app).await.unwrap();
     }
+}
+
+/// A request of a user (see [`TestApp::call`]).
+pub(crate) fn request(user: &str, method: &str, path: &str, body: Option<Value>) -> Request {
+    let mut request = Request::builder().method(method).uri(path);
+    if !user.is_empty() {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {user}-token"));
+    }
+    let body = match body {
+        Some(body) => {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+            Body::from(body.to_string())
+        }
+        None => Body::empty(),
+    };
+    request.body(body).unwrap()
 }
 
 pub(crate) fn job_input() -> Value {
