@@ -38,6 +38,8 @@ pub struct Config {
     pub worker_files: WorkerFiles,
     /// Whether stored jobs are handed to their sites. Not in test mode (contract config.md).
     pub start_jobs: bool,
+    /// When what ended jobs left behind is removed.
+    pub cleaning: Cleaning,
     /// What one request may cost.
     pub request_limits: RequestLimits,
     /// Pages of these origins (scheme, host, port) may call the service from a browser.
@@ -55,6 +57,25 @@ pub struct WorkerFiles {
 
 /// Default of [`Config::max_cpu_hours`] (contract config.md).
 pub const DEFAULT_MAX_CPU_HOURS: f64 = 100.0;
+
+/// When what ended jobs left behind at their sites is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cleaning {
+    /// Between two rounds.
+    pub interval: Duration,
+    /// How long ago a job must have ended.
+    pub age: Duration,
+}
+
+impl Default for Cleaning {
+    /// As the contract has it (config.md): every day, after thirty.
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_hours(24),
+            age: Duration::from_hours(30 * 24),
+        }
+    }
+}
 
 /// What one request may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -620,7 +620,7 @@ pub static MAX_CPU_HOURS: Key<f64> = used(
 .or("100");
 
 /// See [`KEYS`].
-pub static CLEAN_FREQUENCY: Key<u32> = not_yet(
+pub static CLEAN_FREQUENCY: Key<u32> = used(
     "Jobs",
     "clean_frequency_hours",
     "KBCTS_JOB_CLEAN_FREQUENCY_HOURS",
@@ -630,7 +630,7 @@ pub static CLEAN_FREQUENCY: Key<u32> = not_yet(
 .or("24");
 
 /// See [`KEYS`].
-pub static CLEAN_AGE: Key<u32> = not_yet(
+pub static CLEAN_AGE: Key<u32> = used(
     "Jobs",
     "clean_age_days",
     "KBCTS_CLEAN_AGE_DAYS",

@@ -16,6 +16,11 @@ const NONE: &str = "401 10010";
 /// A role is missing, or the job is another's.
 const NO: &str = "403 20000";
 
+/// Not for jobs of this site.
+const UNSUPPORTED: &str = "400 100000";
+/// None is configured.
+const NO_FILE: &str = "404 40000";
+
 /// Who asks, in the order of the table's columns. The jobs are alice's.
 const CALLERS: [&str; 6] = ["", "alice", "bob", "admin", "executor", "refdata"];
 
@@ -34,7 +39,6 @@ const TABLE: &[(&str, &str, [&str; 6])] = &[
     ("GET",  "/events?all=true",                                   [NONE,  NO,    NO,    "200", NO,    NO]),
     ("GET",  "/images",                                            ["200", "200", "200", "200", "200", "200"]),
     ("GET",  "/images/{*rest}",                                    ["200", "200", "200", "200", "200", "200"]),
-    ("GET",  "/jobs",                                               [NONE,  "200", "200", "200", "200", "200"]),
     ("POST", "/jobs",                                              [NONE,  "200", "200", "200", "200", "200"]),
     ("GET",  "/jobs/{job_id}",                                     [NONE,  "200", NO,    NO,    NO,    NO]),
     ("GET",  "/jobs/{job_id}/status",                              [NONE,  "200", NO,    NO,    NO,    NO]),
@@ -42,28 +46,29 @@ const TABLE: &[(&str, &str, [&str; 6])] = &[
     ("PUT",  "/jobs/{job_id}/cancel",                              [NONE,  "204", NO,    NO,    NO,    NO]),
     ("GET",  "/jobs/{job_id}/log/{container_num}/stdout",          [NONE,  "404 40070", NO, NO, NO,    NO]),
     ("GET",  "/jobs/{job_id}/log/{container_num}/stderr",          [NONE,  "404 40070", NO, NO, NO,    NO]),
-    ("GET",  "/admin/jobs",                                         [NONE,  NO,    NO,    "200", NO,    NO]),
     ("GET",  "/admin/jobs/{job_id}",                               [NONE,  NO,    NO,    "200", "200", NO]),
     ("GET",  "/admin/jobs/{job_id}/container",                     [NONE,  NO,    NO,    "200", NO,    NO]),
-    ("GET",  "/admin/jobs/{job_id}/container/{container_num}",      [NONE,  NO,    NO,    "200", NO,    NO]),
-    ("GET",  "/admin/jobs/{job_id}/exit_codes",                     [NONE,  NO,    NO,    "200", NO,    NO]),
-    ("GET",  "/admin/jobs/{job_id}/runner_status",                  [NONE,  NO,    NO,    "400 100000", NO,    NO]),
-    ("PUT",  "/admin/jobs/{job_id}/cancel",                         [NONE,  NO,    NO,    "204", NO,    NO]),
-    ("PUT",  "/admin/jobs/{job_id}/meta",                           [NONE,  NO,    NO,    "204", NO,    NO]),
-    ("PUT",  "/admin/jobs/{job_id}/notify?state=created",           [NONE,  NO,    NO,    "204", NO,    NO]),
-    ("DELETE","/admin/jobs/{job_id}/clean",                         [NONE,  NO,    NO,    "400 30300", NO,    NO]),
+    ("GET",  "/jobs",                                              [NONE,  "200", "200", "200", "200", "200"]),
+    ("GET",  "/admin/jobs",                                        [NONE,  NO,    NO,    "200", NO,    NO]),
+    ("GET",  "/admin/jobs/{job_id}/exit_codes",                    [NONE,  NO,    NO,    "200", NO,    NO]),
+    ("GET",  "/admin/jobs/{job_id}/container/{container_num}",     [NONE,  NO,    NO,    "200", NO,    NO]),
+    ("GET",  "/admin/jobs/{job_id}/runner_status",                 [NONE,  NO,    NO,    "400 100000", NO, NO]),
+    ("PUT",  "/admin/jobs/{job_id}/cancel",                        [NONE,  NO,    NO,    "204", NO,    NO]),
+    ("PUT",  "/admin/jobs/{job_id}/meta",                          [NONE,  NO,    NO,    "204", NO,    NO]),
+    ("PUT",  "/admin/jobs/{job_id}/notify?state=created",          [NONE,  NO,    NO,    "204", NO,    NO]),
+    ("DELETE", "/admin/jobs/{job_id}/clean",                       [NONE,  NO,    NO,    "400 30300", NO, NO]),
+    ("PUT",  "/admin/sites/{site}/active",                         [NONE,  NO,    NO,    "204", NO,    NO]),
+    ("DELETE", "/admin/sites/{site}/active",                       [NONE,  NO,    NO,    "204", NO,    NO]),
+    ("GET",  "/admin/clients/nersc",                               [NONE,  NO,    NO,    "400 60000", NO, NO]),
+    ("POST", "/admin/unsent_notifications",                        [NONE,  NO,    NO,    "200", NO,    NO]),
+    ("GET",  "/callback/download/{job_id}",                        [UNSUPPORTED; 6]),
+    ("GET",  "/callback/job/{job_id}",                             [UNSUPPORTED; 6]),
+    ("GET",  "/callback/upload/{job_id}",                          [UNSUPPORTED; 6]),
+    ("GET",  "/callback/errlogs/{job_id}",                         [UNSUPPORTED; 6]),
+    ("GET",  "/external_exec/files/condor/executable.sh",          [NO_FILE; 6]),
+    ("GET",  "/external_exec/files/code_archive.tgz",              [NO_FILE; 6]),
+    ("DELETE", "/admin/images/{*rest}",                            [NONE,  NO,    NO,    "404 40030", NO, NO]),
     ("POST", "/admin/images/{*rest}",                              [NONE,  NO,    NO,    "200", NO,    NO]),
-    ("DELETE","/admin/images/{*rest}",                              [NONE,  NO,    NO,    "404 40030", NO,    NO]),
-    ("PUT",  "/admin/sites/{site}/active",                          [NONE,  NO,    NO,    "204", NO,    NO]),
-    ("DELETE","/admin/sites/{site}/active",                         [NONE,  NO,    NO,    "204", NO,    NO]),
-    ("GET",  "/admin/clients/nersc",                                [NONE,  NO,    NO,    "400 60000", NO,    NO]),
-    ("POST", "/admin/unsent_notifications",                         [NONE,  NO,    NO,    "200", NO,    NO]),
-    ("GET",  "/callback/download/{job_id}",                         ["400 100000", "400 100000", "400 100000", "400 100000", "400 100000", "400 100000"]),
-    ("GET",  "/callback/job/{job_id}",                              ["400 100000", "400 100000", "400 100000", "400 100000", "400 100000", "400 100000"]),
-    ("GET",  "/callback/upload/{job_id}",                           ["400 100000", "400 100000", "400 100000", "400 100000", "400 100000", "400 100000"]),
-    ("GET",  "/callback/errlogs/{job_id}",                          ["400 100000", "400 100000", "400 100000", "400 100000", "400 100000", "400 100000"]),
-    ("GET",  "/external_exec/files/condor/executable.sh",           ["404 40000", "404 40000", "404 40000", "404 40000", "404 40000", "404 40000"]),
-    ("GET",  "/external_exec/files/code_archive.tgz",               ["404 40000", "404 40000", "404 40000", "404 40000", "404 40000", "404 40000"]),
     ("PUT",  "/external_exec/jobs/{job_id}/container/{container_num}/update/{new_state}",
                                                                    [NONE,  NO,    NO,    NO,    "204", NO]),
 ];
@@ -98,9 +103,8 @@ fn fill_in(path: &str, job: &str) -> String {
     };
     path.replace("{job_id}", job)
         .replace("{container_num}", "0")
-        .replace("{new_state}", "job_submitting")
-        // Its state matters to no other row.
         .replace("{site}", "kbase")
+        .replace("{new_state}", "job_submitting")
         .replace("{*rest}", image)
 }
 
@@ -111,7 +115,7 @@ async fn every_route_lets_in_whom_it_should() {
         app.register_image().await;
         app.submit(1).await;
         if path.starts_with("/events") {
-            // So that this answer, too, comes to an end.
+            // So that its answer comes to an end.
             app.app.stopping.cancel();
         }
         app.objects

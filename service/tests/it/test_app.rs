@@ -23,7 +23,7 @@ use cts_service::app::App;
 use cts_service::background::finisher::finish_pending_jobs;
 use cts_service::clock::Clock;
 use cts_service::compute_site::{CleanError, ComputeSite, SiteError};
-use cts_service::config::{Config, RequestLimits, WorkerFiles};
+use cts_service::config::{Cleaning, Config, RequestLimits, WorkerFiles};
 use cts_service::error::Error;
 use cts_service::identity::{Role, TokenFile, User};
 use cts_service::image_registry::{FixedImageRegistry, MeteredImageRegistry, RegistryImage};
@@ -164,7 +164,7 @@ pub(crate) struct TestApp {
     pub(crate) site: Arc<RecordingSite>,
     pub(crate) clock: Arc<TestClock>,
     directory: tempfile::TempDir,
-    allowed_paths: Vec<String>,
+    config: Config,
 }
 
 /// An answer, read whole.
@@ -211,50 +211,53 @@ impl Answer {
 
 impl TestApp {
     pub(crate) fn new() -> Self {
-        Self::with_allowed_paths(&[])
+        Self::with_config(|_| {})
     }
 
     pub(crate) fn with_allowed_paths(allowed_paths: &[&str]) -> Self {
-        Self::customised(allowed_paths, |_| ())
+        Self::with_config(|config| {
+            config.allowed_paths = allowed_paths
+                .iter()
+                .map(|path| path.parse().unwrap())
+                .collect();
+        })
+    }
+
+    pub(crate) fn with_config(configure: impl FnOnce(&mut Config)) -> Self {
+        Self::with(|app| configure(&mut app.config))
     }
 
     /// A service of which parts or settings are others.
     pub(crate) fn with(customise: impl FnOnce(&mut App)) -> Self {
-        Self::customised(&[], customise)
+        Self::with_sites(&[Site::Local], customise)
     }
 
     /// All sites take jobs, of any size.
     pub(crate) fn with_every_site() -> Self {
-        Self::with(|app| {
-            app.config.max_cpu_hours = f64::INFINITY;
-            let site = Arc::clone(app.sites.available(Site::Local).unwrap());
-            let available = SiteStatus::Available(site);
-            app.sites = Sites::new(Site::ALL.map(|site| (site, available.clone())));
-        })
+        Self::with_sites(&Site::ALL, |app| app.config.max_cpu_hours = f64::INFINITY)
     }
 
-    fn customised(allowed_paths: &[&str], customise: impl FnOnce(&mut App)) -> Self {
+    fn with_sites(available: &[Site], customise: impl FnOnce(&mut App)) -> Self {
         let objects = Arc::new(MemoryObjectStore::default());
         objects.insert("cts/io/in/a.txt", "a", Some(CRC));
-        Self::build(
-            tempfile::tempdir().unwrap(),
-            objects,
-            allowed_paths.iter().map(|&path| path.to_owned()).collect(),
-            customise,
-        )
+        Self::build(tempfile::tempdir().unwrap(), objects, available, customise)
     }
 
     fn build(
         directory: tempfile::TempDir,
         objects: Arc<MemoryObjectStore>,
-        allowed_paths: Vec<String>,
+        available: &[Site],
         customise: impl FnOnce(&mut App),
     ) -> Self {
         let store = SqliteStore::open(&directory.path().join("cts.sqlite")).unwrap();
         let site = Arc::new(RecordingSite::default());
-        let unavailable = |reason: &str| SiteStatus::Unavailable {
-            reason: reason.to_owned(),
+        let kbase = SiteStatus::Unavailable {
+            reason: "no pool is configured".to_owned(),
         };
+        let available = available.iter().map(|available| {
+            let site = Arc::clone(&site) as Arc<dyn ComputeSite>;
+            (*available, SiteStatus::Available(site))
+        });
         // 2031-02-03T04:05:06Z
         let clock = Arc::new(TestClock(AtomicI64::new(1_927_857_906_000_000)));
         let metrics = Arc::new(Metrics::new());
@@ -267,13 +270,7 @@ impl TestApp {
             site_store: Arc::new(store.clone()),
             outbox: Arc::new(store),
             identity: Arc::new(users()),
-            sites: Sites::new([
-                (
-                    Site::Local,
-                    SiteStatus::Available(Arc::clone(&site) as Arc<dyn ComputeSite>),
-                ),
-                (Site::Kbase, unavailable("no pool is configured")),
-            ]),
+            sites: Sites::new(std::iter::once((Site::Kbase, kbase)).chain(available)),
             object_store: Arc::new(MeteredObjectStore::new(
                 Arc::clone(&objects) as _,
                 metrics.dependency_calls(),
@@ -284,14 +281,12 @@ impl TestApp {
             )),
             clock: Arc::clone(&clock) as _,
             config: Config {
-                allowed_paths: allowed_paths
-                    .iter()
-                    .map(|path| path.parse().unwrap())
-                    .collect(),
+                allowed_paths: Vec::new(),
                 log_dir: "cts/logs".parse().unwrap(),
                 max_cpu_hours: 100.0,
                 worker_files: WorkerFiles::default(),
                 start_jobs: true,
+                cleaning: Cleaning::default(),
                 request_limits: RequestLimits::default(),
                 cors_origins: Vec::new(),
             },
@@ -302,13 +297,14 @@ impl TestApp {
             stopping: CancellationToken::new(),
         };
         customise(&mut app);
+        let config = app.config.clone();
         Self {
             app: Arc::new(app),
             objects,
             site,
             clock,
             directory,
-            allowed_paths,
+            config,
         }
     }
 
@@ -318,11 +314,13 @@ impl TestApp {
             app,
             objects,
             directory,
-            allowed_paths,
+            config,
             ..
         } = self;
         drop(app);
-        Self::build(directory, objects, allowed_paths, |_| ())
+        Self::build(directory, objects, &[Site::Local], |app| {
+            app.config = config
+        })
     }
 
     /// Sends a request whose answer does not end by itself.
