@@ -24,7 +24,9 @@ use cts_shared::wire::job::{
 
 use crate::error::Error;
 
-pub mod conformance;
+mod counted;
+
+pub use counted::CountedJobStore;
 
 /// A job: what was fixed at submission, and what changes.
 #[derive(Debug, Clone, PartialEq)]
@@ -319,7 +321,7 @@ pub trait JobStore: Send + Sync + std::fmt::Debug {
         limit: u32,
     ) -> BoxFuture<'_, Result<Vec<(JobId, Site)>, StoreError>>;
 
-    /// The jobs the filter lets through, last changed first, at most `limit`.
+    /// The jobs the filter lets through, last changed first (of the same time, by id), at most `limit`.
     ///
     /// # Errors
     /// When the store fails.

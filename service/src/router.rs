@@ -1,98 +1,178 @@
 //! The URL space.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{OriginalUri, Request};
+use axum::extract::{OriginalUri, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Redirect, Response};
-use axum::routing::{MethodRouter, any, get, post, put};
+use axum::routing::{MethodRouter, any, delete, get, post, put};
 use tower::{Layer, Service};
 
 use crate::api::error::ApiError;
-use crate::api::request_context::with_context;
-use crate::api::{external_exec, extract, health, images, jobs, root, sites};
+use crate::api::request_context::{with_context, with_route};
+use crate::api::{
+    admin_jobs, callbacks, events, external_exec, extract, health, images, job_lists, jobs, logs,
+    metrics, nersc, notifications, response_headers, root, sites, worker_files,
+};
 use crate::app::App;
+use crate::error::Error;
+
+/// What to do about a request that took too long: whatever was slow may be better by then.
+const RETRY_SLOW_REQUEST_AFTER: Duration = Duration::from_secs(60);
 
 /// The service: every route, and what happens to every request before routing.
 pub fn service(
     app: Arc<App>,
-) -> impl Service<Request, Response = Response, Error = std::convert::Infallible, Future: Send>
-+ Clone
-+ Send
-+ 'static {
-    let routes = Routes::default()
+) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+    let router = routes()
+        .router
+        .fallback(|| async { extract::not_found() })
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .layer(from_fn(with_route))
+        .layer(from_fn_with_state(
+            app.config.request_limits.timeout,
+            with_timeout,
+        ))
+        .with_state(Arc::clone(&app));
+    let cors = response_headers::cors(&app.config.cors_origins);
+    // Around the router, not in it: what it does comes before routing.
+    let service = from_fn_with_state(app, with_context).layer(router);
+    // A router that routes nothing: it only puts the layers around the service.
+    let mut service = Router::new()
+        .fallback_service(service)
+        .layer(response_headers::compression());
+    if let Some(cors) = cors {
+        service = service.layer(cors);
+    }
+    service.layer(from_fn(response_headers::security_headers))
+}
+
+/// Gives a request up whose answer does not begin in time.
+async fn with_timeout(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_elapsed) => ApiError::from(Error::Unavailable {
+            message: format!(
+                "the request took longer than {} s; it may have had its effect: look before you \
+                 send it again",
+                limit.as_secs()
+            ),
+            retry_after: RETRY_SLOW_REQUEST_AFTER,
+        })
+        .into_response(),
+    }
+}
+
+/// Every path as the router has it: parameters in braces, `{*rest}` for one that takes the rest of the
+/// path. For what has to be complete: tests, the API's description.
+#[must_use]
+pub fn paths() -> Vec<String> {
+    routes().paths
+}
+
+fn routes() -> Routes {
+    Routes::default()
         .root("/", get(root::root))
         .route("/whoami", get(root::who_am_i))
         .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(metrics::metrics))
         .route("/sites", get(sites::list))
-        .route("/images", get(images::list))
-        .rest("/images/", get(images::get), get(images::get_nameless))
-        .route("/jobs", post(jobs::submit))
+        .route("/events", get(events::follow))
+        .route("/images", get(images::list_images))
+        .rest("/images/", get(images::get))
+        .route("/jobs", get(job_lists::list_own).post(jobs::submit))
         .route("/jobs/{job_id}", get(jobs::get))
         .route("/jobs/{job_id}/status", get(jobs::status))
         .route("/jobs/{job_id}/exit_codes", get(jobs::exit_codes))
         .route("/jobs/{job_id}/cancel", put(jobs::cancel))
         .route(
             "/jobs/{job_id}/log/{container_num}/stdout",
-            get(jobs::stdout_log),
+            get(logs::stdout),
         )
         .route(
             "/jobs/{job_id}/log/{container_num}/stderr",
-            get(jobs::stderr_log),
+            get(logs::stderr),
         )
-        .route("/admin/jobs/{job_id}", get(jobs::admin_get))
+        .route("/admin/jobs", get(job_lists::list_all))
+        .route("/admin/jobs/{job_id}", get(admin_jobs::get))
+        .route(
+            "/admin/jobs/{job_id}/exit_codes",
+            get(admin_jobs::exit_codes),
+        )
         .route(
             "/admin/jobs/{job_id}/container",
-            get(jobs::admin_containers),
+            get(admin_jobs::containers),
         )
+        .route(
+            "/admin/jobs/{job_id}/container/{container_num}",
+            get(admin_jobs::container),
+        )
+        .route(
+            "/admin/jobs/{job_id}/runner_status",
+            get(admin_jobs::runner_status),
+        )
+        .route("/admin/jobs/{job_id}/cancel", put(admin_jobs::cancel_any))
+        .route("/admin/jobs/{job_id}/meta", put(admin_jobs::change_meta))
+        .route("/admin/jobs/{job_id}/notify", put(notifications::resend))
+        .route("/admin/jobs/{job_id}/clean", delete(admin_jobs::clean_job))
         .rest(
             "/admin/images/",
-            post(images::register),
-            any(images::get_nameless),
+            post(images::register).delete(images::delete),
         )
+        .route(
+            "/admin/sites/{site}/active",
+            put(sites::activate).delete(sites::deactivate),
+        )
+        .route("/admin/clients/nersc", get(nersc::client_info))
+        .route("/admin/unsent_notifications", post(notifications::unsent))
+        .route("/callback/download/{job_id}", get(callbacks::job))
+        .route("/callback/job/{job_id}", get(callbacks::job))
+        .route("/callback/upload/{job_id}", get(callbacks::job))
+        .route("/callback/errlogs/{job_id}", get(callbacks::job))
         .route(
             "/external_exec/jobs/{job_id}/container/{container_num}/update/{new_state}",
             put(external_exec::update_container),
-        );
-    let router = routes
-        .0
-        .fallback(|| async { extract::not_found() })
-        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
-        .with_state(Arc::clone(&app));
-    // Around the router, not in it: what it does comes before routing.
-    axum::middleware::from_fn_with_state(app, with_context).layer(router)
+        )
+        .route(
+            "/external_exec/files/condor/executable.sh",
+            get(worker_files::executable),
+        )
+        .route(
+            "/external_exec/files/code_archive.tgz",
+            get(worker_files::archive),
+        )
 }
 
 #[derive(Default)]
-struct Routes(Router<Arc<App>>);
+struct Routes {
+    router: Router<Arc<App>>,
+    paths: Vec<String>,
+}
 
 impl Routes {
-    fn root(self, path: &str, methods: MethodRouter<Arc<App>>) -> Self {
-        Self(self.0.route(path, methods))
+    fn root(mut self, path: &str, methods: MethodRouter<Arc<App>>) -> Self {
+        self.paths.push(path.to_owned());
+        self.router = self.router.route(path, methods);
+        self
     }
 
     /// A path, which is also found with a slash at its end.
     fn route(self, path: &str, methods: MethodRouter<Arc<App>>) -> Self {
-        Self(
-            self.0
-                .route(path, methods)
-                .route(&format!("{path}/"), any(without_slash)),
-        )
+        let mut routes = self.root(path, methods);
+        routes.router = routes.router.route(&format!("{path}/"), any(without_slash));
+        routes
     }
 
-    /// A path of which the rest, slashes included, is one parameter; `empty` answers when the rest
-    /// is empty.
-    fn rest(
-        self,
-        path: &str,
-        methods: MethodRouter<Arc<App>>,
-        empty: MethodRouter<Arc<App>>,
-    ) -> Self {
-        Self(
-            self.0
-                .route(&format!("{path}{{*rest}}"), methods)
-                .route(path, empty),
-        )
+    /// A path of which the rest, slashes included, is one parameter, which may be empty.
+    fn rest(self, path: &str, methods: MethodRouter<Arc<App>>) -> Self {
+        let mut routes = self.root(&format!("{path}{{*rest}}"), methods.clone());
+        routes.router = routes.router.route(path, methods);
+        routes
     }
 }
 

@@ -26,6 +26,12 @@ impl UtcTime {
         Self(Timestamp::from_microsecond(micros).unwrap_or(timestamp))
     }
 
+    /// That long ago; the earliest time there is, if it were before that.
+    #[must_use]
+    pub fn minus(self, age: std::time::Duration) -> Self {
+        Self(self.0.checked_sub(age).unwrap_or(Timestamp::MIN))
+    }
+
     /// The same time at millisecond resolution, as the stores keep it.
     #[must_use]
     pub fn truncated_to_millis(self) -> Self {
@@ -50,6 +56,15 @@ impl UtcTime {
         timestamp
             .map(Self::new)
             .ok_or_else(|| InvalidTime(value.clone()))
+    }
+
+    /// Whether a value that [`parse_lenient`](Self::parse_lenient) reads is a date or a time without
+    /// an offset.
+    #[must_use]
+    pub fn lacks_offset(value: &Value) -> bool {
+        value.as_str().is_some_and(|text| {
+            text.parse::<Timestamp>().is_err() && text.parse::<civil::DateTime>().is_ok()
+        })
     }
 
     /// The underlying timestamp.

@@ -28,14 +28,14 @@ const CONCURRENT_HEADS: usize = 64;
 
 /// Name of the object by which the right to write to an output directory is tried. It is put and
 /// deleted at once.
-const WRITE_TEST_NAME: &str = "__cts_write_test_a7d1__";
+pub(crate) const WRITE_TEST_NAME: &str = "__cts_write_test_a7d1__";
 
 /// Checks and stores a job, and has it started in the background. Returns its id.
 ///
 /// # Errors
 /// In the contract's order: 30001 (limits), 30040 and 40030 (image), 30001, 40060 and 30400
 /// (reference data), 30001 (mount points), 20010 and 40010 (output directory), 30020 and 30001 (places of the inputs),
-/// 20010, 40010, 30001 and 30030 (input objects), 60020 (site) and the site's own;
+/// 20010, 40010, 30001 and 30030 (input objects), 60020 and 60010 (site) and the site's own;
 /// [`Error::Unavailable`] when S3 does not answer.
 pub async fn submit_job(
     app: &Arc<App>,
@@ -50,7 +50,8 @@ pub async fn submit_job(
     check_places(&job_input)?;
     let files = check_input_files(app, job_input.input_files.to_files()).await?;
     app.sites
-        .available(job_input.cluster)?
+        .open(job_input.cluster, &*app.site_store)
+        .await?
         .check(user, &job_input)?;
 
     let id = JobId::new(uuid::Uuid::new_v4());
@@ -68,11 +69,15 @@ pub async fn submit_job(
         .await?;
     tracing::info!(job.id = %id, site = %site, containers = num_containers, "job submitted");
 
+    if !app.config.start_jobs {
+        tracing::info!(job.id = %id, "test mode: the job is not started");
+        return Ok(id);
+    }
     let app = Arc::clone(app);
-    // Not awaited: the job is stored; a crash from here on is made good at the next start.
+    // Not awaited: the job is stored; should this fail, the starter tries again.
     tokio::spawn(async move {
         if let Err(error) = jobs::resume::start_on_site(&app, site, id).await {
-            tracing::error!(job.id = %id, site = %site, %error, "job not started; it is tried again when the service starts");
+            tracing::warn!(job.id = %id, site = %site, %error, "the job waits for its site");
         }
     });
     Ok(id)

@@ -481,7 +481,7 @@ fn list_jobs(
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {SUMMARY_COLUMNS}, id, job_input, image \
          FROM jobs JOIN submissions ON job_id = id \
-         WHERE {condition} ORDER BY update_time DESC LIMIT ?"
+         WHERE {condition} ORDER BY update_time DESC, id LIMIT ?"
     ))?;
     let mut rows = statement.query(rusqlite::params_from_iter(parameters))?;
     let mut jobs = Vec::new();

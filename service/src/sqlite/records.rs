@@ -73,7 +73,11 @@ fn weight(record: &JobRecord) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job_store::conformance::at;
+    use cts_shared::timestamp::UtcTime;
+
+    fn at(second: i64) -> UtcTime {
+        UtcTime::new(jiff::Timestamp::from_second(second).unwrap())
+    }
 
     fn id() -> JobId {
         JobId::new(uuid::Uuid::new_v4())

@@ -7,11 +7,22 @@
     reason = "a test stops at what it did not expect"
 )]
 
+mod admin;
 mod auth;
+mod authz;
+mod background;
+mod documentation;
 mod envelope;
+mod events;
 mod images;
 mod jobs;
+mod lists;
 mod local_site;
+mod operations;
+mod request_limits;
+mod serve;
+mod server;
+mod settings;
 mod submit;
 mod test_app;
 mod transcripts;

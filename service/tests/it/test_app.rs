@@ -3,29 +3,38 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use secrecy::SecretString;
-use serde_json::{Value, json};
-use tokio::sync::{Mutex, Notify};
+use serde_json::{Map, Value, json};
+use tokio::sync::{Mutex, Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use cts_service::api::events::MAX_FOLLOWERS;
 use cts_service::app::App;
 use cts_service::background::finisher::finish_pending_jobs;
 use cts_service::clock::Clock;
-use cts_service::compute_site::{ComputeSite, SiteError};
-use cts_service::config::Config;
+use cts_service::compute_site::{CleanError, ComputeSite, SiteError};
+use cts_service::config::{Cleaning, Config, RequestLimits, WorkerFiles};
 use cts_service::error::Error;
 use cts_service::identity::{Role, TokenFile, User};
-use cts_service::image_registry::{FixedImageRegistry, RegistryImage};
-use cts_service::object_store::MemoryObjectStore;
+use cts_service::image_registry::{FixedImageRegistry, MeteredImageRegistry, RegistryImage};
+use cts_service::job_store::CountedJobStore;
+use cts_service::metrics::Metrics;
+use cts_service::object_store::{MemoryObjectStore, MeteredObjectStore};
+use cts_service::readiness::Readiness;
 use cts_service::router;
 use cts_service::sites::{SiteStatus, Sites};
 use cts_service::sqlite::SqliteStore;
+use cts_shared::error_code::ErrorCode;
 use cts_shared::id::{ContainerNumber, JobId};
 use cts_shared::job_input::JobInput;
 use cts_shared::site::Site;
@@ -42,6 +51,13 @@ pub(crate) const DIGEST: &str =
 #[derive(Debug)]
 pub(crate) struct TestClock(AtomicI64);
 
+impl TestClock {
+    pub(crate) fn advance(&self, time: Duration) {
+        let micros = i64::try_from(time.as_micros()).unwrap();
+        self.0.fetch_add(micros, Ordering::SeqCst);
+    }
+}
+
 impl Clock for TestClock {
     fn now(&self) -> UtcTime {
         let micros = self.0.fetch_add(1000, Ordering::SeqCst);
@@ -54,6 +70,7 @@ impl Clock for TestClock {
 pub(crate) struct RecordingSite {
     started: Mutex<Vec<(JobId, Vec<ContainerNumber>)>>,
     cancelled: Mutex<Vec<JobId>>,
+    cleaned: Mutex<Vec<(JobId, Vec<ContainerNumber>)>>,
     something_started: Notify,
 }
 
@@ -73,6 +90,14 @@ impl RecordingSite {
             }
             changed.await;
         }
+    }
+
+    pub(crate) async fn cleaned(&self) -> Vec<(String, Vec<ContainerNumber>)> {
+        let cleaned = self.cleaned.lock().await;
+        cleaned
+            .iter()
+            .map(|(id, containers)| (id.to_string(), containers.clone()))
+            .collect()
     }
 
     pub(crate) async fn cancelled(&self) -> Vec<String> {
@@ -107,6 +132,27 @@ impl ComputeSite for RecordingSite {
         .boxed()
     }
 
+    fn runner_status(
+        &self,
+        _job: JobId,
+        _container: ContainerNumber,
+    ) -> BoxFuture<'_, Result<Map<String, Value>, Error>> {
+        let refusal = Error::refused(ErrorCode::UnsupportedOperation, "no batch system");
+        futures::future::ready(Err(refusal)).boxed()
+    }
+
+    fn clean(
+        &self,
+        job: JobId,
+        containers: Vec<ContainerNumber>,
+    ) -> BoxFuture<'_, Result<(), CleanError>> {
+        async move {
+            self.cleaned.lock().await.push((job, containers));
+            Ok(())
+        }
+        .boxed()
+    }
+
     fn shut_down(&self) -> BoxFuture<'_, ()> {
         futures::future::ready(()).boxed()
     }
@@ -116,8 +162,9 @@ pub(crate) struct TestApp {
     pub(crate) app: Arc<App>,
     pub(crate) objects: Arc<MemoryObjectStore>,
     pub(crate) site: Arc<RecordingSite>,
+    pub(crate) clock: Arc<TestClock>,
     directory: tempfile::TempDir,
-    allowed_paths: Vec<String>,
+    config: Config,
 }
 
 /// An answer, read whole.
@@ -126,6 +173,7 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) text: String,
+    pub(crate) bytes: Bytes,
 }
 
 impl Answer {
@@ -163,62 +211,100 @@ impl Answer {
 
 impl TestApp {
     pub(crate) fn new() -> Self {
-        Self::with_allowed_paths(&[])
+        Self::with_config(|_| {})
     }
 
     pub(crate) fn with_allowed_paths(allowed_paths: &[&str]) -> Self {
+        Self::with_config(|config| {
+            config.allowed_paths = allowed_paths
+                .iter()
+                .map(|path| path.parse().unwrap())
+                .collect();
+        })
+    }
+
+    pub(crate) fn with_config(configure: impl FnOnce(&mut Config)) -> Self {
+        Self::with(|app| configure(&mut app.config))
+    }
+
+    /// A service of which parts or settings are others.
+    pub(crate) fn with(customise: impl FnOnce(&mut App)) -> Self {
+        Self::with_sites(&[Site::Local], customise)
+    }
+
+    /// All sites take jobs, of any size.
+    pub(crate) fn with_every_site() -> Self {
+        Self::with_sites(&Site::ALL, |app| app.config.max_cpu_hours = f64::INFINITY)
+    }
+
+    fn with_sites(available: &[Site], customise: impl FnOnce(&mut App)) -> Self {
         let objects = Arc::new(MemoryObjectStore::default());
         objects.insert("cts/io/in/a.txt", "a", Some(CRC));
-        Self::build(
-            tempfile::tempdir().unwrap(),
-            objects,
-            allowed_paths.iter().map(|&path| path.to_owned()).collect(),
-        )
+        Self::build(tempfile::tempdir().unwrap(), objects, available, customise)
     }
 
     fn build(
         directory: tempfile::TempDir,
         objects: Arc<MemoryObjectStore>,
-        allowed_paths: Vec<String>,
+        available: &[Site],
+        customise: impl FnOnce(&mut App),
     ) -> Self {
         let store = SqliteStore::open(&directory.path().join("cts.sqlite")).unwrap();
         let site = Arc::new(RecordingSite::default());
-        let unavailable = |reason: &str| SiteStatus::Unavailable {
-            reason: reason.to_owned(),
+        let kbase = SiteStatus::Unavailable {
+            reason: "no pool is configured".to_owned(),
         };
-        let app = Arc::new(App {
-            jobs: Arc::new(store.clone()),
+        let available = available.iter().map(|available| {
+            let site = Arc::clone(&site) as Arc<dyn ComputeSite>;
+            (*available, SiteStatus::Available(site))
+        });
+        // 2031-02-03T04:05:06Z
+        let clock = Arc::new(TestClock(AtomicI64::new(1_927_857_906_000_000)));
+        let metrics = Arc::new(Metrics::new());
+        let mut app = App {
+            jobs: Arc::new(CountedJobStore::new(
+                Arc::new(store.clone()),
+                metrics.job_transitions(),
+            )),
             images: Arc::new(store.clone()),
             site_store: Arc::new(store.clone()),
             outbox: Arc::new(store),
             identity: Arc::new(users()),
-            sites: Sites::new([
-                (
-                    Site::Local,
-                    SiteStatus::Available(Arc::clone(&site) as Arc<dyn ComputeSite>),
-                ),
-                (Site::Kbase, unavailable("no pool is configured")),
-            ]),
-            object_store: Arc::clone(&objects) as _,
-            registry: Arc::new(registry()),
-            // 2031-02-03T04:05:06Z
-            clock: Arc::new(TestClock(AtomicI64::new(1_927_857_906_000_000))),
+            sites: Sites::new(std::iter::once((Site::Kbase, kbase)).chain(available)),
+            object_store: Arc::new(MeteredObjectStore::new(
+                Arc::clone(&objects) as _,
+                metrics.dependency_calls(),
+            )),
+            registry: Arc::new(MeteredImageRegistry::new(
+                Arc::new(registry()),
+                metrics.dependency_calls(),
+            )),
+            clock: Arc::clone(&clock) as _,
             config: Config {
-                allowed_paths: allowed_paths
-                    .iter()
-                    .map(|path| path.parse().unwrap())
-                    .collect(),
+                allowed_paths: Vec::new(),
                 log_dir: "cts/logs".parse().unwrap(),
                 max_cpu_hours: 100.0,
+                worker_files: WorkerFiles::default(),
+                start_jobs: true,
+                cleaning: Cleaning::default(),
+                request_limits: RequestLimits::default(),
+                cors_origins: Vec::new(),
             },
+            metrics,
+            readiness: Readiness::default(),
             job_pending: Notify::new(),
-        });
+            followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+            stopping: CancellationToken::new(),
+        };
+        customise(&mut app);
+        let config = app.config.clone();
         Self {
-            app,
+            app: Arc::new(app),
             objects,
             site,
+            clock,
             directory,
-            allowed_paths,
+            config,
         }
     }
 
@@ -228,28 +314,48 @@ impl TestApp {
             app,
             objects,
             directory,
-            allowed_paths,
+            config,
             ..
         } = self;
         drop(app);
-        Self::build(directory, objects, allowed_paths)
+        Self::build(directory, objects, &[Site::Local], |app| {
+            app.config = config
+        })
+    }
+
+    /// Sends a request whose answer does not end by itself.
+    pub(crate) async fn open(&self, user: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+        let mut request = Request::builder()
+            .uri(path)
+            .header(header::AUTHORIZATION, format!("Bearer {user}-token"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.respond(request.body(Body::empty()).unwrap()).await
+    }
+
+    /// The head of the answer has come, its body may not.
+    pub(crate) async fn respond(&self, request: Request) -> Response {
+        router::service(Arc::clone(&self.app))
+            .oneshot(request)
+            .await
+            .unwrap()
     }
 
     pub(crate) async fn send(&self, request: Request) -> Answer {
-        let response = router::service(Arc::clone(&self.app))
-            .oneshot(request)
-            .await
-            .unwrap();
+        let response = self.respond(request).await;
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         Answer {
             status: parts.status,
             headers: parts.headers,
-            text: String::from_utf8(bytes.to_vec()).unwrap(),
+            text: String::from_utf8_lossy(&bytes).into_owned(),
+            bytes,
         }
     }
 
-    /// Sends as a user (`alice`, `bob`, `admin`, `executor`), or nobody if empty.
+    /// Sends as a user (`alice`, `bob`, `admin`, `half_admin`, `executor`, `refdata`), or nobody if
+    /// empty. Any other name is that of an invalid token.
     pub(crate) async fn call(
         &self,
         user: &str,
@@ -257,18 +363,7 @@ impl TestApp {
         path: &str,
         body: Option<Value>,
     ) -> Answer {
-        let mut request = Request::builder().method(method).uri(path);
-        if !user.is_empty() {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {user}-token"));
-        }
-        let body = match body {
-            Some(body) => {
-                request = request.header(header::CONTENT_TYPE, "application/json");
-                Body::from(body.to_string())
-            }
-            None => Body::empty(),
-        };
-        self.send(request.body(body).unwrap()).await
+        self.send(request(user, method, path, body)).await
     }
 
     pub(crate) async fn get(&self, user: &str, path: &str) -> Answer {
@@ -336,6 +431,22 @@ impl TestApp {
     }
 }
 
+/// A request of a user (see [`TestApp::call`]).
+pub(crate) fn request(user: &str, method: &str, path: &str, body: Option<Value>) -> Request {
+    let mut request = Request::builder().method(method).uri(path);
+    if !user.is_empty() {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {user}-token"));
+    }
+    let body = match body {
+        Some(body) => {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+            Body::from(body.to_string())
+        }
+        None => Body::empty(),
+    };
+    request.body(body).unwrap()
+}
+
 pub(crate) fn job_input() -> Value {
     json!({
         "cluster": "local",
@@ -363,6 +474,7 @@ fn users() -> TokenFile {
         user("admin", &admin),
         user("half_admin", &[Role::FullAdmin]),
         user("executor", &[Role::ExternalExecutor]),
+        user("refdata", &[Role::RefdataService]),
     ])
 }
 

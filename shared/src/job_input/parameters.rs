@@ -17,18 +17,16 @@ use crate::validation::{Checked, Fault, Faults, Members, Reading, any_of, list};
 /// A rule of length and pattern.
 macro_rules! text_rule {
     ($length:expr, $pattern:literal, $meaning:literal) => {
-        TextRule {
-            length: $length,
-            pattern: Some((
-                LazyLock::new(|| Regex::new($pattern).expect("the pattern is constant")),
-                $meaning,
-            )),
-        }
+        TextRule::of_pattern(
+            $length,
+            LazyLock::new(|| Regex::new($pattern).expect("the pattern is constant")),
+            $meaning,
+        )
     };
 }
 
-/// In all patterns `\w` is Unicode-aware and `$` is the end of the text.
-static MOUNT_POINT: TextRule = text_rule!(
+/// A place in a container. (In all patterns `\w` is Unicode-aware and `$` is the end of the text.)
+pub static MOUNT_POINT: TextRule = text_rule!(
     1..=1024,
     r"^/(?:[\w.-]+/)*[\w.-]+/?$",
     "an absolute path below /, of letters, digits and _.-"

@@ -16,7 +16,10 @@ static INTEGER: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 /// An integer within bounds: an integral number, a boolean, or a text that holds an integer.
-pub(crate) fn integer<T>(value: &Value, range: RangeInclusive<T>) -> Checked<T>
+///
+/// # Errors
+/// With the fault, when it is none.
+pub fn integer<T>(value: &Value, range: RangeInclusive<T>) -> Checked<T>
 where
     T: Copy + Display + Into<i128> + Into<Value> + TryFrom<i128>,
 {
@@ -89,7 +92,10 @@ fn integral(number: &Number) -> Option<i128> {
 }
 
 /// A boolean, 1 or 0, or one of the usual words.
-pub(crate) fn boolean(value: &Value) -> Checked<bool> {
+///
+/// # Errors
+/// With the fault, when it is none.
+pub fn boolean(value: &Value) -> Checked<bool> {
     let word = match value {
         Value::Bool(flag) => return Ok(*flag),
         Value::String(text) => text.to_ascii_lowercase(),
@@ -111,25 +117,52 @@ pub(crate) fn boolean(value: &Value) -> Checked<bool> {
     }
 }
 
-/// What a text must be.
-pub(crate) struct TextRule {
-    /// Allowed number of code points.
-    pub(crate) length: RangeInclusive<usize>,
+/// An integer from `least`; those too large for the type become its largest value.
+///
+/// # Errors
+/// With the fault, when it is none.
+pub fn at_least(value: &Value, least: u64) -> Checked<u64> {
+    within(
+        value,
+        any_integer(value)?.min(u64::MAX.into()),
+        least..=u64::MAX,
+    )
+}
+
+/// What a text must be: its length in code points, and perhaps a pattern.
+#[derive(Debug)]
+pub struct TextRule {
+    length: RangeInclusive<usize>,
     /// Pattern and what it means in words, as the end of "give ...".
-    pub(crate) pattern: Option<(LazyLock<Regex>, &'static str)>,
+    pattern: Option<(LazyLock<Regex>, &'static str)>,
 }
 
 impl TextRule {
     /// Only the length matters.
-    pub(crate) const fn of_length(length: RangeInclusive<usize>) -> Self {
+    pub const fn of_length(length: RangeInclusive<usize>) -> Self {
         Self {
             length,
             pattern: None,
         }
     }
 
+    /// Length and pattern matter. `meaning` says the pattern in words, as the end of "give ...".
+    pub const fn of_pattern(
+        length: RangeInclusive<usize>,
+        pattern: LazyLock<Regex>,
+        meaning: &'static str,
+    ) -> Self {
+        Self {
+            length,
+            pattern: Some((pattern, meaning)),
+        }
+    }
+
     /// Checks a text.
-    pub(crate) fn check(&self, value: &Value) -> Checked<String> {
+    ///
+    /// # Errors
+    /// With the fault, when it is none.
+    pub fn check(&self, value: &Value) -> Checked<String> {
         let text = any_text(value)?;
         let length = text.chars().count();
         if length > *self.length.end() {
@@ -155,14 +188,20 @@ impl TextRule {
 }
 
 /// Any text; nothing else becomes one.
-pub(crate) fn any_text(value: &Value) -> Checked<&str> {
+///
+/// # Errors
+/// With the fault, when it is none.
+pub fn any_text(value: &Value) -> Checked<&str> {
     value
         .as_str()
         .ok_or_else(|| Fault::new("string_type", value, "give a text").into())
 }
 
 /// One of a closed set of words; `words` lists them for the message.
-pub(crate) fn word<T: DeserializeOwned>(value: &Value, words: &str) -> Checked<T> {
+///
+/// # Errors
+/// With the fault, when it is none.
+pub fn word<T: DeserializeOwned>(value: &Value, words: &str) -> Checked<T> {
     let message = || format!("give one of {words}");
     T::deserialize(value).map_err(|_| Fault::new("enum", value, message()).into())
 }

@@ -1,0 +1,83 @@
+//! What path and query parameters may be, named as in the contract's OpenAPI document.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+use serde_json::Value;
+
+use cts_shared::id::ContainerNumber;
+use cts_shared::site::Site;
+use cts_shared::state::JobState;
+use cts_shared::validation::Checked;
+use cts_shared::validation::scalars::{TextRule, at_least, word};
+
+/// A rule of length and pattern.
+macro_rules! text_rule {
+    ($length:expr, $pattern:literal, $meaning:literal) => {
+        TextRule::of_pattern(
+            $length,
+            LazyLock::new(|| Regex::new($pattern).expect("the pattern is constant")),
+            $meaning,
+        )
+    };
+}
+
+/// Ids of jobs and reference data.
+pub static ID: TextRule = text_rule!(
+    1..=50,
+    r"^[\w-]+$",
+    "only letters, digits, underscores and hyphens"
+);
+
+/// Names of users.
+pub static USER_NAME: TextRule = text_rule!(
+    1..=100,
+    r"^[a-z][a-z\d_]*$",
+    "a lower-case letter, then lower-case letters, digits and underscores"
+);
+
+/// Names of images.
+pub static IMAGE_NAME: TextRule = TextRule::of_length(1..=1000);
+
+/// `job_id`, `refdata_id`
+///
+/// # Errors
+/// With the fault.
+pub fn id(value: &Value) -> Checked<String> {
+    ID.check(value)
+}
+
+/// `image_id`
+///
+/// # Errors
+/// With the fault.
+pub fn image_name(value: &Value) -> Checked<String> {
+    IMAGE_NAME.check(value)
+}
+
+/// `container_num`, `container_number`
+///
+/// # Errors
+/// With the fault.
+pub fn container_number(value: &Value) -> Checked<ContainerNumber> {
+    // Larger than any job's: as unknown as any other number that is too large.
+    at_least(value, 0).map(|number| ContainerNumber::try_from(number).unwrap_or(u32::MAX))
+}
+
+/// `state`, `new_state`
+///
+/// # Errors
+/// With the fault.
+pub fn state(value: &Value) -> Checked<JobState> {
+    let words: Vec<&str> = JobState::ALL.iter().map(|state| state.as_str()).collect();
+    word(value, &words.join(", "))
+}
+
+/// `site`, `cluster`
+///
+/// # Errors
+/// With the fault.
+pub fn site(value: &Value) -> Checked<Site> {
+    let words: Vec<&str> = Site::ALL.iter().map(|site| site.as_str()).collect();
+    word(value, &words.join(", "))
+}
