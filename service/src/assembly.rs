@@ -188,7 +188,7 @@ impl Listening {
 /// What a service is made of.
 #[derive(Debug)]
 pub(crate) struct Parts {
-    pub(crate) data_dir: DataDir,
+    pub(crate) data_dir: Arc<DataDir>,
     pub(crate) listening: Listening,
     pub(crate) server: server::Limits,
     pub(crate) store: SqliteStore,
@@ -220,7 +220,8 @@ pub(crate) struct RunningService {
     server: JoinHandle<()>,
     server_stop: CancellationToken,
     answers_stop: CancellationToken,
-    _data_dir: DataDir,
+    /// Ours until everything has stopped.
+    _data_dir: Arc<DataDir>,
 }
 
 impl RunningService {

@@ -17,7 +17,7 @@ use crate::assembly::{
 };
 use crate::cli::{CheckConfigArgs, ServeArgs};
 use crate::config::settings::{IdentitySettings, Loaded, LocalSiteChoice, S3Access, Settings};
-use crate::config::{Config, PathPrefix, Sources, explain};
+use crate::config::{Config, PathPrefix, Sources, WorkerFiles, explain};
 use crate::data_dir::DataDir;
 use crate::exit::ExitStatus;
 use crate::identity::{Identity, KbaseAuth, TokenFile};
@@ -69,16 +69,22 @@ pub fn run(args: &ServeArgs) -> Result<(), StartError> {
 
 async fn serve(settings: Settings) -> Result<(), StartError> {
     let stop = stop_on_signals()?;
-    let data_dir = DataDir::take(&settings.data_dir)?;
+    let data_dir = Arc::new(DataDir::take(&settings.data_dir)?);
     let metrics = Arc::new(Metrics::new());
     let identity = identity(settings.identity, &metrics)?;
     let local_site = settings.local_site.map(local_site).transpose()?;
+    check_worker_files(&settings.config.worker_files)?;
     let s3 = s3_settings(settings.s3);
     let object_store = S3ObjectStore::new(&s3)?;
     let listening = listen(settings.address).await?;
     let store = open_store(&data_dir).await?;
     tokio::select! {
-        outcome = test_writing(&object_store, &settings.config) => outcome?,
+        (outcome, ()) = async {
+            tokio::join!(
+                test_writing(&object_store, &settings.config),
+                test_identity(&*identity),
+            )
+        } => outcome?,
         () = stop.cancelled() => return Ok(()),
     }
     let local_enabled = local_site.is_some();
@@ -162,12 +168,38 @@ fn local_site(choice: LocalSiteChoice) -> Result<LocalSiteChoice, StartError> {
     })
 }
 
+/// What workers download is there (contract config.md).
+fn check_worker_files(files: &WorkerFiles) -> Result<(), StartError> {
+    for (key, path) in [
+        ("HTCondor.executable_path", &files.executable),
+        ("ExternalExecution.archive_path", &files.archive),
+    ] {
+        if let Some(path) = path
+            && !path.is_file()
+        {
+            return Err(StartError::Configuration(format!(
+                "{key}: {} is not a file; correct it, or leave it out if no HTCondor workers need it",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn s3_settings(access: S3Access) -> S3Settings {
     S3Settings {
         url: access.url,
         access_key: access.access_key,
         secret: Arc::new(SecretSource::from_value(access.secret)),
         verify: access.verify,
+    }
+}
+
+/// Asks whether whoever knows the users is there. Without an answer the service starts all the same: what is
+/// remembered or public works, and a restart would not help.
+async fn test_identity(identity: &dyn Identity) {
+    if let Err(error) = identity.check().await {
+        tracing::warn!(%error, "the identity provider does not answer; starting all the same");
     }
 }
 

@@ -424,6 +424,7 @@ async fn configured_origins_are_let_in_with_credentials_on_errors_too() {
         ("access-control-allow-credentials", "true"),
         ("access-control-allow-origin", ORIGIN),
         ("access-control-allow-methods", "PUT"),
+        ("access-control-max-age", "600"),
         ("access-control-allow-headers", "authorization,x-own"),
     ] {
         assert!(found.contains(&header), "{header:?} not in {found:?}");
