@@ -139,10 +139,17 @@ fn identity(
             }
             Ok(Arc::new(TokenFile::open_or_create(&path)?))
         }
-        IdentitySettings::Kbase(settings) => Ok(Arc::new(KbaseAuth::new(
-            settings,
-            metrics.dependency_calls(),
-        )?)),
+        IdentitySettings::Kbase(settings) => {
+            let users = Arc::new(KbaseAuth::new(settings, metrics.dependency_calls())?);
+            let checked = Arc::clone(&users);
+            // The service starts without KBase auth too, but a wrong URL should show at once.
+            tokio::spawn(async move {
+                if let Err(error) = checked.check().await {
+                    tracing::warn!(%error, "no user can be told from another now");
+                }
+            });
+            Ok(users)
+        }
     }
 }
 
