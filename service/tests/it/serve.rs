@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
@@ -301,6 +302,33 @@ fn faults_of_the_configuration_have_their_status() {
             text(&output)
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_site_local_is_offered_where_it_is_enabled() {
+    let s3 = kind_store().await;
+    let mut home = Home::new(&s3.uri());
+    let token = home.directory.path().join("executor.token");
+    home.config.push_str(&format!(
+        "[LocalSite]\nenabled = \"true\"\nexecutor = \"/bin/true\"\ntoken_path = {token:?}\n"
+    ));
+    let output = home.output("serve");
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output).contains("LocalSite.token_path: cannot read the secret file"));
+
+    std::fs::write(&token, "CANARY-0123456789").unwrap();
+    let mut service = Service::start(home.command("serve"));
+    let address = service.address();
+    let answer = get(address, "/sites", "");
+    let local = answer.find("\"cluster\":\"local\"").unwrap();
+    let available = answer[local..].find("\"available\":true");
+    assert!(available.is_some(), "{answer}");
+    let secret = home.directory.path().join("data").join("s3_secret");
+    assert_eq!(std::fs::read_to_string(&secret).unwrap(), SECRET);
+    let mode = secret.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    service.terminate();
+    assert_eq!(service.ended().code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
