@@ -11,6 +11,7 @@ mod admin;
 mod auth;
 mod authz;
 mod background;
+mod bad_input;
 mod documentation;
 mod envelope;
 mod events;
