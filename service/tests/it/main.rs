@@ -11,12 +11,19 @@ mod admin;
 mod auth;
 mod authz;
 mod background;
+mod bad_input;
 mod documentation;
 mod envelope;
 mod events;
 mod images;
+#[path = "../../../shared/tests/vectors/job_flow_decisions.rs"]
+mod job_flow_decisions;
+#[path = "../../../shared/tests/vectors/job_input_decisions.rs"]
+mod job_input_decisions;
 mod jobs;
 mod lists;
+#[path = "../../../shared/tests/vectors/loader.rs"]
+mod loader;
 mod local_site;
 mod operations;
 mod request_limits;
@@ -27,4 +34,6 @@ mod submit;
 mod test_app;
 mod transcripts;
 mod updates;
+mod vectors_job_flow;
+mod vectors_job_input;
 mod worker_files;
