@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Number, Value};
 
 use super::{Checked, Fault, Faults};
+use crate::wire::error::ValidationDetail;
 
 /// A number in a text: no exponent; a fraction only of zeros.
 static INTEGER: LazyLock<Regex> = LazyLock::new(|| {
@@ -111,21 +112,63 @@ pub(crate) fn boolean(value: &Value) -> Checked<bool> {
     }
 }
 
-/// What a text must be.
-pub(crate) struct TextRule {
-    /// Allowed number of code points.
-    pub(crate) length: RangeInclusive<usize>,
+/// What a text must be: its length in code points, and perhaps a pattern.
+#[derive(Debug)]
+pub struct TextRule {
+    length: RangeInclusive<usize>,
     /// Pattern and what it means in words, as the end of "give ...".
-    pub(crate) pattern: Option<(LazyLock<Regex>, &'static str)>,
+    pattern: Option<(LazyLock<Regex>, &'static str)>,
 }
 
 impl TextRule {
     /// Only the length matters.
-    pub(crate) const fn of_length(length: RangeInclusive<usize>) -> Self {
+    #[must_use]
+    pub const fn of_length(length: RangeInclusive<usize>) -> Self {
         Self {
             length,
             pattern: None,
         }
+    }
+
+    /// Length and pattern matter. `meaning` says the pattern in words, as the end of "give ...".
+    #[must_use]
+    pub const fn of_pattern(
+        length: RangeInclusive<usize>,
+        pattern: LazyLock<Regex>,
+        meaning: &'static str,
+    ) -> Self {
+        Self {
+            length,
+            pattern: Some((pattern, meaning)),
+        }
+    }
+
+    /// Allowed number of code points.
+    #[must_use]
+    pub const fn length(&self) -> &RangeInclusive<usize> {
+        &self.length
+    }
+
+    /// The pattern, if there is one.
+    #[must_use]
+    pub fn pattern(&self) -> Option<&str> {
+        self.pattern.as_ref().map(|(pattern, _)| pattern.as_str())
+    }
+
+    /// Checks a text that is not part of a body; `loc` says where it is.
+    ///
+    /// # Errors
+    ///
+    /// With what is wrong with it, in the existing service's form.
+    pub fn check_text(&self, text: &str, loc: &[&str]) -> Result<(), Vec<ValidationDetail>> {
+        let checked = self.check(&Value::from(text));
+        checked.map(drop).map_err(|faults| {
+            let mut details = faults.into_details();
+            for detail in &mut details {
+                detail.loc = loc.iter().map(|&part| part.into()).collect();
+            }
+            details
+        })
     }
 
     /// Checks a text.
