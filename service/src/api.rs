@@ -3,12 +3,14 @@
 //! The order of checks is the contract's (service.md, section 1.1), and handlers show it: body syntax,
 //! user, parameters and body, role, use case.
 
+pub mod docs;
 pub mod error;
 pub mod external_exec;
 pub mod extract;
 pub mod health;
 pub mod images;
 pub mod jobs;
+pub mod openapi;
 pub mod request_context;
 pub mod root;
 pub mod sites;

@@ -22,7 +22,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start everything on this machine: REST API, database file, tokens, S3 server, executors.
-    Dev(DevArgs),
+    Dev(Box<DevArgs>),
+    /// Print the description of the REST API, an OpenAPI document in JSON.
+    Openapi,
 }
 
 /// Options of `cts-service dev`.

@@ -10,7 +10,7 @@ use tower::{Layer, Service};
 
 use crate::api::error::ApiError;
 use crate::api::request_context::with_context;
-use crate::api::{external_exec, extract, health, images, jobs, root, sites};
+use crate::api::{docs, external_exec, extract, health, images, jobs, root, sites};
 use crate::app::App;
 
 /// The service: every route, and what happens to every request before routing.
@@ -20,7 +20,23 @@ pub fn service(
 + Clone
 + Send
 + 'static {
-    let routes = Routes::default()
+    let router = routes()
+        .router
+        .fallback(|| async { extract::not_found() })
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .with_state(Arc::clone(&app));
+    // Around the router, not in it: what it does comes before routing.
+    axum::middleware::from_fn_with_state(app, with_context).layer(router)
+}
+
+/// Every path that is served, as the API's description writes them; the tests compare the two.
+#[must_use]
+pub fn paths() -> Vec<String> {
+    routes().paths
+}
+
+fn routes() -> Routes {
+    Routes::default()
         .root("/", get(root::root))
         .route("/whoami", get(root::who_am_i))
         .route("/livez", get(health::live))
@@ -53,46 +69,48 @@ pub fn service(
         .route(
             "/external_exec/jobs/{job_id}/container/{container_num}/update/{new_state}",
             put(external_exec::update_container),
-        );
-    let router = routes
-        .0
-        .fallback(|| async { extract::not_found() })
-        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
-        .with_state(Arc::clone(&app));
-    // Around the router, not in it: what it does comes before routing.
-    axum::middleware::from_fn_with_state(app, with_context).layer(router)
+        )
+        .route("/openapi.json", docs::document(None))
+        .route("/docs", get(docs::page))
+        .root("/docs/{file}", get(docs::asset))
+        .route("/redoc", docs::redoc(None))
 }
 
 #[derive(Default)]
-struct Routes(Router<Arc<App>>);
+struct Routes {
+    router: Router<Arc<App>>,
+    paths: Vec<String>,
+}
 
 impl Routes {
-    fn root(self, path: &str, methods: MethodRouter<Arc<App>>) -> Self {
-        Self(self.0.route(path, methods))
+    /// A path that is found as it is only.
+    fn root(mut self, path: &str, methods: MethodRouter<Arc<App>>) -> Self {
+        self.paths.push(path.to_owned());
+        self.router = self.router.route(path, methods);
+        self
     }
 
     /// A path, which is also found with a slash at its end.
     fn route(self, path: &str, methods: MethodRouter<Arc<App>>) -> Self {
-        Self(
-            self.0
-                .route(path, methods)
-                .route(&format!("{path}/"), any(without_slash)),
-        )
+        let mut routes = self.root(path, methods);
+        routes.router = routes.router.route(&format!("{path}/"), any(without_slash));
+        routes
     }
 
     /// A path of which the rest, slashes included, is one parameter; `empty` answers when the rest
     /// is empty.
     fn rest(
-        self,
+        mut self,
         path: &str,
         methods: MethodRouter<Arc<App>>,
         empty: MethodRouter<Arc<App>>,
     ) -> Self {
-        Self(
-            self.0
-                .route(&format!("{path}{{*rest}}"), methods)
-                .route(path, empty),
-        )
+        self.paths.push(format!("{path}{{*rest}}"));
+        self.router = self
+            .router
+            .route(&format!("{path}{{*rest}}"), methods)
+            .route(path, empty);
+        self
     }
 }
 

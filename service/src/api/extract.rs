@@ -1,13 +1,18 @@
 //! Bodies and path parameters, checked in the contract's order and answered with its details.
 
+use std::ops::RangeInclusive;
+use std::sync::LazyLock;
+
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
+use regex::Regex;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use cts_shared::error_code::ErrorCode;
 use cts_shared::id::ContainerNumber;
+use cts_shared::job_input::rules::TextRule;
 use cts_shared::wire::error::ValidationDetail;
 
 use crate::error::Error;
@@ -17,6 +22,19 @@ use super::error::ApiError;
 /// Largest body read: a submission of 10,000 files with the longest paths and data ids is half of
 /// this.
 pub const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
+
+/// Number of jobs that a listing may be asked for; it has the most if it is not asked.
+pub const LIST_LIMIT: RangeInclusive<u64> = 1..=1000;
+
+/// Age from which transitions count as not notified unless the caller says otherwise.
+pub const DEFAULT_NOTIFICATION_AGE: &str = "PT10M";
+
+/// A user's name in a query.
+pub static USER_NAME: TextRule = TextRule::of_pattern(
+    1..=100,
+    LazyLock::new(|| Regex::new(r"^[a-z][a-z\d_]*$").expect("the pattern is constant")),
+    "a user name: lower-case letters, digits and underscores, starting with a letter",
+);
 
 /// A request body whose syntax is checked. Extracting it comes first: bad JSON is reported even
 /// without a token.
@@ -198,7 +216,14 @@ pub fn not_found() -> ApiError {
     ApiError::from(Error::refused(ErrorCode::NotFound, "Not Found"))
 }
 
-/// Checks an id in a path against `^[\w-]+$`, 1 to 50 characters.
+/// An id in a path or query. In all patterns `\w` and `\d` are Unicode-aware.
+pub static ID: TextRule = TextRule::of_pattern(
+    1..=50,
+    LazyLock::new(|| Regex::new(r"^[\w-]+$").expect("the pattern is constant")),
+    "only letters, digits, underscores and hyphens",
+);
+
+/// Checks an id in a path against [`ID`].
 ///
 /// # Errors
 /// 30010; 404 if it contains an encoded `/`, which no path of ours has there.
@@ -206,27 +231,16 @@ pub fn check_id<'a>(text: &'a str, name: &'static str) -> Result<&'a str, ApiErr
     if text.contains('/') {
         return Err(not_found());
     }
-    let loc = ["path", name];
-    let length = text.chars().count();
-    let fault = if length > 50 {
-        Some(("string_too_long", "give at most 50 characters"))
-    } else if length == 0 {
-        Some(("string_too_short", "give at least 1 character"))
-    } else if !text
-        .chars()
-        .all(|c| c.is_alphanumeric() || matches!(c, '_' | '-'))
-    {
-        Some((
-            "string_pattern_mismatch",
-            "give only letters, digits, underscores and hyphens",
-        ))
-    } else {
-        None
-    };
-    match fault {
-        None => Ok(text),
-        Some((kind, message)) => Err(Error::invalid(kind, &loc, message).into()),
-    }
+    check_text(&ID, text, &["path", name])?;
+    Ok(text)
+}
+
+/// Checks a text of a path or query; `loc` says where it is.
+///
+/// # Errors
+/// 30010.
+pub fn check_text(rule: &TextRule, text: &str, loc: &[&str]) -> Result<(), Error> {
+    rule.check_text(text, loc).map_err(Error::Invalid)
 }
 
 /// A container number in a path.

@@ -8,10 +8,13 @@
 )]
 
 mod auth;
+mod description;
+mod docs;
 mod envelope;
 mod images;
 mod jobs;
 mod local_site;
+mod openapi;
 mod submit;
 mod test_app;
 mod transcripts;

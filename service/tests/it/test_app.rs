@@ -33,6 +33,8 @@ use cts_shared::timestamp::UtcTime;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use crate::description;
+
 pub(crate) const CRC: &str = "6YwqZlRfOM4=";
 pub(crate) const OUTPUT_CRC: &str = "akP7S61aVgc=";
 pub(crate) const DIGEST: &str =
@@ -234,12 +236,16 @@ impl TestApp {
     }
 
     pub(crate) async fn send(&self, request: Request) -> Answer {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let response = router::service(Arc::clone(&self.app))
             .oneshot(request)
             .await
             .unwrap();
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
+        if let Err(fault) = description::check(&method, &path, &parts, &bytes) {
+            panic!("{method} {path}: {}: {fault}", parts.status);
+        }
         Answer {
             status: parts.status,
             headers: parts.headers,
