@@ -87,6 +87,15 @@ bench: static ## Measure the executor, side by side with curl, s5cmd and rclone;
 	if [ -z "$${KEEP:-}" ]; then $(testbed) down || status=1; fi; \
 	exit $$status
 
+.PHONY: bench-service
+bench-service: ## Load the service: requests a second, latencies, memory; a quiet machine, ten minutes with the builds
+	$(CARGO) build --locked --release -p cts-service
+	$(CARGO) build --locked --profile load -p cts-tests --bin bench_service -p cts-store-prefill
+	@status=0; \
+	{ $(testbed) up && timeout 900 $(target_dir)/load/bench_service; } || status=$$?; \
+	if [ -z "$${KEEP:-}" ]; then $(testbed) down || status=1; fi; \
+	exit $$status
+
 .PHONY: testbed-up
 testbed-up: ## Start the real components: container engine, registries, S3 server
 	@$(testbed) up

@@ -5,12 +5,16 @@
 
 pub mod docs;
 pub mod error;
+pub mod events;
 pub mod external_exec;
 pub mod extract;
 pub mod health;
 pub mod images;
 pub mod jobs;
+pub mod metrics;
 pub mod openapi;
+pub mod parameters;
 pub mod request_context;
+pub mod response_headers;
 pub mod root;
 pub mod sites;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -10,7 +11,11 @@ use crate::identity::Identity;
 use crate::image_registry::ImageRegistry;
 use crate::image_store::ImageStore;
 use crate::job_store::JobStore;
+use crate::metrics::Metrics;
 use crate::object_store::ObjectStore;
+use crate::outbox::Outbox;
+use crate::readiness::Readiness;
+use crate::site_store::SiteStore;
 use crate::sites::Sites;
 
 /// The ports and the settings.
@@ -20,6 +25,10 @@ pub struct App {
     pub jobs: Arc<dyn JobStore>,
     /// Registered images.
     pub images: Arc<dyn ImageStore>,
+    /// Which sites are switched off.
+    pub site_store: Arc<dyn SiteStore>,
+    /// The jobs' transitions, for those who are told of them.
+    pub outbox: Arc<dyn Outbox>,
     /// Users.
     pub identity: Arc<dyn Identity>,
     /// Where containers run.
@@ -32,6 +41,14 @@ pub struct App {
     pub clock: Arc<dyn Clock>,
     /// The settings.
     pub config: Config,
+    /// What is counted and measured.
+    pub metrics: Arc<Metrics>,
+    /// Whether what the service depends on is there.
+    pub readiness: Readiness,
     /// Wakes the finisher when a job can end; see [`crate::background::finisher`].
     pub job_pending: Notify,
+    /// One permit for each client that may follow events; see [`crate::api::events`].
+    pub followers: Arc<Semaphore>,
+    /// Cancelled when the service stops: answers that never end by themselves end then.
+    pub stopping: CancellationToken,
 }

@@ -2,3 +2,4 @@
 
 pub mod finisher;
 pub mod site_watcher;
+pub mod starter;

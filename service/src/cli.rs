@@ -21,10 +21,43 @@ pub struct Cli {
 /// What the program does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Start the service as its configuration says.
+    Serve(ServeArgs),
+    /// Print every setting and where it came from, secrets redacted; status 78 if something is wrong.
+    CheckConfig(CheckConfigArgs),
     /// Start everything on this machine: REST API, database file, tokens, S3 server, executors.
     Dev(Box<DevArgs>),
     /// Print the description of the REST API, an OpenAPI document in JSON.
     Openapi,
+}
+
+/// Where the configuration is.
+#[derive(Debug, Clone, Args)]
+pub struct ConfigFile {
+    /// The configuration file (TOML). Environment variables override it; without it they and the
+    /// defaults are all there is.
+    #[arg(long, value_name = "FILE", env = "KB_DEPLOYMENT_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// Options of `cts-service serve`.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub config: ConfigFile,
+}
+
+/// Options of `cts-service check-config`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckConfigArgs {
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub config: ConfigFile,
+
+    /// Print one JSON object, for programs.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Options of `cts-service dev`.

@@ -1,9 +1,30 @@
-//! What an operator decides about the service, validated. Where the values come from (command line,
-//! later a file) is not known here.
+//! What an operator decides about the service.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`keys`], [`kind`] | every setting: name, variable, default, what it may be |
+//! | [`settings`] | the settings of `serve`, read from a file and the environment, checked |
+//! | [`explain`] | what `check-config` prints |
+//! | [`fault`] | what is wrong, and where it stands |
+
+use std::time::Duration;
+
+use axum::http::HeaderValue;
 
 use cts_shared::s3_path::{Bucket, S3Path};
 
-/// The service's settings.
+pub mod explain;
+pub mod fault;
+mod file;
+pub mod keys;
+pub mod kind;
+mod reader;
+pub mod settings;
+mod suggest;
+
+pub use reader::{Explained, Sources};
+
+/// What the use cases and the HTTP routes go by.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where users may read and write; no restriction if empty.
@@ -12,13 +33,41 @@ pub struct Config {
     pub log_dir: PathPrefix,
     /// Most CPU hours one job may ask for: CPUs x containers x runtime.
     pub max_cpu_hours: f64,
+    /// Whether stored jobs are handed to their sites. Not in test mode (contract config.md).
+    pub start_jobs: bool,
+    /// What one request may cost.
+    pub request_limits: RequestLimits,
+    /// Prefix that a reverse proxy takes away, for the API's documentation.
+    pub root_path: Option<String>,
+    /// Pages of these origins (scheme, host, port) may call the service from a browser.
+    pub cors_origins: Vec<HeaderValue>,
 }
 
 /// Default of [`Config::max_cpu_hours`] (contract config.md).
 pub const DEFAULT_MAX_CPU_HOURS: f64 = 100.0;
 
+/// What one request may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestLimits {
+    /// Largest body.
+    pub max_body_bytes: usize,
+    /// How long it may take until the answer begins.
+    pub timeout: Duration,
+}
+
+impl Default for RequestLimits {
+    fn default() -> Self {
+        Self {
+            // A submission of 10,000 files with the longest paths and data ids is half of this.
+            max_body_bytes: 32 * 1024 * 1024,
+            // Such a submission takes its time where the store is slow.
+            timeout: Duration::from_secs(300),
+        }
+    }
+}
+
 /// A bucket, or a bucket and key prefix; ends in one `/`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PathPrefix(String);
 
 /// The text is no bucket or S3 path.

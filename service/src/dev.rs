@@ -11,133 +11,42 @@
 //!   jobs/<job>/<n>/  working directory of each executor
 //! ```
 
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::ServiceExt;
-use axum::extract::Request;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use cts_net::registry::RegistryOptions;
 use cts_net::s3::S3Settings;
 use cts_net::secret::SecretSource;
 use cts_net::tls::Verify;
 use cts_shared::s3_path::Bucket;
-use cts_shared::site::Site;
 
-use crate::app::App;
-use crate::background::{finisher, site_watcher};
+use crate::assembly::{
+    Listening, Parts, RunningService, StartError, block_on, listen, open_store, stop_on_signals,
+};
 use crate::cli::DevArgs;
-use crate::clock::SystemClock;
-use crate::compute_site::local::{LocalSite, LocalSiteSettings};
-use crate::compute_site::{ComputeSite, SiteEvents};
-use crate::config::Config;
+use crate::config::settings::LocalSiteChoice;
+use crate::config::{Config, RequestLimits};
+use crate::data_dir::DataDir;
 use crate::identity::TokenFile;
-use crate::image_registry::OciImageRegistry;
 use crate::object_store::{ObjectStore, S3ObjectStore};
-use crate::sites::{SiteStatus, Sites};
+use crate::server;
 use crate::sqlite::SqliteStore;
-use crate::{jobs, router};
 
-mod programs;
 mod summary;
 mod weed;
 
-use programs::find_executor;
-use weed::Weed;
+use weed::{Weed, WeedError};
 
 /// Access key of the S3 server that `dev` starts.
 const S3_ACCESS_KEY: &str = "cts";
 
-/// Site events that may wait to be recorded.
-const SITE_EVENTS: usize = 256;
-
-/// How long requests in progress may take to end when the service stops.
-const DRAIN: Duration = Duration::from_secs(10);
-
-/// Why the service did not start, or stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum DevError {
-    /// Another service works in the directory.
-    #[error(
-        "another cts-service uses the directory {0}; stop it, or give another one with --data-dir"
-    )]
-    Locked(PathBuf),
-    /// The file system says no.
-    #[error("cannot {action} {path}: {cause}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What the system said.
-        cause: std::io::Error,
-    },
-    /// The port is taken, or not ours to take.
-    #[error(
-        "cannot listen on {address}: {cause}; give another port with --port (0 takes a free one)"
-    )]
-    Listen {
-        /// Address and port.
-        address: SocketAddr,
-        /// What the system said.
-        cause: std::io::Error,
-    },
-    /// Token file.
-    #[error(transparent)]
-    Tokens(#[from] crate::identity::TokenFileError),
-    /// A secret file.
-    #[error(transparent)]
-    Secret(#[from] cts_net::secret::SecretError),
-    /// TLS set-up.
-    #[error(transparent)]
-    Tls(#[from] cts_net::tls::TlsError),
-    /// The database.
-    #[error(transparent)]
-    Store(#[from] crate::job_store::StoreError),
-    /// The S3 store.
-    #[error("cannot make sure that bucket {bucket} exists in the S3 store {url}: {cause}")]
-    ObjectStore {
-        /// Its address.
-        url: String,
-        /// The bucket of the log directory.
-        bucket: Bucket,
-        /// What happened.
-        cause: crate::object_store::ObjectStoreError,
-    },
-    /// The S3 server.
-    #[error("{0}")]
-    Weed(#[from] weed::WeedError),
-    /// Something that should not happen.
-    #[error("cannot {action}: {cause}")]
-    Unexpected {
-        /// What was tried.
-        action: &'static str,
-        /// What happened.
-        cause: String,
-    },
-}
-
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> DevError {
-    let path = path.to_owned();
-    move |cause| DevError::Io {
-        action,
-        path,
-        cause,
-    }
-}
-
-fn unexpected(action: &'static str) -> impl FnOnce(std::io::Error) -> DevError {
-    move |cause| DevError::Unexpected {
-        action,
-        cause: cause.to_string(),
+impl From<WeedError> for StartError {
+    fn from(error: WeedError) -> Self {
+        Self::Failed {
+            action: "provide the S3 store",
+            cause: error.to_string(),
+        }
     }
 }
 
@@ -145,168 +54,107 @@ fn unexpected(action: &'static str) -> impl FnOnce(std::io::Error) -> DevError {
 ///
 /// # Errors
 /// When it cannot start, or a part it cannot do without has failed.
-pub fn run(args: DevArgs) -> Result<(), DevError> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(unexpected("start the async runtime"))?
-        .block_on(run_async(args))
+pub fn run(args: DevArgs) -> Result<(), StartError> {
+    block_on(run_async(args))
 }
 
-async fn run_async(args: DevArgs) -> Result<(), DevError> {
+async fn run_async(args: DevArgs) -> Result<(), StartError> {
     let stop = stop_on_signals()?;
-    let data_dir = prepare_data_dir(&args.data_dir)?;
-    let _lock = lock(&data_dir)?;
+    let data_dir = DataDir::take(&args.data_dir)?;
     let identity = TokenFile::open_or_create(&data_dir.join("tokens.toml"))?;
     identity.write_single_tokens(&data_dir.join("tokens"))?;
-    let address = SocketAddr::new(args.bind, args.port);
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|cause| DevError::Listen { address, cause })?;
-    let local_address = listener
-        .local_addr()
-        .map_err(|cause| DevError::Listen { address, cause })?;
-    let store_path = data_dir.join("cts.sqlite");
-    let store = tokio::task::spawn_blocking(move || SqliteStore::open(&store_path))
-        .await
-        .map_err(|error| DevError::Unexpected {
-            action: "open the database",
-            cause: error.to_string(),
-        })??;
-
-    let mut s3 = start_s3(&args, &data_dir, &stop).await?;
-    let outcome = serve(ServeParts {
-        args: &args,
-        data_dir: &data_dir,
+    let own = OwnParts {
         identity,
-        listener,
-        local_address,
-        store,
-        s3: &mut s3,
-        stop,
-    })
-    .await;
+        listening: listen((args.bind, args.port).into()).await?,
+        store: open_store(&data_dir).await?,
+        data_dir,
+    };
+    // Last: what can fail at once has not.
+    let mut s3 = start_s3(&args, own.data_dir.path(), &stop).await?;
+    let outcome = serve(args, own, &mut s3, stop).await;
     if let Some(weed) = s3.weed {
         weed.stop().await;
     }
     outcome
 }
 
-struct ServeParts<'a> {
-    args: &'a DevArgs,
-    data_dir: &'a Path,
+/// What is there before the S3 store is.
+struct OwnParts {
+    data_dir: DataDir,
     identity: TokenFile,
-    listener: TcpListener,
-    local_address: SocketAddr,
+    listening: Listening,
     store: SqliteStore,
-    s3: &'a mut S3,
-    stop: CancellationToken,
 }
 
-async fn serve(parts: ServeParts<'_>) -> Result<(), DevError> {
-    let ServeParts {
-        args,
+async fn serve(
+    args: DevArgs,
+    own: OwnParts,
+    s3: &mut S3,
+    stop: CancellationToken,
+) -> Result<(), StartError> {
+    let OwnParts {
         data_dir,
         identity,
-        listener,
-        local_address,
+        listening,
         store,
-        s3,
-        stop,
-    } = parts;
+    } = own;
     let object_store = S3ObjectStore::new(&s3.settings)?;
-    if let Some(bucket) = log_bucket(args)
-        && let Err(cause) = object_store.ensure_bucket(&bucket).await
+    let bucket = log_bucket(&args);
+    if let Some(bucket) = &bucket
+        && let Err(cause) = object_store.ensure_bucket(bucket).await
     {
-        return Err(DevError::ObjectStore {
-            url: s3.settings.url.to_string(),
-            bucket,
-            cause,
+        return Err(StartError::Failed {
+            action: "make sure that the bucket of the log directory exists",
+            cause: format!("{bucket} in the S3 store {}: {cause}", s3.settings.url),
         });
     }
-
-    let (events, event_receiver) = mpsc::channel(SITE_EVENTS);
-    let root_url = executors_root_url(local_address);
-    let local = local_site(args, data_dir, &root_url, s3, events);
-    let app = Arc::new(App {
-        jobs: Arc::new(store.clone()),
-        images: Arc::new(store),
+    let data_path = data_dir.path().to_owned();
+    let mut service = RunningService::start(Parts {
+        listening,
+        server: server::Limits::default(),
+        store,
         identity: Arc::new(identity),
-        sites: sites(&local),
         object_store: Arc::new(object_store),
-        registry: Arc::new(OciImageRegistry::new(RegistryOptions {
-            plain_http_hosts: args
-                .plain_http_registry
-                .iter()
-                .cloned()
-                .collect::<BTreeSet<_>>(),
-            ..RegistryOptions::default()
-        })),
-        clock: Arc::new(SystemClock),
+        plain_http_registries: args.plain_http_registry.into_iter().collect(),
         config: Config {
-            allowed_paths: args.allowed_s3_path.clone(),
-            log_dir: args.log_dir.clone(),
+            allowed_paths: args.allowed_s3_path,
+            log_dir: args.log_dir,
             max_cpu_hours: args.max_cpu_hours,
+            start_jobs: true,
+            request_limits: RequestLimits::default(),
+            root_path: None,
+            cors_origins: Vec::new(),
         },
-        job_pending: Notify::new(),
-    });
-
-    let background_stop = CancellationToken::new();
-    let watcher = tokio::spawn(site_watcher::run(
-        Arc::clone(&app),
-        event_receiver,
-        background_stop.clone(),
-    ));
-    let finisher = tokio::spawn(finisher::run(Arc::clone(&app), background_stop.clone()));
-    let server_stop = CancellationToken::new();
-    let service = router::service(Arc::clone(&app));
-    let server = axum::serve(
-        listener,
-        ServiceExt::<Request>::into_make_service_with_connect_info::<SocketAddr>(service),
-    )
-    .with_graceful_shutdown(server_stop.clone().cancelled_owned());
-    let mut server = tokio::spawn(server.into_future());
-
-    if local.is_ok() {
-        // After the server listens: executors that outlived the last run report at once.
-        if let Err(error) = jobs::resume::resume_site(&app, Site::Local).await {
-            tracing::error!(%error, "jobs of the last run are not taken up again");
-        }
-    }
-    summary::print(&summary::Summary {
-        url: &root_url,
+        log_level: args.log_level,
+        s3: s3.settings.clone(),
+        s3_secret_path: s3.secret_path.clone(),
+        local_site: Some(LocalSiteChoice {
+            executor: args.executor,
+            max_executors: args.max_executors.map(usize::from),
+            token_path: data_dir.join("tokens").join("executor"),
+            docker_host: args.docker_host,
+            refdata_host_path: None,
+            job_update_timeout_min: args.job_update_timeout_min,
+        }),
+        kbase_unavailable: "no HTCondor pool is configured; this service runs jobs on site local",
         data_dir,
+    })
+    .await;
+    summary::print(&summary::Summary {
+        url: &service.url,
+        data_dir: &data_path,
         s3_url: s3.settings.url.as_str(),
         s3_access_key: &s3.settings.access_key,
         s3_secret_path: &s3.secret_path,
-        bucket: log_bucket(args).as_ref().map(Bucket::as_str),
-        local_problem: local.as_ref().err().map(String::as_str),
+        bucket: bucket.as_ref().map(Bucket::as_str),
+        local_problem: service.local_problem.as_deref(),
     });
-
     let outcome = tokio::select! {
         () = stop.cancelled() => Ok(()),
-        ended = &mut server => Err(DevError::Unexpected {
-            action: "serve requests",
-            cause: format!("the server ended: {ended:?}"),
-        }),
+        error = service.ended() => Err(error),
         error = weed_end(s3.weed.as_mut()) => Err(error.into()),
     };
-
-    tracing::info!("stopping: executors first, then requests in progress");
-    // The server still answers: executors report their end while they stop.
-    if let Ok(site) = &local {
-        site.shut_down().await;
-    }
-    background_stop.cancel();
-    for (name, task) in [("site watcher", watcher), ("finisher", finisher)] {
-        if let Err(error) = task.await {
-            tracing::error!(%error, name, "a background task failed");
-        }
-    }
-    server_stop.cancel();
-    if tokio::time::timeout(DRAIN, server).await.is_err() {
-        tracing::warn!("requests in progress were cut off");
-    }
+    service.stop().await;
     outcome
 }
 
@@ -315,78 +163,11 @@ fn log_bucket(args: &DevArgs) -> Option<Bucket> {
     Bucket::parse(bucket).ok()
 }
 
-async fn weed_end(weed: Option<&mut Weed>) -> weed::WeedError {
+async fn weed_end(weed: Option<&mut Weed>) -> WeedError {
     match weed {
         Some(weed) => weed.ended().await,
         None => std::future::pending().await,
     }
-}
-
-fn sites(local: &Result<Arc<LocalSite>, String>) -> Sites {
-    let unavailable = |reason: &str| SiteStatus::Unavailable {
-        reason: reason.to_owned(),
-    };
-    let local = match local {
-        Ok(site) => SiteStatus::Available(Arc::clone(site) as Arc<dyn ComputeSite>),
-        Err(reason) => unavailable(reason),
-    };
-    Sites::new([
-        (
-            Site::PerlmutterJaws,
-            unavailable("this service has no connection to NERSC"),
-        ),
-        (
-            Site::LawrenciumJaws,
-            unavailable("this service has no connection to NERSC"),
-        ),
-        (
-            Site::Kbase,
-            unavailable("no HTCondor pool is configured; this service runs jobs on site local"),
-        ),
-        (Site::Local, local),
-    ])
-}
-
-/// The site, or why there is none.
-fn local_site(
-    args: &DevArgs,
-    data_dir: &Path,
-    root_url: &str,
-    s3: &S3,
-    events: SiteEvents,
-) -> Result<Arc<LocalSite>, String> {
-    let executor = find_executor(args.executor.as_deref())?;
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let settings = LocalSiteSettings {
-        executor,
-        jobs_dir: data_dir.join("jobs"),
-        max_executors: args.max_executors.map_or(cpus, usize::from),
-        service_root_url: root_url.to_owned(),
-        token_path: data_dir.join("tokens").join("executor"),
-        s3_url: s3.settings.url.as_str().trim_end_matches('/').to_owned(),
-        s3_access_key: s3.settings.access_key.clone(),
-        s3_secret_path: s3.secret_path.clone(),
-        s3_insecure: args.s3_insecure,
-        log_dir: args.log_dir.clone(),
-        refdata_host_path: data_dir.join("refdata"),
-        job_update_timeout_min: args.job_update_timeout_min,
-        log_level: args.log_level.as_str().to_owned(),
-        path: std::env::var_os("PATH"),
-        docker_host: args.docker_host.clone(),
-    };
-    Ok(Arc::new(LocalSite::new(settings, events)))
-}
-
-/// Executors run on this machine: an address that means "all" is reached over the loopback.
-fn executors_root_url(address: SocketAddr) -> String {
-    let mut address = address;
-    if address.ip().is_unspecified() {
-        address.set_ip(match address {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    format!("http://{address}")
 }
 
 struct S3 {
@@ -399,12 +180,12 @@ async fn start_s3(
     args: &DevArgs,
     data_dir: &Path,
     stop: &CancellationToken,
-) -> Result<S3, DevError> {
+) -> Result<S3, StartError> {
     if let (Some(url), Some(access_key), Some(secret_file)) =
         (&args.s3_url, &args.s3_access_key, &args.s3_secret_file)
     {
-        let secret_path = std::path::absolute(secret_file)
-            .map_err(io_error("find the secret file", secret_file))?;
+        let secret_path =
+            std::path::absolute(secret_file).map_err(StartError::failed("find the secret file"))?;
         return Ok(S3 {
             settings: S3Settings {
                 url: url.clone(),
@@ -434,52 +215,4 @@ async fn start_s3(
         secret_path,
         weed: Some(weed),
     })
-}
-
-fn prepare_data_dir(data_dir: &Path) -> Result<PathBuf, DevError> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        // It holds tokens and a secret.
-        .mode(0o700)
-        .create(data_dir)
-        .map_err(io_error("make the data directory", data_dir))?;
-    data_dir
-        .canonicalize()
-        .map_err(io_error("find the data directory", data_dir))
-}
-
-/// Takes the directory for this process; the kernel gives it back however the process ends.
-fn lock(data_dir: &Path) -> Result<File, DevError> {
-    let path = data_dir.join("lock");
-    let file = File::create(&path).map_err(io_error("create", &path))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(DevError::Locked(data_dir.to_owned())),
-        Err(errno) => Err(io_error("lock", &path)(errno.into())),
-    }
-}
-
-/// A token that is cancelled at the first SIGINT or SIGTERM. A second one ends the process at once.
-fn stop_on_signals() -> Result<CancellationToken, DevError> {
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(unexpected("listen for SIGINT"))?;
-    let mut terminate =
-        signal(SignalKind::terminate()).map_err(unexpected("listen for SIGTERM"))?;
-    let stop = CancellationToken::new();
-    let stopping = stop.clone();
-    tokio::spawn(async move {
-        for first in [true, false] {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            if first {
-                stopping.cancel();
-            }
-        }
-        tracing::warn!("second signal: stopping without waiting for anything");
-        #[expect(clippy::exit, reason = "the user asked twice")]
-        std::process::exit(130);
-    });
-    Ok(stop)
 }

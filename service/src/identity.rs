@@ -11,8 +11,10 @@ use cts_shared::error_code::ErrorCode;
 
 use crate::error::Error;
 
+mod kbase;
 mod token_file;
 
+pub use kbase::{KbaseAuth, KbaseAuthSettings};
 pub use token_file::{TokenFile, TokenFileError};
 
 /// What a user may do (contract service.md, section 1.2).
@@ -75,15 +77,31 @@ impl Role {
     }
 }
 
-/// Why a token gave no user.
+/// Why a question about users was not answered with yes.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum IdentityError {
     /// The token is not valid.
     #[error("the token is not valid; get a new one")]
     InvalidToken,
-    /// Whoever knows the users does not answer.
+    /// No user has the name.
+    #[error("{0}")]
+    InvalidUserName(String),
+    /// Whoever knows the users does not answer; asking again later may help.
     #[error("{0}")]
     Unavailable(String),
+    /// Whoever knows the users answers what it should not.
+    #[error("{0}")]
+    Unexpected(String),
+}
+
+impl IdentityError {
+    fn no_such_user(name: &str) -> Self {
+        Self::InvalidUserName(format!("there is no user {name:?}; check the name"))
+    }
+
+    fn illegal_user_name() -> Self {
+        Self::InvalidUserName("no user can have a name like this; check the name".to_owned())
+    }
 }
 
 impl From<IdentityError> for Error {
@@ -92,6 +110,10 @@ impl From<IdentityError> for Error {
             IdentityError::InvalidToken => {
                 Self::refused(ErrorCode::InvalidToken, error.to_string())
             }
+            IdentityError::InvalidUserName(message) => {
+                Self::refused(ErrorCode::InvalidUserName, message)
+            }
+            IdentityError::Unexpected(message) => Self::Internal(message),
             IdentityError::Unavailable(message) => Self::Unavailable {
                 message,
                 retry_after: Duration::from_secs(10),
@@ -107,4 +129,21 @@ pub trait Identity: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// As [`IdentityError`] says.
     fn user<'a>(&'a self, token: &'a SecretString) -> BoxFuture<'a, Result<User, IdentityError>>;
+
+    /// Refuses names that no user has. `token` is the one of whoever asks: users are not told about
+    /// to strangers.
+    ///
+    /// # Errors
+    /// [`IdentityError::InvalidUserName`], or why there is no answer.
+    fn check_user_name<'a>(
+        &'a self,
+        name: &'a str,
+        token: &'a SecretString,
+    ) -> BoxFuture<'a, Result<(), IdentityError>>;
+
+    /// Whether users can be told from strangers now.
+    ///
+    /// # Errors
+    /// Why not.
+    fn check(&self) -> BoxFuture<'_, Result<(), IdentityError>>;
 }

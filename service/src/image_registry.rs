@@ -3,9 +3,11 @@
 use futures::future::BoxFuture;
 
 mod fixed;
+mod metered;
 mod oci;
 
 pub use fixed::FixedImageRegistry;
+pub use metered::MeteredImageRegistry;
 pub use oci::OciImageRegistry;
 
 /// What a registry says about an image.

@@ -35,6 +35,13 @@ pub trait ImageStore: Send + Sync + std::fmt::Debug {
     /// When the store fails.
     fn image(&self, name: ImageName) -> BoxFuture<'_, Result<Option<Image>, StoreError>>;
 
+    /// Removes the registered image a name means. False if there is none. Jobs keep the copy they
+    /// were submitted with.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn delete_image(&self, name: ImageName) -> BoxFuture<'_, Result<bool, StoreError>>;
+
     /// At most [`MAX_LISTED_IMAGES`] images, by name.
     ///
     /// # Errors

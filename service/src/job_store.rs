@@ -18,11 +18,15 @@ use cts_shared::state::job_flow::{Change, ContainerRecord, JobOutcome, JobRecord
 use cts_shared::timestamp::UtcTime;
 use cts_shared::wire::container::Container;
 use cts_shared::wire::image::JobImage;
-use cts_shared::wire::job::{AdminJob, HtcondorDetails, Job, JobStatus, StateTransition};
+use cts_shared::wire::job::{
+    AdminJob, HtcondorDetails, Job, JobInputPreview, JobPreview, JobStatus, StateTransition,
+};
 
 use crate::error::Error;
 
-pub mod conformance;
+mod counted;
+
+pub use counted::CountedJobStore;
 
 /// A job: what was fixed at submission, and what changes.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +39,34 @@ pub struct StoredJob {
     pub input_file_count: u64,
     /// What changes while the job runs.
     pub summary: JobSummary,
+}
+
+/// A job as lists have it: without its files.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListedJob {
+    /// What was submitted, without `input_files`.
+    pub job_input: JobInputPreview,
+    /// The image at submission.
+    pub image: JobImage,
+    /// Number of input files.
+    pub input_file_count: u64,
+    /// What changes while the job runs, without its outputs.
+    pub summary: JobSummary,
+}
+
+/// Which jobs to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JobFilter {
+    /// Of this owner.
+    pub user: Option<String>,
+    /// At this site.
+    pub site: Option<Site>,
+    /// In this state.
+    pub state: Option<JobState>,
+    /// Last changed at this time or later.
+    pub after: Option<UtcTime>,
+    /// Last changed before this time.
+    pub before: Option<UtcTime>,
 }
 
 /// What there is to know about a job without its input and its containers.
@@ -73,7 +105,8 @@ pub struct NotifiedTransition {
 pub struct JobNotes {
     /// What administrators noted on the job.
     pub admin_meta: Map<String, Value>,
-    /// Whether intermediate files were cleaned.
+    /// Whether what the job left behind at its site was removed.
+    #[serde(skip)]
     pub cleaned: bool,
     /// HTCondor cluster ids, newest last.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -158,6 +191,27 @@ impl StoredJob {
     }
 }
 
+impl ListedJob {
+    /// The view of a list (contract service.md, section 6, "List jobs").
+    #[must_use]
+    pub fn into_preview(self) -> JobPreview {
+        let status = self.summary.status(false);
+        let outcome = self.summary.outcome;
+        JobPreview {
+            status,
+            job_input: self.job_input,
+            image: self.image,
+            input_file_count: self.input_file_count,
+            cpu_hours: outcome.statistics.cpu_hours,
+            cpu_factor: outcome.statistics.cpu_factor,
+            max_memory: outcome.statistics.max_memory,
+            output_file_count: outcome.output_file_count,
+            error: outcome.error,
+            logpath: outcome.logpath,
+        }
+    }
+}
+
 /// A container as administrators see it.
 #[must_use]
 pub fn container_view(job: JobId, number: ContainerNumber, record: ContainerRecord) -> Container {
@@ -220,7 +274,7 @@ pub trait JobStore: Send + Sync + std::fmt::Debug {
     /// When the store fails.
     fn job(&self, id: JobId) -> BoxFuture<'_, Result<Option<StoredJob>, StoreError>>;
 
-    /// A job without input and containers, if there is one. Cheap however large the job is.
+    /// A job without input, outputs and containers, if there is one. Cheap however large the job is.
     ///
     /// # Errors
     /// When the store fails.
@@ -256,6 +310,54 @@ pub trait JobStore: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// When the store fails.
     fn running_jobs(&self, site: Site) -> BoxFuture<'_, Result<Vec<JobId>, StoreError>>;
+
+    /// Jobs that were submitted before that time and that no site has taken yet, at most `limit`.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn unstarted_jobs(
+        &self,
+        before: UtcTime,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<(JobId, Site)>, StoreError>>;
+
+    /// The jobs the filter lets through, last changed first (of the same time, by id), at most `limit`.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn list_jobs(
+        &self,
+        filter: JobFilter,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<ListedJob>, StoreError>>;
+
+    /// Sets and removes members of a job's `admin_meta`; the others stay. False if there is no such
+    /// job.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn change_admin_meta(
+        &self,
+        id: JobId,
+        set: Map<String, Value>,
+        unset: Vec<String>,
+    ) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Jobs that ended before that time and are not cleaned, longest ended first, at most `limit`.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn jobs_to_clean(
+        &self,
+        before: UtcTime,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<JobId>, StoreError>>;
+
+    /// Notes that what an ended job left behind was removed. Changes nothing for other jobs.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn mark_cleaned(&self, id: JobId) -> BoxFuture<'_, Result<(), StoreError>>;
 }
 
 /// A failure of a store: never the caller's fault.

@@ -16,35 +16,48 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`cli`], [`dev`], [`telemetry`] | the program: options, the `dev` command, logs |
-//! | [`app`], [`config`], [`router`] | the parts, the settings, the URL space |
+//! | [`cli`], [`serve`], [`dev`], [`exit`], [`telemetry`] | the program: options, commands, how it ends, logs |
+//! | [`config`] | the settings: what there is, where it comes from, what is wrong with it |
+//! | `assembly`, `data_dir` | the parts put together, started and stopped; their directory |
+//! | [`app`], [`router`], [`server`] | the parts, the URL space, connections |
 //! | [`api`] | HTTP |
 //! | [`jobs`], [`images`], [`sites`] | use cases |
-//! | [`job_store`], [`image_store`] | what is remembered; [`sqlite`] keeps it in one file |
+//! | [`job_store`], [`image_store`], [`site_store`], [`outbox`] | what is remembered; [`sqlite`] keeps it in one file |
 //! | [`identity`] | tokens to users |
 //! | [`compute_site`], [`condor`] | where executors run |
 //! | [`object_store`], [`image_registry`] | S3 and registries |
 //! | [`background`] | loops that no request waits for |
+//! | [`metrics`], [`readiness`] | what operators watch |
 
 pub mod api;
 pub mod app;
+mod assembly;
 pub mod background;
 pub mod cli;
 pub mod clock;
 pub mod compute_site;
 pub mod condor;
 pub mod config;
+mod data_dir;
 pub mod dev;
 pub mod error;
+pub mod exit;
 pub mod identity;
 pub mod image_registry;
 pub mod image_store;
 pub mod images;
 pub mod job_store;
 pub mod jobs;
+pub mod metrics;
 pub mod object_store;
+pub mod outbox;
 mod process_identity;
+mod programs;
+pub mod readiness;
 pub mod router;
+pub mod serve;
+pub mod server;
+pub mod site_store;
 pub mod sites;
 pub mod sqlite;
 pub mod telemetry;

@@ -1,42 +1,50 @@
 //! `cts-service`: see [`cts_service`].
 
-use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use serde_json::Value;
 
 use cts_service::api::openapi;
 use cts_service::cli::{Cli, Command};
-use cts_service::{dev, telemetry};
+use cts_service::exit::ExitStatus;
+use cts_service::{dev, serve, telemetry};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     cts_net::tls::install_provider();
-    let outcome: Result<(), Box<dyn Error>> = match cli.command {
+    let outcome = match cli.command {
+        Command::Serve(args) => serve::run(&args),
+        Command::CheckConfig(args) => return serve::check_config(&args).into(),
         Command::Dev(args) => {
             telemetry::init(args.log_format, args.log_level);
-            dev::run(*args).map_err(Into::into)
+            dev::run(*args)
         }
-        Command::Openapi => print(&openapi::document(None))
-            .map_err(|error| format!("cannot print the document: {error}").into()),
+        Command::Openapi => return print_description().into(),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+    let status = match outcome {
+        Ok(()) => ExitStatus::Done,
         Err(error) => {
             // Standard error may be closed; the exit status still tells.
             let _closed = writeln!(io::stderr(), "cts-service: {error}");
-            ExitCode::FAILURE
+            error.exit_status()
         }
-    }
+    };
+    status.into()
 }
 
-/// Prints a document to standard output.
-fn print(document: &Value) -> io::Result<()> {
-    match writeln!(io::stdout(), "{document:#}") {
+/// `cts-service openapi`
+fn print_description() -> ExitStatus {
+    match writeln!(io::stdout(), "{:#}", openapi::document(None)) {
+        Ok(()) => ExitStatus::Done,
         // A reader such as `head` has had enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        printed => printed,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitStatus::Done,
+        Err(error) => {
+            let _closed = writeln!(
+                io::stderr(),
+                "cts-service: cannot print the API's description: {error}"
+            );
+            ExitStatus::Failed
+        }
     }
 }

@@ -6,9 +6,11 @@ use futures::future::BoxFuture;
 use cts_shared::s3_path::{Bucket, S3Path};
 
 mod memory;
+mod metered;
 mod s3;
 
 pub use memory::MemoryObjectStore;
+pub use metered::MeteredObjectStore;
 pub use s3::S3ObjectStore;
 
 /// What is known of an object without reading it.

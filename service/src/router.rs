@@ -1,46 +1,89 @@
 //! The URL space.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{OriginalUri, Request};
+use axum::extract::{OriginalUri, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{MethodRouter, any, get, post, put};
 use tower::{Layer, Service};
 
 use crate::api::error::ApiError;
-use crate::api::request_context::with_context;
-use crate::api::{docs, external_exec, extract, health, images, jobs, root, sites};
+use crate::api::request_context::{with_context, with_route};
+use crate::api::{
+    docs, events, external_exec, extract, health, images, jobs, metrics, response_headers, root,
+    sites,
+};
 use crate::app::App;
+use crate::error::Error;
+
+/// What to do about a request that took too long: whatever was slow may be better by then.
+const RETRY_SLOW_REQUEST_AFTER: Duration = Duration::from_secs(60);
 
 /// The service: every route, and what happens to every request before routing.
 pub fn service(
     app: Arc<App>,
-) -> impl Service<Request, Response = Response, Error = std::convert::Infallible, Future: Send>
-+ Clone
-+ Send
-+ 'static {
-    let router = routes()
+) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+    let router = routes(app.config.root_path.as_deref())
         .router
         .fallback(|| async { extract::not_found() })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .layer(from_fn(with_route))
+        .layer(from_fn_with_state(
+            app.config.request_limits.timeout,
+            with_timeout,
+        ))
         .with_state(Arc::clone(&app));
+    let cors = response_headers::cors(&app.config.cors_origins);
     // Around the router, not in it: what it does comes before routing.
-    axum::middleware::from_fn_with_state(app, with_context).layer(router)
+    let service = from_fn_with_state(app, with_context).layer(router);
+    // A router that routes nothing: it only puts the layers around the service.
+    let mut service = Router::new()
+        .fallback_service(service)
+        .layer(response_headers::compression());
+    if let Some(cors) = cors {
+        service = service.layer(cors);
+    }
+    service.layer(from_fn(response_headers::security_headers))
 }
 
-/// Every path that is served, as the API's description writes them; the tests compare the two.
+/// Gives a request up whose answer does not begin in time.
+async fn with_timeout(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_elapsed) => ApiError::from(Error::Unavailable {
+            message: format!(
+                "the request took longer than {} s; it may have had its effect: look before you \
+                 send it again",
+                limit.as_secs()
+            ),
+            retry_after: RETRY_SLOW_REQUEST_AFTER,
+        })
+        .into_response(),
+    }
+}
+
+/// Every path as the router has it: parameters in braces, `{*rest}` for one that takes the rest of the
+/// path. For what has to be complete: tests, the API's description.
 #[must_use]
 pub fn paths() -> Vec<String> {
-    routes().paths
+    routes(None).paths
 }
 
-fn routes() -> Routes {
+/// `root_path` is the prefix that a reverse proxy takes away.
+fn routes(root_path: Option<&str>) -> Routes {
     Routes::default()
         .root("/", get(root::root))
         .route("/whoami", get(root::who_am_i))
         .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(metrics::metrics))
         .route("/sites", get(sites::list))
+        .route("/events", get(events::follow))
         .route("/images", get(images::list))
         .rest("/images/", get(images::get), get(images::get_nameless))
         .route("/jobs", post(jobs::submit))
@@ -70,10 +113,10 @@ fn routes() -> Routes {
             "/external_exec/jobs/{job_id}/container/{container_num}/update/{new_state}",
             put(external_exec::update_container),
         )
-        .route("/openapi.json", docs::document(None))
+        .route("/openapi.json", docs::document(root_path))
         .route("/docs", get(docs::page))
         .root("/docs/{file}", get(docs::asset))
-        .route("/redoc", docs::redoc(None))
+        .route("/redoc", docs::redoc(root_path))
 }
 
 #[derive(Default)]
@@ -83,7 +126,6 @@ struct Routes {
 }
 
 impl Routes {
-    /// A path that is found as it is only.
     fn root(mut self, path: &str, methods: MethodRouter<Arc<App>>) -> Self {
         self.paths.push(path.to_owned());
         self.router = self.router.route(path, methods);
@@ -100,17 +142,14 @@ impl Routes {
     /// A path of which the rest, slashes included, is one parameter; `empty` answers when the rest
     /// is empty.
     fn rest(
-        mut self,
+        self,
         path: &str,
         methods: MethodRouter<Arc<App>>,
         empty: MethodRouter<Arc<App>>,
     ) -> Self {
-        self.paths.push(format!("{path}{{*rest}}"));
-        self.router = self
-            .router
-            .route(&format!("{path}{{*rest}}"), methods)
-            .route(path, empty);
-        self
+        let mut routes = self.root(&format!("{path}{{*rest}}"), methods);
+        routes.router = routes.router.route(path, empty);
+        routes
     }
 }
 

@@ -16,6 +16,9 @@ use crate::job_store::StoreError;
 mod images;
 mod jobs;
 mod migrations;
+mod outbox;
+mod records;
+mod sites;
 mod writer;
 
 use writer::Writer;
@@ -148,71 +151,5 @@ impl ReadError {
             },
             Self::Corrupt { what, cause } => StoreError::Corrupt { what, cause },
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::job_store::JobStore;
-    use crate::job_store::conformance;
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn conforms() {
-        let mut directories = Vec::new();
-        conformance::check(|| {
-            let directory = tempfile::tempdir().unwrap();
-            let store = SqliteStore::open(&directory.path().join("cts.sqlite")).unwrap();
-            directories.push(directory);
-            std::future::ready(store)
-        })
-        .await;
-    }
-
-    #[tokio::test]
-    async fn a_reopened_file_has_everything() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("cts.sqlite");
-        let job = conformance::new_job(3);
-        let store = SqliteStore::open(&path).unwrap();
-        store.insert_job(job.clone()).await.unwrap();
-        drop(store);
-        let store = SqliteStore::open(&path).unwrap();
-        assert_eq!(store.job_record(job.id).await.unwrap(), Some(job.record));
-    }
-
-    #[tokio::test]
-    async fn one_that_fails_does_not_take_others_with_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&directory.path().join("cts.sqlite")).unwrap();
-        let job = conformance::new_job(1);
-        let other = conformance::new_job(1);
-        // Sent together, so that they meet in one commit; the second copy breaks the primary key.
-        let (first, second, third) = tokio::join!(
-            store.insert_job(job.clone()),
-            store.insert_job(job.clone()),
-            store.insert_job(other.clone()),
-        );
-        first.unwrap();
-        second.unwrap_err();
-        third.unwrap();
-        assert_eq!(
-            store.job_record(other.id).await.unwrap(),
-            Some(other.record)
-        );
-    }
-
-    #[test]
-    fn a_newer_file_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("cts.sqlite");
-        drop(SqliteStore::open(&path).unwrap());
-        let connection = Connection::open(&path).unwrap();
-        connection.pragma_update(None, "user_version", 999).unwrap();
-        drop(connection);
-        assert!(matches!(
-            SqliteStore::open(&path),
-            Err(StoreError::TooNew { found: 999, .. })
-        ));
     }
 }

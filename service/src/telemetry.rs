@@ -81,14 +81,10 @@ pub fn init(format: LogFormat, level: LogLevel) {
         .with_default(level.filter().min(LevelFilter::WARN))
         .with_target("cts_service", level.filter())
         .with_target("cts_net", level.filter());
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match format {
-        LogFormat::Json => lines
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .boxed(),
-        LogFormat::Text => lines
+        LogFormat::Json => json_lines(std::io::stderr).boxed(),
+        LogFormat::Text => tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
             .with_target(false)
             .with_ansi(
                 std::io::stderr().is_terminal()
@@ -99,4 +95,17 @@ pub fn init(format: LogFormat, level: LogLevel) {
     let _already_started = tracing_subscriber::registry()
         .with(lines.with_filter(filter))
         .try_init();
+}
+
+/// One JSON object a line: the event's fields, and in `span` those of the request it belongs to.
+pub fn json_lines<S, W>(writer: W) -> impl tracing_subscriber::Layer<S>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+    W: for<'a> tracing_subscriber::fmt::MakeWriter<'a> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .json()
+        .flatten_event(true)
+        .with_span_list(false)
 }

@@ -26,6 +26,12 @@ impl UtcTime {
         Self(Timestamp::from_microsecond(micros).unwrap_or(timestamp))
     }
 
+    /// That long ago; the earliest time there is, if it were before that.
+    #[must_use]
+    pub fn minus(self, age: std::time::Duration) -> Self {
+        Self(self.0.checked_sub(age).unwrap_or(Timestamp::MIN))
+    }
+
     /// The same time at millisecond resolution, as the stores keep it.
     #[must_use]
     pub fn truncated_to_millis(self) -> Self {

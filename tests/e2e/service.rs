@@ -23,27 +23,51 @@ async fn service(case: &Case) -> (DevService, TempDir) {
     (started.unwrap_or_else(|error| panic!("{error}")), dir)
 }
 
-/// Registers the image, submits the case's job to the local site and waits for its end.
-async fn run(case: &Case, service: &DevService) -> Value {
+async fn call(
+    service: &DevService,
+    who: As,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Value {
+    let answer = service.call(who, method, path, body).await;
+    answer.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Registers the image and submits the case's job to the local site. Returns its id.
+async fn submit(case: &Case, service: &DevService) -> String {
     let mut body = case.job()["job_input"].clone();
     body["cluster"] = json!("local");
     let image = format!("/admin/images/{}", case.testbed.images.test_tool.tagged());
-    let call = async |who, method, path: &str, body: Option<&Value>| {
-        let answer = service.call(who, method, path, body).await;
-        answer.unwrap_or_else(|error| panic!("{error}"))
-    };
-    call(As::Admin, Method::POST, &image, None).await;
-    let submitted = call(As::User, Method::POST, "/jobs", Some(&body)).await;
-    let id = submitted["job_id"].as_str().unwrap();
-    eventually("the end of the job", JOB_DEADLINE, async || {
-        let job = call(As::Admin, Method::GET, &format!("/admin/jobs/{id}"), None).await;
+    call(service, As::Admin, Method::POST, &image, None).await;
+    let submitted = call(service, As::User, Method::POST, "/jobs", Some(&body)).await;
+    submitted["job_id"].as_str().unwrap().to_owned()
+}
+
+/// Waits until the job is in one of the states, and returns it.
+async fn wait_for(service: &DevService, id: &str, states: &[&str], deadline: Duration) -> Value {
+    let path = format!("/admin/jobs/{id}");
+    eventually("the job's state", deadline, async || {
+        let job = call(service, As::Admin, Method::GET, &path, None).await;
         let state = job["state"].as_str().unwrap_or_default().to_owned();
-        if ["complete", "error", "canceled"].contains(&state.as_str()) {
+        if states.contains(&state.as_str()) {
             Ok(job)
         } else {
             Err(state)
         }
     })
+    .await
+}
+
+/// Submits the case's job and waits for its end.
+async fn run(case: &Case, service: &DevService) -> Value {
+    let id = submit(case, service).await;
+    wait_for(
+        service,
+        &id,
+        &["complete", "error", "canceled"],
+        JOB_DEADLINE,
+    )
     .await
 }
 
@@ -95,5 +119,35 @@ async fn a_failing_container_ends_the_job_in_an_error_with_its_exit_code() {
     let text = job["error"].as_str().unwrap_or_default().to_owned()
         + job["admin_error"].as_str().unwrap_or_default();
     assert!(!text.is_empty(), "a reason: {job}");
+    service.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_canceled_job_loses_its_container_within_seconds() {
+    let case = Case::new("service-cancel", &["started_and_waiting"]).await;
+    let case = case.input("a.txt", b"a").await;
+    let (service, _dir) = service(&case).await;
+    let id = submit(&case, &service).await;
+    wait_for(&service, &id, &["job_submitted"], JOB_DEADLINE).await;
+    eventually("a container", JOB_DEADLINE, async || {
+        let containers = case.containers_of(&id).await;
+        if containers.is_empty() {
+            Err("none".to_owned())
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+
+    let path = format!("/jobs/{id}/cancel");
+    call(&service, As::User, Method::PUT, &path, None).await;
+    let within = Duration::from_secs(10);
+    let job = wait_for(&service, &id, &["canceled"], within).await;
+    assert_eq!(
+        states(&job)[states(&job).len() - 2..],
+        ["canceling", "canceled"],
+        "{job}"
+    );
+    assert_eq!(case.containers_of(&id).await, Vec::<String>::new());
     service.stop().await.unwrap();
 }

@@ -38,6 +38,20 @@ pub fn service() -> Result<PathBuf, MissingBinary> {
     )
 }
 
+/// The service as it is deployed: `CTS_RELEASE_SERVICE_BIN`, else the one of this workspace's release
+/// build.
+///
+/// # Errors
+/// When there is none.
+pub fn release_service() -> Result<PathBuf, MissingBinary> {
+    find(
+        "cts-service",
+        "CTS_RELEASE_SERVICE_BIN",
+        "release",
+        "cargo build --release -p cts-service",
+    )
+}
+
 /// The executor as one static file: `CTS_STATIC_EXECUTOR_BIN`, else that of `make static`.
 ///
 /// # Errors
@@ -61,6 +75,20 @@ pub fn transfer_bench() -> Result<PathBuf, MissingBinary> {
         "CTS_TRANSFER_BENCH_BIN",
         "static",
         "make bench",
+    )
+}
+
+/// The program that fills the service's database: `CTS_STORE_PREFILL_BIN`, else the one that
+/// `make bench-service` builds.
+///
+/// # Errors
+/// When there is none.
+pub fn store_prefill() -> Result<PathBuf, MissingBinary> {
+    find(
+        "cts-store-prefill",
+        "CTS_STORE_PREFILL_BIN",
+        "load",
+        "cargo build --profile load -p cts-store-prefill",
     )
 }
 

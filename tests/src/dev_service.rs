@@ -1,5 +1,6 @@
 //! `cts-service dev` as a child process on the testbed's components.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use serde::Deserialize;
 use tokio::process::{Child, Command};
 
 use crate::binaries::{self, MissingBinary};
-use crate::testbed::{State, http};
+use crate::testbed::{State, free_port, http};
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// The service stops its executors first, each with its container's grace.
@@ -43,10 +44,61 @@ pub enum ServiceError {
 #[derive(Debug)]
 pub struct DevService {
     url: String,
+    address: SocketAddr,
     log: PathBuf,
+    data: PathBuf,
     tokens: Tokens,
     client: reqwest::Client,
+    command: Command,
     child: Child,
+}
+
+/// What is run, and how.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// The service.
+    pub service: PathBuf,
+    /// The executor that its `local` site starts.
+    pub executor: PathBuf,
+    /// Further options of `cts-service dev`.
+    pub options: Vec<String>,
+}
+
+impl Launch {
+    /// The programs of this workspace's development build, no further options.
+    ///
+    /// # Errors
+    /// When one is missing.
+    pub fn development() -> Result<Self, MissingBinary> {
+        Ok(Self {
+            service: binaries::service()?,
+            executor: binaries::executor()?,
+            options: Vec::new(),
+        })
+    }
+
+    /// `service` with executors that do nothing: whoever started the service reports the containers'
+    /// states itself. The first container that comes gets the only place for an executor; all others
+    /// wait for it.
+    ///
+    /// The executor is a script in `dir` that lives as long as its file.
+    ///
+    /// # Errors
+    /// When the script cannot be written.
+    pub fn with_idle_executor(service: PathBuf, dir: &Path) -> std::io::Result<Self> {
+        use std::os::unix::fs::PermissionsExt;
+        let executor = dir.join("idle-executor");
+        std::fs::write(
+            &executor,
+            "#!/bin/sh\nwhile [ -e \"$0\" ]; do sleep 1; done\n",
+        )?;
+        std::fs::set_permissions(&executor, std::fs::Permissions::from_mode(0o755))?;
+        Ok(Self {
+            service,
+            executor,
+            options: ["--max-executors", "1"].map(str::to_owned).into(),
+        })
+    }
 }
 
 /// Who asks.
@@ -56,12 +108,15 @@ pub enum As {
     User,
     /// A full administrator.
     Admin,
+    /// An external executor, who may report container states.
+    Executor,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Tokens {
     user: String,
     admin: String,
+    executor: String,
 }
 
 impl Tokens {
@@ -88,14 +143,15 @@ impl Tokens {
         Ok(Self {
             user: token("dev")?,
             admin: token("admin")?,
+            executor: token("executor")?,
         })
     }
 }
 
 /// The command line of `cts-service dev`.
-fn command(program: &Path, executor: &Path, testbed: &State, data: &Path, port: u16) -> Command {
+fn command(launch: &Launch, testbed: &State, data: &Path, port: u16) -> Command {
     let s3 = &testbed.s3;
-    let mut command = Command::new(program);
+    let mut command = Command::new(&launch.service);
     command
         .arg("dev")
         .arg("--data-dir")
@@ -108,7 +164,8 @@ fn command(program: &Path, executor: &Path, testbed: &State, data: &Path, port: 
         .args(["--log-dir", &format!("{}/logs", s3.bucket)])
         .args(["--docker-host", &testbed.engine.docker_host])
         .arg("--executor")
-        .arg(executor);
+        .arg(&launch.executor)
+        .args(&launch.options);
     command
 }
 
@@ -123,44 +180,83 @@ impl DevService {
     /// # Errors
     /// When a program is missing or the service does not answer in time.
     pub async fn start(testbed: &State, data: &Path, log: &Path) -> Result<Self, ServiceError> {
+        Self::launch(&Launch::development()?, testbed, data, log).await
+    }
+
+    /// The same with other programs and options.
+    ///
+    /// # Errors
+    /// When the service cannot be started or does not answer in time.
+    pub async fn launch(
+        launch: &Launch,
+        testbed: &State,
+        data: &Path,
+        log: &Path,
+    ) -> Result<Self, ServiceError> {
         let failed = |problem: String| ServiceError::Start {
             problem,
             log: log.to_owned(),
         };
         let io_failed = |error: std::io::Error| failed(error.to_string());
-        let program = binaries::service()?;
-        let executor = binaries::executor()?;
         if data.exists() {
             std::fs::remove_dir_all(data).map_err(io_failed)?;
         }
         std::fs::create_dir_all(data).map_err(io_failed)?;
         write_private(&secret_file(data), &testbed.s3.secret).map_err(io_failed)?;
-        let port = free_port().map_err(io_failed)?;
+        let port = free_port("cts-service").map_err(|error| failed(error.to_string()))?;
         let output = std::fs::File::create(log).map_err(io_failed)?;
-        let child = command(&program, &executor, testbed, data, port)
+        let mut command = command(launch, testbed, data, port);
+        command
             .stdin(Stdio::null())
             .stdout(output.try_clone().map_err(io_failed)?)
             .stderr(output)
             // Ctrl-C is for this process, which then stops the service in order.
             .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(io_failed)?;
+            .kill_on_drop(true);
+        let child = command.spawn().map_err(io_failed)?;
         let mut service = Self {
             url: format!("http://127.0.0.1:{port}"),
+            address: (Ipv4Addr::LOCALHOST, port).into(),
             log: log.to_owned(),
-            tokens: Tokens {
-                user: String::new(),
-                admin: String::new(),
-            },
+            data: data.to_owned(),
+            tokens: Tokens::default(),
             client: http::client().map_err(failed)?,
+            command,
             child,
         };
-        service.wait_ready(data).await.map_err(failed)?;
+        service.wait_ready().await.map_err(failed)?;
         Ok(service)
     }
 
-    async fn wait_ready(&mut self, data: &Path) -> Result<(), String> {
+    /// Kills the service as a power cut would, and waits until it is gone. Its executors live on.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub async fn kill(&mut self) -> Result<(), ServiceError> {
+        let killed = self.child.kill().await;
+        killed.map_err(|error| self.failed(error.to_string()))
+    }
+
+    /// Starts the service again, after [`DevService::kill`], at its old address with its old data, and
+    /// waits until it answers. Cancel safe: the service runs from the first poll on.
+    ///
+    /// # Errors
+    /// When it does not answer in time.
+    pub async fn restart(&mut self) -> Result<(), ServiceError> {
+        let spawned = self.command.spawn();
+        self.child = spawned.map_err(|error| self.failed(error.to_string()))?;
+        let ready = self.wait_ready().await;
+        ready.map_err(|problem| self.failed(problem))
+    }
+
+    fn failed(&self, problem: String) -> ServiceError {
+        ServiceError::Start {
+            problem,
+            log: self.log.clone(),
+        }
+    }
+
+    async fn wait_ready(&mut self) -> Result<(), String> {
         let begun = Instant::now();
         loop {
             let problem = match self.client.get(&self.url).send().await {
@@ -179,13 +275,32 @@ impl DevService {
             }
             tokio::time::sleep(POLL).await;
         }
-        self.tokens = Tokens::read(&data.join("tokens.toml"))?;
+        self.tokens = Tokens::read(&self.data.join("tokens.toml"))?;
         Ok(())
+    }
+
+    /// The service's process id; none once it has ended.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// A user's token.
+    pub fn token(&self, who: As) -> &str {
+        match who {
+            As::User => &self.tokens.user,
+            As::Admin => &self.tokens.admin,
+            As::Executor => &self.tokens.executor,
+        }
     }
 
     /// The service's root URL.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// What the service prints.
@@ -209,14 +324,10 @@ impl DevService {
             request: request.clone(),
             problem,
         };
-        let token = match who {
-            As::User => &self.tokens.user,
-            As::Admin => &self.tokens.admin,
-        };
         let mut builder = self
             .client
             .request(method.clone(), format!("{}{path}", self.url))
-            .bearer_auth(token);
+            .bearer_auth(self.token(who));
         if let Some(body) = body {
             builder = builder.json(body);
         }
@@ -243,20 +354,18 @@ impl DevService {
     /// # Errors
     /// When it does not end in time; it is killed then.
     pub async fn stop(mut self) -> Result<(), ServiceError> {
-        let failed = |problem: String| ServiceError::Start {
-            problem,
-            log: self.log.clone(),
-        };
         let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok());
         if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
             // Gone already is fine too.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
         match tokio::time::timeout(STOP_WITHIN, self.child.wait()).await {
-            Ok(ended) => ended.map(|_| ()).map_err(|error| failed(error.to_string())),
+            Ok(ended) => ended
+                .map(|_| ())
+                .map_err(|error| self.failed(error.to_string())),
             Err(_) => {
                 let seconds = STOP_WITHIN.as_secs();
-                Err(failed(format!("did not end {seconds} s after SIGTERM")))
+                Err(self.failed(format!("did not end {seconds} s after SIGTERM")))
             }
         }
     }
@@ -273,10 +382,4 @@ fn write_private(path: &Path, content: &str) -> std::io::Result<()> {
         .mode(0o600)
         .open(path)?
         .write_all(content.as_bytes())
-}
-
-fn free_port() -> std::io::Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?
-        .local_addr()?
-        .port())
 }

@@ -3,9 +3,13 @@
 //! [`testbed`] starts the real components (container engine, image registries, S3 server) in a
 //! directory of their own and stops them again; [`dev_service`] runs the service on them;
 //! [`object_store`] reads and writes objects the way a user of the service would; [`binaries`] finds
-//! the programs under test. The tests themselves are in `e2e/`.
+//! the programs under test. [`load`], [`machine`] and [`markdown`] are what the benchmarks measure and
+//! print with. The tests themselves are in `e2e/`.
 
 pub mod binaries;
 pub mod dev_service;
+pub mod load;
+pub mod machine;
+pub mod markdown;
 pub mod object_store;
 pub mod testbed;

@@ -30,6 +30,7 @@ pub use console::say;
 pub use error::TestbedError;
 pub use layout::Layout;
 pub use packages::Packages;
+pub use ports::free_port;
 pub use state::State;
 
 /// The name under which the demo keeps its service's data.

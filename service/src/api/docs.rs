@@ -98,10 +98,9 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
 }
 
 fn file<B: IntoResponse>(content_type: &'static str, body: B) -> impl IntoResponse {
-    let headers: [(HeaderName, &'static str); 3] = [
+    let headers: [(HeaderName, &'static str); 2] = [
         (header::CONTENT_TYPE, content_type),
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     (headers, body)
 }

@@ -1,40 +1,22 @@
 //! Bodies and path parameters, checked in the contract's order and answered with its details.
 
-use std::ops::RangeInclusive;
-use std::sync::LazyLock;
+use std::sync::Arc;
 
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
-use regex::Regex;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use cts_shared::error_code::ErrorCode;
 use cts_shared::id::ContainerNumber;
-use cts_shared::job_input::rules::TextRule;
 use cts_shared::wire::error::ValidationDetail;
 
+use crate::app::App;
 use crate::error::Error;
 
 use super::error::ApiError;
-
-/// Largest body read: a submission of 10,000 files with the longest paths and data ids is half of
-/// this.
-pub const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
-
-/// Number of jobs that a listing may be asked for; it has the most if it is not asked.
-pub const LIST_LIMIT: RangeInclusive<u64> = 1..=1000;
-
-/// Age from which transitions count as not notified unless the caller says otherwise.
-pub const DEFAULT_NOTIFICATION_AGE: &str = "PT10M";
-
-/// A user's name in a query.
-pub static USER_NAME: TextRule = TextRule::of_pattern(
-    1..=100,
-    LazyLock::new(|| Regex::new(r"^[a-z][a-z\d_]*$").expect("the pattern is constant")),
-    "a user name: lower-case letters, digits and underscores, starting with a letter",
-);
+use super::parameters::ID;
 
 /// A request body whose syntax is checked. Extracting it comes first: bad JSON is reported even
 /// without a token.
@@ -82,14 +64,15 @@ fn not_json() -> Error {
     )
 }
 
-impl<S: Send + Sync> FromRequest<S> for JsonBody {
+impl FromRequest<Arc<App>> for JsonBody {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let json = is_json(request.headers());
-        let bytes = axum::body::to_bytes(request.into_body(), MAX_BODY_BYTES)
+        let limit = app.config.request_limits.max_body_bytes;
+        let bytes = axum::body::to_bytes(request.into_body(), limit)
             .await
-            .map_err(|error| body_error(&error))?;
+            .map_err(|error| body_error(&error, limit))?;
         if bytes.is_empty() {
             return Ok(Self::Absent);
         }
@@ -102,13 +85,11 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
     }
 }
 
-fn body_error(error: &axum::Error) -> ApiError {
+fn body_error(error: &axum::Error, limit: usize) -> ApiError {
     let mut source: Option<&dyn std::error::Error> = Some(error);
     while let Some(cause) = source {
         if cause.is::<http_body_util::LengthLimitError>() {
-            return ApiError::BodyTooLarge {
-                limit: MAX_BODY_BYTES,
-            };
+            return ApiError::BodyTooLarge { limit };
         }
         source = cause.source();
     }
@@ -216,14 +197,7 @@ pub fn not_found() -> ApiError {
     ApiError::from(Error::refused(ErrorCode::NotFound, "Not Found"))
 }
 
-/// An id in a path or query. In all patterns `\w` and `\d` are Unicode-aware.
-pub static ID: TextRule = TextRule::of_pattern(
-    1..=50,
-    LazyLock::new(|| Regex::new(r"^[\w-]+$").expect("the pattern is constant")),
-    "only letters, digits, underscores and hyphens",
-);
-
-/// Checks an id in a path against [`ID`].
+/// Checks an id in a path.
 ///
 /// # Errors
 /// 30010; 404 if it contains an encoded `/`, which no path of ours has there.
@@ -231,16 +205,8 @@ pub fn check_id<'a>(text: &'a str, name: &'static str) -> Result<&'a str, ApiErr
     if text.contains('/') {
         return Err(not_found());
     }
-    check_text(&ID, text, &["path", name])?;
+    ID.check_text(text, &["path", name]).map_err(Error::Invalid)?;
     Ok(text)
-}
-
-/// Checks a text of a path or query; `loc` says where it is.
-///
-/// # Errors
-/// 30010.
-pub fn check_text(rule: &TextRule, text: &str, loc: &[&str]) -> Result<(), Error> {
-    rule.check_text(text, loc).map_err(Error::Invalid)
 }
 
 /// A container number in a path.

@@ -7,7 +7,7 @@ use axum::extract::State;
 use serde_json::{Map, Value};
 use url::Url;
 
-use cts_shared::job_input::rules::{IMAGE, MOUNT_POINT, TextRule};
+use cts_shared::job_input::rules::TextRule;
 use cts_shared::wire::image::{Image, ImageRegistration, Images};
 
 use crate::app::App;
@@ -16,15 +16,14 @@ use crate::identity::Role;
 use crate::images;
 
 use super::error::ApiError;
-use super::extract::{JsonBody, PathParams, QueryParams, check_id, check_text};
+use super::extract::{JsonBody, PathParams, QueryParams, check_id};
 use super::request_context::Caller;
 
+const MAX_NAME_CHARS: usize = 1000;
 /// Most web pages about an image.
 pub const MAX_URLS: usize = 20;
-
 /// A web page's URL.
 pub static URL: TextRule = TextRule::of_length(1..=2083);
-
 /// How to use an image.
 pub static USAGE_NOTES: TextRule = TextRule::of_length(0..=10_000);
 
@@ -66,14 +65,6 @@ pub async fn register(
         .get("refdata_id")
         .map(|id| check_id(id, "refdata_id").map(str::to_owned))
         .transpose()?;
-    let mount_point = query.get("default_refdata_mount_point");
-    if let Some(path) = mount_point {
-        check_text(
-            &MOUNT_POINT,
-            path,
-            &["query", "default_refdata_mount_point"],
-        )?;
-    }
     let about = match body.optional()? {
         None => ImageRegistration::default(),
         Some(body) => registration(&body)?,
@@ -82,14 +73,19 @@ pub async fn register(
     let wanted = images::Registration {
         name,
         refdata_id,
-        default_refdata_mount_point: mount_point.map(str::to_owned),
+        default_refdata_mount_point: query.get("default_refdata_mount_point").map(str::to_owned),
         about,
     };
     Ok(Json(images::register(&app, admin, wanted).await?))
 }
 
 fn check_name(name: &str) -> Result<(), Error> {
-    check_text(&IMAGE, name, &["path", "image_id"])
+    let fault = match name.chars().count() {
+        0 => ("string_too_short", "give at least 1 character"),
+        1..=MAX_NAME_CHARS => return Ok(()),
+        _ => ("string_too_long", "give at most 1000 characters"),
+    };
+    Err(Error::invalid(fault.0, &["path", "image_id"], fault.1))
 }
 
 /// Checks the body of a registration.
@@ -102,11 +98,20 @@ fn registration(body: &Value) -> Result<ImageRegistration, Error> {
         ));
     };
     let mut about = members(body)?;
-    if let Some(notes) = &about.usage_notes {
-        check_text(&USAGE_NOTES, notes, &["body", "usage_notes"])?;
+    let too_long = |name| Error::invalid("string_too_long", &["body", name], "this is too long");
+    if about
+        .usage_notes
+        .as_ref()
+        .is_some_and(|notes| notes.chars().count() > *USAGE_NOTES.length().end())
+    {
+        return Err(too_long("usage_notes"));
     }
-    if let Some(name) = &about.from_image {
-        check_text(&IMAGE, name, &["body", "from_image"])?;
+    if about
+        .from_image
+        .as_ref()
+        .is_some_and(|name| name.chars().count() > MAX_NAME_CHARS)
+    {
+        return Err(too_long("from_image"));
     }
     if let Some(urls) = &mut about.urls {
         if urls.len() > MAX_URLS {

@@ -1,14 +1,16 @@
 //! What happens to every request before it is routed: an id, the caller's user, a log line.
 
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
+use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
 use secrecy::SecretString;
 use tracing::Instrument;
 use uuid::Uuid;
@@ -23,7 +25,13 @@ use super::error::{ApiError, render};
 
 /// The caller, if there was a token; a handler that needs one asks for it when it is its turn.
 #[derive(Debug, Clone)]
-pub struct Caller(Option<User>);
+pub struct Caller(Option<Identified>);
+
+#[derive(Debug, Clone)]
+struct Identified {
+    user: User,
+    token: SecretString,
+}
 
 impl Caller {
     /// The user.
@@ -31,6 +39,18 @@ impl Caller {
     /// # Errors
     /// 10010 if there was no token.
     pub fn user(&self) -> Result<&User, Error> {
+        self.identified().map(|identified| &identified.user)
+    }
+
+    /// The user's token, for questions asked in their name.
+    ///
+    /// # Errors
+    /// 10010 if there was no token.
+    pub fn token(&self) -> Result<&SecretString, Error> {
+        self.identified().map(|identified| &identified.token)
+    }
+
+    fn identified(&self) -> Result<&Identified, Error> {
         self.0.as_ref().ok_or_else(|| {
             Error::refused(
                 ErrorCode::NoToken,
@@ -60,11 +80,14 @@ pub async fn with_context(
     next: Next,
 ) -> Response {
     let started = Instant::now();
+    let _in_flight = app.metrics.request_begins();
+    let method = request.method().clone();
     let request_id = Uuid::new_v4().to_string();
     let span = request_span(&request, &request_id);
     async move {
         let (user, response) = match authenticate(&app, request.headers()).await {
-            Ok(user) => {
+            Ok(identified) => {
+                let user = identified.as_ref().map(|caller| caller.user.clone());
                 if let Some(user) = &user {
                     tracing::Span::current().record("user", &user.name);
                 }
@@ -73,21 +96,47 @@ pub async fn with_context(
                 if request.method() == Method::HEAD {
                     *request.method_mut() = Method::TRACE;
                 }
-                request.extensions_mut().insert(Caller(user.clone()));
+                request.extensions_mut().insert(Caller(identified));
                 (user, next.run(request).await)
             }
             Err(error) => (None, ApiError::from(error).into_response()),
         };
+        let route = response.extensions().get::<MatchedPath>().cloned();
         let response = render(response, &request_id, user.as_ref(), &*app.clock);
+        let elapsed = started.elapsed();
+        let route = route.as_ref().map(MatchedPath::as_str);
+        app.metrics
+            .request_answered(&method, route, response.status(), elapsed);
         tracing::info!(
             http.status = response.status().as_u16(),
-            elapsed_ms = started.elapsed().as_secs_f64() * 1000.0,
+            elapsed_ms = elapsed.as_secs_f64() * 1000.0,
             "request"
         );
         response
     }
     .instrument(span)
     .await
+}
+
+/// Wraps every route, in the router: notes on the answer which one it was, and turns a panic into an error
+/// like any other.
+pub async fn with_route(route: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    // What a panic leaves half done is not looked at again: the request is over.
+    let mut response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<&str>()
+                .copied()
+                .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+                .unwrap_or("no text");
+            ApiError::from(Error::Internal(format!("a handler panicked: {text}"))).into_response()
+        }
+    };
+    if let Some(route) = route {
+        response.extensions_mut().insert(route);
+    }
+    response
 }
 
 fn request_span(request: &Request, request_id: &str) -> tracing::Span {
@@ -116,7 +165,7 @@ fn request_span(request: &Request, request_id: &str) -> tracing::Span {
 
 /// The user of the `Authorization` header; none without one. Refuses administrators without the staff
 /// and NERSC roles.
-async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Option<User>, Error> {
+async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Option<Identified>, Error> {
     let Some(value) = headers.get(header::AUTHORIZATION) else {
         return Ok(None);
     };
@@ -151,5 +200,5 @@ async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Option<User>, Er
             ),
         ));
     }
-    Ok(Some(user))
+    Ok(Some(Identified { user, token }))
 }

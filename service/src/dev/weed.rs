@@ -23,8 +23,7 @@ use cts_shared::s3_path::Bucket;
 
 use crate::object_store::{ObjectStore, ObjectStoreError, S3ObjectStore};
 use crate::process_identity::{ProcessIdentity, child_pid};
-
-use super::programs::{in_path, is_program};
+use crate::programs::{in_path, is_program};
 
 /// Bucket that exists from the start.
 pub(super) const BUCKET: &str = "cts";

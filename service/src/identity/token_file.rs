@@ -221,6 +221,24 @@ impl Identity for TokenFile {
         }
         futures::future::ready(found.ok_or(IdentityError::InvalidToken)).boxed()
     }
+
+    fn check_user_name<'a>(
+        &'a self,
+        name: &'a str,
+        _token: &'a SecretString,
+    ) -> BoxFuture<'a, Result<(), IdentityError>> {
+        let known = self.entries.iter().any(|entry| entry.user.name == name);
+        let answer = if known {
+            Ok(())
+        } else {
+            Err(IdentityError::no_such_user(name))
+        };
+        futures::future::ready(answer).boxed()
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<(), IdentityError>> {
+        futures::future::ready(Ok(())).boxed()
+    }
 }
 
 fn same(known: &str, given: &str) -> bool {
@@ -267,6 +285,9 @@ mod tests {
         }
         let wrong = SecretString::from("not-a-token-at-all".to_owned());
         assert!(first.user(&wrong).await.is_err());
+        first.check_user_name("dev", &wrong).await.unwrap();
+        let unknown = first.check_user_name("de", &wrong).await.unwrap_err();
+        assert!(matches!(unknown, IdentityError::InvalidUserName(_)));
     }
 
     #[test]

@@ -13,8 +13,8 @@ use super::refused_step;
 /// Hands a stored job to its site, and records that the site has it. Safe to repeat at any point.
 ///
 /// # Errors
-/// When the site does not take it, or the store fails. The job stays as it is and is tried again at
-/// the next start.
+/// When the site does not take it, or the store fails. The job stays as it is and is tried again; see
+/// [`crate::background::starter`].
 pub async fn start_on_site(app: &App, site: Site, id: JobId) -> Result<(), Error> {
     let Some(record) = app.jobs.job_record(id).await? else {
         return Ok(());

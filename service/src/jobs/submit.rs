@@ -28,7 +28,7 @@ const CONCURRENT_HEADS: usize = 64;
 
 /// Name of the object by which the right to write to an output directory is tried. It is put and
 /// deleted at once.
-const WRITE_TEST_NAME: &str = "__cts_write_test_a7d1__";
+pub(crate) const WRITE_TEST_NAME: &str = "__cts_write_test_a7d1__";
 
 /// Checks and stores a job, and has it started in the background. Returns its id.
 ///
@@ -68,11 +68,15 @@ pub async fn submit_job(
         .await?;
     tracing::info!(job.id = %id, site = %site, containers = num_containers, "job submitted");
 
+    if !app.config.start_jobs {
+        tracing::info!(job.id = %id, "test mode: the job is not started");
+        return Ok(id);
+    }
     let app = Arc::clone(app);
-    // Not awaited: the job is stored; a crash from here on is made good at the next start.
+    // Not awaited: the job is stored; should this fail, the starter tries again.
     tokio::spawn(async move {
         if let Err(error) = jobs::resume::start_on_site(&app, site, id).await {
-            tracing::error!(job.id = %id, site = %site, %error, "job not started; it is tried again when the service starts");
+            tracing::warn!(job.id = %id, site = %site, %error, "the job waits for its site");
         }
     });
     Ok(id)

@@ -13,28 +13,33 @@ use super::{ReadError, SqliteStore};
 
 impl ImageStore for SqliteStore {
     fn insert_image(&self, image: Image) -> BoxFuture<'_, Result<Inserted, StoreError>> {
-        Box::pin(self.writer.write("register an image", move |connection| {
-            insert(connection, &image).map_err(|error| error.into_store_error("register an image"))
+        Box::pin(self.writer.write("register an image", move |session| {
+            insert(&session.connection, &image)
+                .map_err(|error| error.into_store_error("register an image"))
         }))
     }
 
     fn image(&self, name: ImageName) -> BoxFuture<'_, Result<Option<Image>, StoreError>> {
         Box::pin(self.read("look up an image", move |connection| {
-            let (sql, parameters) = match name.db_lookup() {
-                ImageLookup::Digest { name, digest } => (
-                    "SELECT record FROM images WHERE name = ?1 AND digest = ?2",
-                    (name, digest),
-                ),
-                ImageLookup::Tag { name, tag } => (
-                    "SELECT record FROM images WHERE name = ?1 AND tag = ?2",
-                    (name, tag),
-                ),
-            };
+            let (condition, parameters) = meant(&name);
             let record: Option<String> = connection
-                .prepare_cached(sql)?
+                .prepare_cached(&format!("SELECT record FROM images WHERE {condition}"))?
                 .query_row(parameters, |row| row.get(0))
                 .optional()?;
             record.as_deref().map(parse).transpose()
+        }))
+    }
+
+    fn delete_image(&self, name: ImageName) -> BoxFuture<'_, Result<bool, StoreError>> {
+        const ACTION: &str = "delete an image";
+        Box::pin(self.writer.write(ACTION, move |session| {
+            let (condition, parameters) = meant(&name);
+            let deleted = session
+                .connection
+                .prepare_cached(&format!("DELETE FROM images WHERE {condition}"))
+                .and_then(|mut statement| statement.execute(parameters))
+                .map_err(|error| ReadError::from(error).into_store_error(ACTION))?;
+            Ok::<_, StoreError>(deleted > 0)
         }))
     }
 
@@ -51,6 +56,19 @@ impl ImageStore for SqliteStore {
             }
             Ok(images)
         }))
+    }
+}
+
+/// The condition, and its parameters, that the row of the image meant by a name meets.
+fn meant(name: &ImageName) -> (&'static str, (String, String)) {
+    match name.db_lookup() {
+        ImageLookup::Digest { name, digest } => (
+            "name = ?1 AND digest = ?2",
+            (name.to_owned(), digest.to_owned()),
+        ),
+        ImageLookup::Tag { name, tag } => {
+            ("name = ?1 AND tag = ?2", (name.to_owned(), tag.to_owned()))
+        }
     }
 }
 

@@ -4,48 +4,71 @@ use std::str::FromStr;
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Row};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use cts_shared::id::JobId;
+use cts_shared::job_input::InputFiles;
 use cts_shared::site::Site;
 use cts_shared::state::JobState;
-use cts_shared::state::job_flow::{Change, ContainerRecord, JobRecord, Transition};
+use cts_shared::state::job_flow::{Change, ContainerRecord, JobOutcome, JobRecord, Transition};
 use cts_shared::timestamp::UtcTime;
+use cts_shared::wire::job::{JobInputPreview, S3File};
 
 use crate::error::Error;
 use crate::job_store::{
-    JobStep, JobStore, JobSummary, NewJob, NotifiedTransition, StoreError, StoredJob,
+    JobFilter, JobNotes, JobStep, JobStore, JobSummary, ListedJob, NewJob, NotifiedTransition,
+    StoreError, StoredJob,
 };
 
 use super::{ReadError, SqliteStore};
 
+/// The member of a job input that is stored apart from the others.
+const INPUT_FILES: &str = "input_files";
+
 impl JobStore for SqliteStore {
     fn insert_job(&self, job: NewJob) -> BoxFuture<'_, Result<(), StoreError>> {
         const ACTION: &str = "store a job";
-        Box::pin(self.writer.write(ACTION, move |connection| {
-            insert_job(connection, &job).map_err(|error| error.into_store_error(ACTION))
-        }))
+        Box::pin(async move {
+            // Before it queues: with 10,000 input files this takes milliseconds.
+            let rows = JobRows::new(job).map_err(|error| error.into_store_error(ACTION))?;
+            self.writer
+                .write(ACTION, move |session| {
+                    rows.insert(&session.connection)
+                        .map_err(|error| error.into_store_error(ACTION))?;
+                    session.records.put(rows.id, rows.record);
+                    Ok(())
+                })
+                .await
+        })
     }
 
     fn job(&self, id: JobId) -> BoxFuture<'_, Result<Option<StoredJob>, StoreError>> {
         Box::pin(self.read("read a job", move |connection| {
-            let Some(summary) = read_summary(connection, id)? else {
+            let Some((mut summary, input_file_count)) = read_summary(connection, id)? else {
                 return Ok(None);
             };
-            let (job_input, image, input_file_count): (String, String, i64) = connection
+            summary.outcome.outputs = read_outputs(connection, id)?;
+            let (job_input, image, input_files): (String, String, String) = connection
                 .prepare_cached(
-                    "SELECT job_input, image, input_file_count FROM jobs WHERE id = ?1",
+                    "SELECT job_input, image, input_files FROM submissions WHERE job_id = ?1",
                 )?
                 .query_row((id.to_string(),), |row| {
                     Ok((row.get(0)?, row.get(1)?, row.get(2)?))
                 })?;
+            let JobInputPreview(mut job_input) = from_json(id, "job input", &job_input)?;
+            job_input.insert(
+                INPUT_FILES.to_owned(),
+                from_json(id, "input files", &input_files)?,
+            );
             Ok(Some(StoredJob {
-                job_input: from_json(id, "job input", &job_input)?,
+                job_input: serde_json::from_value(Value::Object(job_input))
+                    .map_err(|error| ReadError::corrupt(format!("job input of job {id}"), error))?,
                 image: from_json(id, "image", &image)?,
-                input_file_count: input_file_count.unsigned_abs(),
+                input_file_count,
                 summary,
             }))
         }))
@@ -53,7 +76,7 @@ impl JobStore for SqliteStore {
 
     fn job_summary(&self, id: JobId) -> BoxFuture<'_, Result<Option<JobSummary>, StoreError>> {
         Box::pin(self.read("read a job's state", move |connection| {
-            read_summary(connection, id)
+            Ok(read_summary(connection, id)?.map(|(summary, _)| summary))
         }))
     }
 
@@ -65,14 +88,21 @@ impl JobStore for SqliteStore {
 
     fn change_job(&self, id: JobId, step: JobStep) -> BoxFuture<'_, Result<Option<Change>, Error>> {
         const ACTION: &str = "change a job";
-        Box::pin(self.writer.write(ACTION, move |connection| {
+        Box::pin(self.writer.write(ACTION, move |session| {
             let store_error = |error: ReadError| Error::from(error.into_store_error(ACTION));
-            let Some(mut record) = read_record(connection, id).map_err(store_error)? else {
+            let record = match session.records.take(id) {
+                Some(record) => Some(record),
+                None => read_record(&session.connection, id).map_err(store_error)?,
+            };
+            let Some(mut record) = record else {
                 return Ok(None);
             };
+            let was_pending = record.pending().is_some();
             let change = step(&mut record)?;
             if !change.is_empty() {
-                save(connection, id, &record, &change).map_err(store_error)?;
+                save(&session.connection, id, &record, &change, was_pending)
+                    .map_err(store_error)?;
+                session.records.put(id, record);
             }
             Ok(Some(change))
         }))
@@ -103,44 +133,168 @@ impl JobStore for SqliteStore {
             )
         }))
     }
+
+    fn unstarted_jobs(
+        &self,
+        before: UtcTime,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<(JobId, Site)>, StoreError>> {
+        Box::pin(
+            self.read("find jobs that no site has taken", move |connection| {
+                let mut statement = connection.prepare_cached(
+                    "SELECT id, site FROM jobs WHERE state = ?1 AND update_time < ?2 \
+                 ORDER BY update_time LIMIT ?3",
+                )?;
+                let mut rows =
+                    statement.query((JobState::Created.as_str(), micros(before), limit))?;
+                let mut jobs = Vec::new();
+                while let Some(row) = rows.next()? {
+                    let id = read_id(row, 0)?;
+                    jobs.push((id, read_site(id, row, 1)?));
+                }
+                Ok(jobs)
+            }),
+        )
+    }
+
+    fn list_jobs(
+        &self,
+        filter: JobFilter,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<ListedJob>, StoreError>> {
+        Box::pin(self.read("list jobs", move |connection| {
+            list_jobs(connection, &filter, limit)
+        }))
+    }
+
+    fn change_admin_meta(
+        &self,
+        id: JobId,
+        set: Map<String, Value>,
+        unset: Vec<String>,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        const ACTION: &str = "note something on a job";
+        Box::pin(self.writer.write(ACTION, move |session| {
+            change_admin_meta(&session.connection, id, set, &unset)
+                .map_err(|error| error.into_store_error(ACTION))
+        }))
+    }
+
+    fn jobs_to_clean(
+        &self,
+        before: UtcTime,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<JobId>, StoreError>> {
+        Box::pin(self.read("find jobs to clean", move |connection| {
+            read_ids(
+                connection,
+                "SELECT id FROM jobs WHERE terminal = 1 AND cleaned = 0 AND update_time < ?1 \
+                 ORDER BY update_time LIMIT ?2",
+                (micros(before), limit),
+            )
+        }))
+    }
+
+    fn mark_cleaned(&self, id: JobId) -> BoxFuture<'_, Result<(), StoreError>> {
+        const ACTION: &str = "note that a job is cleaned";
+        Box::pin(self.writer.write(ACTION, move |session| {
+            session
+                .connection
+                .prepare_cached("UPDATE jobs SET cleaned = 1 WHERE id = ?1 AND terminal = 1")
+                .and_then(|mut statement| statement.execute((id.to_string(),)))
+                .map_err(|error| ReadError::from(error).into_store_error(ACTION))?;
+            Ok::<_, StoreError>(())
+        }))
+    }
 }
 
-fn insert_job(connection: &Connection, job: &NewJob) -> Result<(), ReadError> {
-    let id = job.id;
-    let record = &job.record;
-    connection
-        .prepare_cached(
-            "INSERT INTO jobs (id, user, site, state, update_time, terminal, pending, \
-             input_file_count, job_input, image, outcome, notes) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-        )?
-        .execute((
-            id.to_string(),
-            &job.user,
-            job.job_input.cluster.as_str(),
-            record.state().as_str(),
-            update_time(record),
-            record.state().is_terminal(),
-            record.pending().is_some(),
-            i64::try_from(job.job_input.input_files.len()).unwrap_or(i64::MAX),
-            to_json(id, "job input", &job.job_input)?,
-            to_json(id, "image", &job.image)?,
-            to_json(id, "job outcome", &record.outcome)?,
-            "{}",
-        ))?;
-    insert_transitions(connection, id, &record.transitions)?;
-    let mut statement = connection.prepare_cached(
-        "INSERT INTO containers (job_id, number, state, record) VALUES (?1, ?2, ?3, ?4)",
-    )?;
-    for (number, container) in (0_u32..).zip(&record.containers) {
-        statement.execute((
-            id.to_string(),
-            number,
-            container.state().as_str(),
-            to_json(id, "container", container)?,
-        ))?;
+/// A new job, ready to be written.
+struct JobRows {
+    id: JobId,
+    user: String,
+    site: Site,
+    input_file_count: i64,
+    job_input: String,
+    input_files: String,
+    image: String,
+    record: JobRecord,
+}
+
+impl JobRows {
+    fn new(job: NewJob) -> Result<Self, ReadError> {
+        let NewJob {
+            id,
+            user,
+            mut job_input,
+            image,
+            record,
+        } = job;
+        let site = job_input.cluster;
+        let input_files =
+            std::mem::replace(&mut job_input.input_files, InputFiles::Files(Vec::new()));
+        let mut preview = serde_json::to_value(&job_input)
+            .map_err(|error| ReadError::corrupt(format!("job input of job {id}"), error))?;
+        if let Value::Object(preview) = &mut preview {
+            preview.shift_remove(INPUT_FILES);
+        }
+        Ok(Self {
+            site,
+            input_file_count: i64::try_from(input_files.len()).unwrap_or(i64::MAX),
+            job_input: to_json(id, "job input", &preview)?,
+            input_files: to_json(id, "input files", &input_files)?,
+            image: to_json(id, "image", &image)?,
+            id,
+            user,
+            record,
+        })
     }
-    Ok(())
+
+    fn insert(&self, connection: &Connection) -> Result<(), ReadError> {
+        let id = self.id;
+        let record = &self.record;
+        connection
+            .prepare_cached(
+                "INSERT INTO jobs (id, user, site, state, update_time, terminal, pending, \
+                 input_file_count, outcome, notes) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            )?
+            .execute((
+                id.to_string(),
+                &self.user,
+                self.site.as_str(),
+                record.state().as_str(),
+                update_time(record),
+                record.state().is_terminal(),
+                record.pending().is_some(),
+                self.input_file_count,
+                to_json(id, "job outcome", &record.outcome)?,
+                "{}",
+            ))?;
+        connection
+            .prepare_cached(
+                "INSERT INTO submissions (job_id, job_input, image, input_files) \
+                 VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute((
+                id.to_string(),
+                &self.job_input,
+                &self.image,
+                &self.input_files,
+            ))?;
+        insert_transitions(connection, id, &record.transitions)?;
+        let mut statement = connection.prepare_cached(
+            "INSERT INTO containers (job_id, number, state, record) VALUES (?1, ?2, ?3, ?4)",
+        )?;
+        for (number, container) in (0_u32..).zip(&record.containers) {
+            statement.execute((
+                id.to_string(),
+                number,
+                container.state().as_str(),
+                to_json(id, "container", container)?,
+            ))?;
+        }
+        Ok(())
+    }
 }
 
 /// Writes what a step changed.
@@ -149,6 +303,7 @@ fn save(
     id: JobId,
     record: &JobRecord,
     change: &Change,
+    was_pending: bool,
 ) -> Result<(), ReadError> {
     if let Some(number) = change.container {
         let container = usize::try_from(number)
@@ -170,23 +325,63 @@ fn save(
     }
     insert_transitions(connection, id, &change.transitions)?;
     if change.outcome {
+        save_outcome(connection, id, &record.outcome)?;
+    }
+    let pending = record.pending().is_some();
+    // Most reports move their container only.
+    if !change.transitions.is_empty() || pending != was_pending {
         connection
-            .prepare_cached("UPDATE jobs SET outcome = ?2 WHERE id = ?1")?
-            .execute((id.to_string(), to_json(id, "job outcome", &record.outcome)?))?;
+            .prepare_cached(
+                "UPDATE jobs SET state = ?2, update_time = ?3, terminal = ?4, pending = ?5 \
+                 WHERE id = ?1",
+            )?
+            .execute((
+                id.to_string(),
+                record.state().as_str(),
+                update_time(record),
+                record.state().is_terminal(),
+                pending,
+            ))?;
+    }
+    Ok(())
+}
+
+/// Writes what a job came to, its outputs apart.
+fn save_outcome(connection: &Connection, id: JobId, outcome: &JobOutcome) -> Result<(), ReadError> {
+    let mut outcome = outcome.clone();
+    if let Some(outputs) = outcome.outputs.take() {
+        connection
+            .prepare_cached("INSERT OR REPLACE INTO job_outputs (job_id, outputs) VALUES (?1, ?2)")?
+            .execute((id.to_string(), to_json(id, "outputs", &outputs)?))?;
     }
     connection
-        .prepare_cached(
-            "UPDATE jobs SET state = ?2, update_time = ?3, terminal = ?4, pending = ?5 \
-             WHERE id = ?1",
-        )?
-        .execute((
-            id.to_string(),
-            record.state().as_str(),
-            update_time(record),
-            record.state().is_terminal(),
-            record.pending().is_some(),
-        ))?;
+        .prepare_cached("UPDATE jobs SET outcome = ?2 WHERE id = ?1")?
+        .execute((id.to_string(), to_json(id, "job outcome", &outcome)?))?;
     Ok(())
+}
+
+fn change_admin_meta(
+    connection: &Connection,
+    id: JobId,
+    set: Map<String, Value>,
+    unset: &[String],
+) -> Result<bool, ReadError> {
+    let notes: Option<String> = connection
+        .prepare_cached("SELECT notes FROM jobs WHERE id = ?1")?
+        .query_row((id.to_string(),), |row| row.get(0))
+        .optional()?;
+    let Some(notes) = notes else {
+        return Ok(false);
+    };
+    let mut notes: JobNotes = from_json(id, "job notes", &notes)?;
+    notes.admin_meta.extend(set);
+    for key in unset {
+        notes.admin_meta.shift_remove(key);
+    }
+    connection
+        .prepare_cached("UPDATE jobs SET notes = ?2 WHERE id = ?1")?
+        .execute((id.to_string(), to_json(id, "job notes", &notes)?))?;
+    Ok(true)
 }
 
 fn insert_transitions(
@@ -195,38 +390,128 @@ fn insert_transitions(
     transitions: &[Transition],
 ) -> Result<(), ReadError> {
     let mut statement = connection.prepare_cached(
-        "INSERT INTO transitions (job_id, trans_id, state, time) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO transitions (job_id, user, trans_id, state, time) \
+         VALUES (?1, (SELECT user FROM jobs WHERE id = ?1), ?2, ?3, ?4)",
     )?;
     for transition in transitions {
         statement.execute((
             id.to_string(),
             Uuid::new_v4().to_string(),
             transition.state.as_str(),
-            transition.time.timestamp().as_microsecond(),
+            micros(transition.time),
         ))?;
     }
     Ok(())
 }
 
-fn read_summary(connection: &Connection, id: JobId) -> Result<Option<JobSummary>, ReadError> {
-    let row: Option<(String, String, String, String)> = connection
-        .prepare_cached("SELECT user, site, outcome, notes FROM jobs WHERE id = ?1")?
-        .query_row((id.to_string(),), |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-        })
-        .optional()?;
-    let Some((user, site, outcome, notes)) = row else {
-        return Ok(None);
+/// The columns of [`summary_of`], of table `jobs`.
+const SUMMARY_COLUMNS: &str = "user, site, outcome, notes, cleaned, input_file_count";
+
+/// A job's summary and its number of input files.
+fn read_summary(
+    connection: &Connection,
+    id: JobId,
+) -> Result<Option<(JobSummary, u64)>, ReadError> {
+    let mut statement =
+        connection.prepare_cached(&format!("SELECT {SUMMARY_COLUMNS} FROM jobs WHERE id = ?1"))?;
+    let mut rows = statement.query((id.to_string(),))?;
+    rows.next()?
+        .map(|row| summary_of(connection, id, row))
+        .transpose()
+}
+
+/// Reads [`SUMMARY_COLUMNS`], the first of a row.
+fn summary_of(
+    connection: &Connection,
+    id: JobId,
+    row: &Row<'_>,
+) -> Result<(JobSummary, u64), ReadError> {
+    let text = |column| -> Result<&str, ReadError> {
+        Ok(row
+            .get_ref(column)?
+            .as_str()
+            .map_err(rusqlite::Error::from)?)
     };
-    Ok(Some(JobSummary {
+    let mut notes: JobNotes = from_json(id, "job notes", text(3)?)?;
+    notes.cleaned = row.get(4)?;
+    let summary = JobSummary {
         id,
-        user,
-        site: Site::from_str(&site)
-            .map_err(|error| ReadError::corrupt(format!("job {id}"), error))?,
+        user: row.get(0)?,
+        site: read_site(id, row, 1)?,
         transitions: read_transitions(connection, id)?,
-        outcome: from_json(id, "job outcome", &outcome)?,
-        notes: from_json(id, "job notes", &notes)?,
-    }))
+        outcome: from_json(id, "job outcome", text(2)?)?,
+        notes,
+    };
+    Ok((summary, row.get::<_, i64>(5)?.unsigned_abs()))
+}
+
+fn list_jobs(
+    connection: &Connection,
+    filter: &JobFilter,
+    limit: u32,
+) -> Result<Vec<ListedJob>, ReadError> {
+    let mut conditions = Vec::new();
+    let mut parameters: Vec<rusqlite::types::Value> = Vec::new();
+    let mut restrict = |condition: &'static str, value: Option<rusqlite::types::Value>| {
+        if let Some(value) = value {
+            conditions.push(condition);
+            parameters.push(value);
+        }
+    };
+    restrict("user = ?", filter.user.clone().map(Into::into));
+    restrict("site = ?", filter.site.map(|site| site.to_string().into()));
+    restrict(
+        "state = ?",
+        filter.state.map(|state| state.as_str().to_owned().into()),
+    );
+    restrict(
+        "update_time >= ?",
+        filter.after.map(|time| micros(time).into()),
+    );
+    restrict(
+        "update_time < ?",
+        filter.before.map(|time| micros(time).into()),
+    );
+    parameters.push(limit.into());
+    let condition = if conditions.is_empty() {
+        "1".to_owned()
+    } else {
+        conditions.join(" AND ")
+    };
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {SUMMARY_COLUMNS}, id, job_input, image \
+         FROM jobs JOIN submissions ON job_id = id \
+         WHERE {condition} ORDER BY update_time DESC, id LIMIT ?"
+    ))?;
+    let mut rows = statement.query(rusqlite::params_from_iter(parameters))?;
+    let mut jobs = Vec::new();
+    while let Some(row) = rows.next()? {
+        let id = read_id(row, 6)?;
+        let text = |column| -> Result<&str, ReadError> {
+            Ok(row
+                .get_ref(column)?
+                .as_str()
+                .map_err(rusqlite::Error::from)?)
+        };
+        let (summary, input_file_count) = summary_of(connection, id, row)?;
+        jobs.push(ListedJob {
+            job_input: from_json(id, "job input", text(7)?)?,
+            image: from_json(id, "image", text(8)?)?,
+            input_file_count,
+            summary,
+        });
+    }
+    Ok(jobs)
+}
+
+fn read_outputs(connection: &Connection, id: JobId) -> Result<Option<Vec<S3File>>, ReadError> {
+    let outputs: Option<String> = connection
+        .prepare_cached("SELECT outputs FROM job_outputs WHERE job_id = ?1")?
+        .query_row((id.to_string(),), |row| row.get(0))
+        .optional()?;
+    outputs
+        .map(|outputs| from_json(id, "outputs", &outputs))
+        .transpose()
 }
 
 fn read_record(connection: &Connection, id: JobId) -> Result<Option<JobRecord>, ReadError> {
@@ -245,10 +530,12 @@ fn read_record(connection: &Connection, id: JobId) -> Result<Option<JobRecord>, 
             reported_time: None,
         })
         .collect();
+    let mut outcome: JobOutcome = from_json(id, "job outcome", &outcome)?;
+    outcome.outputs = read_outputs(connection, id)?;
     Ok(Some(JobRecord {
         transitions,
         containers: read_containers(connection, id)?,
-        outcome: from_json(id, "job outcome", &outcome)?,
+        outcome,
     }))
 }
 
@@ -266,7 +553,7 @@ fn read_transitions(
         transitions.push(NotifiedTransition {
             state: JobState::from_str(state)
                 .map_err(|error| ReadError::corrupt(format!("state of job {id}"), error))?,
-            time: parse_time(id, row.get(1)?)?,
+            time: parse_time(&format!("job {id}"), row.get(1)?)?,
             trans_id: row.get(2)?,
             notif_sent: row.get(3)?,
         });
@@ -295,23 +582,43 @@ fn read_ids(
     let mut rows = statement.query(parameters)?;
     let mut ids = Vec::new();
     while let Some(row) = rows.next()? {
-        let id = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
-        ids.push(JobId::from_str(id).map_err(|error| ReadError::corrupt("job id", error))?);
+        ids.push(read_id(row, 0)?);
     }
     Ok(ids)
+}
+
+fn read_id(row: &Row<'_>, column: usize) -> Result<JobId, ReadError> {
+    let id = row
+        .get_ref(column)?
+        .as_str()
+        .map_err(rusqlite::Error::from)?;
+    JobId::from_str(id).map_err(|error| ReadError::corrupt("job id", error))
+}
+
+fn read_site(id: JobId, row: &Row<'_>, column: usize) -> Result<Site, ReadError> {
+    let site = row
+        .get_ref(column)?
+        .as_str()
+        .map_err(rusqlite::Error::from)?;
+    Site::from_str(site).map_err(|error| ReadError::corrupt(format!("site of job {id}"), error))
 }
 
 fn update_time(record: &JobRecord) -> i64 {
     record
         .transitions
         .last()
-        .map_or(0, |last| last.time.timestamp().as_microsecond())
+        .map_or(0, |last| micros(last.time))
 }
 
-fn parse_time(id: JobId, micros: i64) -> Result<UtcTime, ReadError> {
+fn micros(time: UtcTime) -> i64 {
+    time.timestamp().as_microsecond()
+}
+
+/// A time as it is stored: microseconds since 1970-01-01 UTC.
+pub(super) fn parse_time(what: &str, micros: i64) -> Result<UtcTime, ReadError> {
     Timestamp::from_microsecond(micros)
         .map(UtcTime::new)
-        .map_err(|error| ReadError::corrupt(format!("time in job {id}"), error))
+        .map_err(|error| ReadError::corrupt(format!("time in {what}"), error))
 }
 
 fn to_json(id: JobId, what: &str, value: &impl Serialize) -> Result<String, ReadError> {

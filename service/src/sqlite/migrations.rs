@@ -6,7 +6,11 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::job_store::StoreError;
 
 /// Step n brings a file of version n - 1 to version n.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_jobs_and_images.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_jobs_and_images.sql"),
+    include_str!("migrations/0002_large_parts_apart.sql"),
+    include_str!("migrations/0003_outbox_and_sites.sql"),
+];
 
 /// Applies the steps the file lacks, each in a transaction.
 ///

@@ -2,9 +2,11 @@
 //! waited together at once, and answers only after the commit.
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::job_store::StoreError;
+
+use super::records::Records;
 
 /// Changes that may wait; senders wait beyond that.
 const QUEUE: usize = 256;
@@ -14,32 +16,53 @@ const BATCH: usize = 64;
 
 /// Runs a change, or takes why there is no transaction for it; returns what to do once the commit is
 /// known.
-type Task = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Answer + Send>;
+type Task = Box<dyn FnOnce(Result<&mut Session, StoreError>) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// What the writing thread works with.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) connection: Connection,
+    pub(super) records: Records,
+    data_version: i64,
+}
 
 /// The queue to the writing thread. The thread ends when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
     queue: mpsc::Sender<Task>,
+    commits: watch::Receiver<u64>,
 }
 
 impl Writer {
     /// Hands the connection to a new thread.
     pub(super) fn start(connection: Connection) -> Result<Self, StoreError> {
         let (queue, mut tasks) = mpsc::channel::<Task>(QUEUE);
+        let (committed, commits) = watch::channel(0);
+        let mut session = Session {
+            connection,
+            records: Records::new(),
+            data_version: 0,
+        };
         std::thread::Builder::new()
             .name("sqlite-writer".to_owned())
             .spawn(move || {
                 let mut batch = Vec::with_capacity(BATCH);
                 while tasks.blocking_recv_many(&mut batch, BATCH) > 0 {
-                    commit_batch(&connection, &mut batch);
+                    session.commit_batch(&mut batch);
+                    committed.send_modify(|count| *count += 1);
                 }
             })
             .map_err(|error| StoreError::Failed {
                 action: "start the writing thread",
                 cause: error.to_string(),
             })?;
-        Ok(Self { queue })
+        Ok(Self { queue, commits })
+    }
+
+    /// Changes after each commit.
+    pub(super) fn commits(&self) -> watch::Receiver<u64> {
+        self.commits.clone()
     }
 
     /// Runs a change; nothing of it stays when it fails. When the future is dropped the change may
@@ -47,16 +70,16 @@ impl Writer {
     pub(super) async fn write<T, E>(
         &self,
         action: &'static str,
-        change: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+        change: impl FnOnce(&mut Session) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
         let (sender, receiver) = oneshot::channel();
-        let task: Task = Box::new(move |connection| {
-            let result = match connection {
-                Ok(connection) => in_savepoint(connection, action, change),
+        let task: Task = Box::new(move |session| {
+            let result = match session {
+                Ok(session) => session.in_savepoint(action, change),
                 Err(error) => Err(E::from(error)),
             };
             Box::new(move |committed| {
@@ -80,51 +103,85 @@ impl Writer {
     }
 }
 
-fn commit_batch(connection: &Connection, batch: &mut Vec<Task>) {
-    let failed = |error: rusqlite::Error| StoreError::Failed {
-        action: "commit changes",
-        cause: error.to_string(),
-    };
-    let begun = connection.execute_batch("BEGIN IMMEDIATE").map_err(failed);
-    let answers: Vec<Answer> = batch
-        .drain(..)
-        .map(|task| task(begun.clone().map(|()| connection)))
-        .collect();
-    let committed = begun.and_then(|()| connection.execute_batch("COMMIT").map_err(failed));
-    if committed.is_err() {
-        // After a failed COMMIT the transaction may still be open; where there is none, this fails
-        // and says nothing new.
-        let _no_transaction = connection.execute_batch("ROLLBACK");
-    }
-    for answer in answers {
-        answer(committed.clone());
-    }
-}
-
-fn in_savepoint<T, E: From<StoreError>>(
-    connection: &Connection,
-    action: &'static str,
-    change: impl FnOnce(&Connection) -> Result<T, E>,
-) -> Result<T, E> {
-    let failed = |cause: rusqlite::Error| {
-        E::from(StoreError::Failed {
-            action,
-            cause: cause.to_string(),
-        })
-    };
-    connection
-        .execute_batch("SAVEPOINT change")
-        .map_err(failed)?;
-    match change(connection) {
-        Ok(value) => {
-            connection.execute_batch("RELEASE change").map_err(failed)?;
-            Ok(value)
+impl Session {
+    fn commit_batch(&mut self, batch: &mut Vec<Task>) {
+        let failed = |error: rusqlite::Error| StoreError::Failed {
+            action: "commit changes",
+            cause: error.to_string(),
+        };
+        let begun = self.begin().map_err(failed);
+        let answers: Vec<Answer> = batch
+            .drain(..)
+            .map(|task| {
+                task(match &begun {
+                    Ok(()) => Ok(&mut *self),
+                    Err(error) => Err(error.clone()),
+                })
+            })
+            .collect();
+        let committed =
+            begun.and_then(|()| self.connection.execute_batch("COMMIT").map_err(failed));
+        if committed.is_err() {
+            self.records.clear();
+            // After a failed COMMIT the transaction may still be open; where there is none, this
+            // fails and says nothing new.
+            let _no_transaction = self.connection.execute_batch("ROLLBACK");
         }
-        Err(error) => {
-            connection
-                .execute_batch("ROLLBACK TO change; RELEASE change")
-                .map_err(failed)?;
-            Err(error)
+        for answer in answers {
+            answer(committed.clone());
+        }
+    }
+
+    /// Begins a transaction, and forgets the records if another process has written meanwhile.
+    fn begin(&mut self) -> Result<(), rusqlite::Error> {
+        self.connection
+            .prepare_cached("BEGIN IMMEDIATE")?
+            .execute(())?;
+        let version = self
+            .connection
+            .prepare_cached("PRAGMA data_version")?
+            .query_row((), |row| row.get(0))?;
+        if self.data_version != version {
+            self.data_version = version;
+            self.records.clear();
+        }
+        Ok(())
+    }
+
+    fn in_savepoint<T, E: From<StoreError>>(
+        &mut self,
+        action: &'static str,
+        change: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.savepoint("SAVEPOINT change", action)?;
+        match change(self) {
+            Ok(value) => {
+                self.savepoint("RELEASE change", action)?;
+                Ok(value)
+            }
+            Err(error) => {
+                self.savepoint("ROLLBACK TO change", action)?;
+                self.savepoint("RELEASE change", action)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn savepoint<E: From<StoreError>>(&mut self, sql: &str, action: &'static str) -> Result<(), E> {
+        let done = self
+            .connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute(()));
+        match done {
+            Ok(_rows) => Ok(()),
+            Err(cause) => {
+                // What the change put there may not be what is stored.
+                self.records.clear();
+                Err(E::from(StoreError::Failed {
+                    action,
+                    cause: cause.to_string(),
+                }))
+            }
         }
     }
 }

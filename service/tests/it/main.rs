@@ -8,13 +8,22 @@
 )]
 
 mod auth;
+mod authz;
+mod background;
 mod description;
 mod docs;
+mod documentation;
 mod envelope;
+mod events;
 mod images;
 mod jobs;
 mod local_site;
 mod openapi;
+mod operations;
+mod request_limits;
+mod serve;
+mod server;
+mod settings;
 mod submit;
 mod test_app;
 mod transcripts;

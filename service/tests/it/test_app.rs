@@ -7,22 +7,29 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use cts_service::api::events::MAX_FOLLOWERS;
 use cts_service::app::App;
 use cts_service::background::finisher::finish_pending_jobs;
 use cts_service::clock::Clock;
 use cts_service::compute_site::{ComputeSite, SiteError};
-use cts_service::config::Config;
+use cts_service::config::{Config, RequestLimits};
 use cts_service::error::Error;
 use cts_service::identity::{Role, TokenFile, User};
-use cts_service::image_registry::{FixedImageRegistry, RegistryImage};
-use cts_service::object_store::MemoryObjectStore;
+use cts_service::image_registry::{FixedImageRegistry, MeteredImageRegistry, RegistryImage};
+use cts_service::job_store::CountedJobStore;
+use cts_service::metrics::Metrics;
+use cts_service::object_store::{MemoryObjectStore, MeteredObjectStore};
+use cts_service::readiness::Readiness;
 use cts_service::router;
 use cts_service::sites::{SiteStatus, Sites};
 use cts_service::sqlite::SqliteStore;
@@ -128,6 +135,7 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) text: String,
+    pub(crate) bytes: Bytes,
 }
 
 impl Answer {
@@ -169,12 +177,22 @@ impl TestApp {
     }
 
     pub(crate) fn with_allowed_paths(allowed_paths: &[&str]) -> Self {
+        Self::customised(allowed_paths, |_| ())
+    }
+
+    /// A service of which parts or settings are others.
+    pub(crate) fn with(customise: impl FnOnce(&mut App)) -> Self {
+        Self::customised(&[], customise)
+    }
+
+    fn customised(allowed_paths: &[&str], customise: impl FnOnce(&mut App)) -> Self {
         let objects = Arc::new(MemoryObjectStore::default());
         objects.insert("cts/io/in/a.txt", "a", Some(CRC));
         Self::build(
             tempfile::tempdir().unwrap(),
             objects,
             allowed_paths.iter().map(|&path| path.to_owned()).collect(),
+            customise,
         )
     }
 
@@ -182,15 +200,22 @@ impl TestApp {
         directory: tempfile::TempDir,
         objects: Arc<MemoryObjectStore>,
         allowed_paths: Vec<String>,
+        customise: impl FnOnce(&mut App),
     ) -> Self {
         let store = SqliteStore::open(&directory.path().join("cts.sqlite")).unwrap();
         let site = Arc::new(RecordingSite::default());
         let unavailable = |reason: &str| SiteStatus::Unavailable {
             reason: reason.to_owned(),
         };
-        let app = Arc::new(App {
-            jobs: Arc::new(store.clone()),
-            images: Arc::new(store),
+        let metrics = Arc::new(Metrics::new());
+        let mut app = App {
+            jobs: Arc::new(CountedJobStore::new(
+                Arc::new(store.clone()),
+                metrics.job_transitions(),
+            )),
+            images: Arc::new(store.clone()),
+            site_store: Arc::new(store.clone()),
+            outbox: Arc::new(store),
             identity: Arc::new(users()),
             sites: Sites::new([
                 (
@@ -199,8 +224,14 @@ impl TestApp {
                 ),
                 (Site::Kbase, unavailable("no pool is configured")),
             ]),
-            object_store: Arc::clone(&objects) as _,
-            registry: Arc::new(registry()),
+            object_store: Arc::new(MeteredObjectStore::new(
+                Arc::clone(&objects) as _,
+                metrics.dependency_calls(),
+            )),
+            registry: Arc::new(MeteredImageRegistry::new(
+                Arc::new(registry()),
+                metrics.dependency_calls(),
+            )),
             // 2031-02-03T04:05:06Z
             clock: Arc::new(TestClock(AtomicI64::new(1_927_857_906_000_000))),
             config: Config {
@@ -210,11 +241,20 @@ impl TestApp {
                     .collect(),
                 log_dir: "cts/logs".parse().unwrap(),
                 max_cpu_hours: 100.0,
+                start_jobs: true,
+                request_limits: RequestLimits::default(),
+                root_path: None,
+                cors_origins: Vec::new(),
             },
+            metrics,
+            readiness: Readiness::default(),
             job_pending: Notify::new(),
-        });
+            followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+            stopping: CancellationToken::new(),
+        };
+        customise(&mut app);
         Self {
-            app,
+            app: Arc::new(app),
             objects,
             site,
             directory,
@@ -232,28 +272,56 @@ impl TestApp {
             ..
         } = self;
         drop(app);
-        Self::build(directory, objects, allowed_paths)
+        Self::build(directory, objects, allowed_paths, |_| ())
     }
 
-    pub(crate) async fn send(&self, request: Request) -> Answer {
+    /// Sends a request whose answer does not end by itself.
+    pub(crate) async fn open(&self, user: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+        let mut request = Request::builder()
+            .uri(path)
+            .header(header::AUTHORIZATION, format!("Bearer {user}-token"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.respond(request.body(Body::empty()).unwrap()).await
+    }
+
+    /// The head of the answer has come, its body may not.
+    pub(crate) async fn respond(&self, request: Request) -> Response {
+        self.respond_as_described(request).await.0
+    }
+
+    /// The answer, and what its body must be by the API's description.
+    async fn respond_as_described(&self, request: Request) -> (Response, description::Body) {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let response = router::service(Arc::clone(&self.app))
             .oneshot(request)
             .await
             .unwrap();
+        let (head, body) = response.into_parts();
+        let described = description::described_body(&method, &path, &head)
+            .unwrap_or_else(|fault| panic!("{method} {path}: {}: {fault}", head.status));
+        (Response::from_parts(head, body), described)
+    }
+
+    pub(crate) async fn send(&self, request: Request) -> Answer {
+        let place = format!("{} {}", request.method(), request.uri());
+        let (response, described) = self.respond_as_described(request).await;
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
-        if let Err(fault) = description::check(&method, &path, &parts, &bytes) {
-            panic!("{method} {path}: {}: {fault}", parts.status);
+        if let Err(fault) = described.check(&parts, &bytes) {
+            panic!("{place}: {}: {fault}", parts.status);
         }
         Answer {
             status: parts.status,
             headers: parts.headers,
-            text: String::from_utf8(bytes.to_vec()).unwrap(),
+            text: String::from_utf8_lossy(&bytes).into_owned(),
+            bytes,
         }
     }
 
-    /// Sends as a user (`alice`, `bob`, `admin`, `executor`), or nobody if empty.
+    /// Sends as a user (`alice`, `bob`, `admin`, `half_admin`, `executor`, `refdata`), or nobody if
+    /// empty. Any other name is that of an invalid token.
     pub(crate) async fn call(
         &self,
         user: &str,
@@ -261,18 +329,7 @@ impl TestApp {
         path: &str,
         body: Option<Value>,
     ) -> Answer {
-        let mut request = Request::builder().method(method).uri(path);
-        if !user.is_empty() {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {user}-token"));
-        }
-        let body = match body {
-            Some(body) => {
-                request = request.header(header::CONTENT_TYPE, "application/json");
-                Body::from(body.to_string())
-            }
-            None => Body::empty(),
-        };
-        self.send(request.body(body).unwrap()).await
+        self.send(request(user, method, path, body)).await
     }
 
     pub(crate) async fn get(&self, user: &str, path: &str) -> Answer {
@@ -340,6 +397,22 @@ impl TestApp {
     }
 }
 
+/// A request of a user (see [`TestApp::call`]).
+pub(crate) fn request(user: &str, method: &str, path: &str, body: Option<Value>) -> Request {
+    let mut request = Request::builder().method(method).uri(path);
+    if !user.is_empty() {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {user}-token"));
+    }
+    let body = match body {
+        Some(body) => {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+            Body::from(body.to_string())
+        }
+        None => Body::empty(),
+    };
+    request.body(body).unwrap()
+}
+
 pub(crate) fn job_input() -> Value {
     json!({
         "cluster": "local",
@@ -367,6 +440,7 @@ fn users() -> TokenFile {
         user("admin", &admin),
         user("half_admin", &[Role::FullAdmin]),
         user("executor", &[Role::ExternalExecutor]),
+        user("refdata", &[Role::RefdataService]),
     ])
 }
 

@@ -94,6 +94,51 @@ pub struct Job {
     pub outputs: Option<Vec<S3File>>,
 }
 
+/// What was submitted, without its files: the members that [`JobInput`] is written with, but
+/// `input_files`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobInputPreview(pub Map<String, Value>);
+
+/// A job in a list: without its input files and outputs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobPreview {
+    /// Id, state, transitions, owner, notes.
+    #[serde(flatten)]
+    pub status: JobStatus,
+    /// What was submitted.
+    pub job_input: JobInputPreview,
+    /// The image at submission.
+    pub image: JobImage,
+    /// Number of input files.
+    pub input_file_count: u64,
+    /// CPU hours used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_hours: Option<f64>,
+    /// CPU time used over CPU time reserved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_factor: Option<f64>,
+    /// Largest memory of a container, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_memory: Option<u64>,
+    /// Number of output files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_file_count: Option<u64>,
+    /// What went wrong, for the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// S3 path below which the container logs are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logpath: Option<String>,
+}
+
+/// Answer of `GET /jobs` and `GET /admin/jobs`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ListJobsResponse {
+    /// The jobs, last changed first.
+    pub jobs: Vec<JobPreview>,
+}
+
 /// A job as administrators and executors see it: answer of `GET /admin/jobs/{id}`.
 ///
 /// An executor needs only the part in [`Job`]. Members this version does not know are passed over.

@@ -223,8 +223,13 @@ impl Case {
 
     /// The containers of this job, in any state.
     pub(crate) async fn containers_left(&self) -> Vec<String> {
+        self.containers_of(&self.job_id).await
+    }
+
+    /// The containers of a job that a service gave the id, in any state.
+    pub(crate) async fn containers_of(&self, job_id: &str) -> Vec<String> {
         let docker = self.testbed.engine.client().await.unwrap();
-        let filters = HashMap::from([("label", vec![format!("{JOB_LABEL}={}", self.job_id)])]);
+        let filters = HashMap::from([("label", vec![format!("{JOB_LABEL}={job_id}")])]);
         let options = ListContainersOptionsBuilder::new()
             .all(true)
             .filters(&filters)

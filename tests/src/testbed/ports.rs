@@ -45,6 +45,15 @@ pub(super) fn free_ports<const N: usize>(
     Ok(ports)
 }
 
+/// A port that is free now, for a program called `component`.
+///
+/// # Errors
+/// When there is none.
+pub fn free_port(component: &'static str) -> Result<u16, TestbedError> {
+    let [port] = free_ports(component)?;
+    Ok(port)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,8 +11,8 @@ use super::schema::{
     Object, Schema, boolean, duration, integer, integer_from, list_of, nullable, reference, string,
     text, time, with, with_default,
 };
-use crate::api::extract;
 use crate::api::images::{MAX_URLS, URL, USAGE_NOTES};
+use crate::api::parameters::{DEFAULT_NOTIFICATION_AGE, ID, USER_NAME};
 
 pub(super) const TAG: &str = "Admin";
 
@@ -38,7 +38,7 @@ fn image_operations() -> Vec<Operation> {
             .parameter(image_id())
             .parameter(in_query(
                 "refdata_id",
-                text(&extract::ID),
+                text(&ID),
                 "The reference data that the image needs.",
             ))
             .parameter(in_query(
@@ -76,7 +76,7 @@ fn job_operations() -> Vec<Operation> {
                 )
                 .parameter(in_query(
                     "user",
-                    text(&extract::USER_NAME),
+                    text(&USER_NAME),
                     "Only jobs of this user, who must exist.",
                 )),
         ),
@@ -224,7 +224,7 @@ fn other_operations() -> Vec<Operation> {
             )
             .parameter(in_query(
                 "notification_age",
-                with_default(duration(), extract::DEFAULT_NOTIFICATION_AGE),
+                with_default(duration(), DEFAULT_NOTIFICATION_AGE),
                 "Age of the transitions, a minute or more.",
             ))
             .answers(reference("UnsentNotifications"), "What is being sent."),

@@ -1,11 +1,9 @@
 //! The service itself, and who the caller is.
 
-use serde_json::json;
-
 use cts_shared::wire::root::SERVICE_NAME;
 
-use super::operation::{Access, Operation};
-use super::schema::{Object, Schema, boolean, list_of, reference, string, time, with, words};
+use super::operation::{Access, Operation, in_query};
+use super::schema::{Object, Schema, boolean, list_of, reference, string, time, with_default, words};
 
 pub(super) const TAG: &str = "General";
 
@@ -36,23 +34,49 @@ pub(super) fn operations() -> Vec<Operation> {
             .about(
                 Access::Anyone,
                 "Whether requests can be served",
-                "For load balancers: asks everything that the service depends on. An addition to the \
-                 contract.",
+                "For load balancers. Asks everything that the service depends on; without some of it most \
+                 requests still work. An addition to the contract.",
             )
-            .answers(reference("Readiness"), "Everything answers.")
+            .answers(reference("Readiness"), "They can.")
             .answers_as(
                 "503",
                 "application/json",
                 reference("Readiness"),
-                "Something does not answer; the body says what.",
+                "They should go elsewhere; the body says why.",
             ),
         Operation::get("/metrics", "metrics")
             .about(
                 Access::Anyone,
                 "Measurements",
-                "In Prometheus' text format. An addition to the contract.",
+                "For Prometheus, in the OpenMetrics text format. An addition to the contract.",
             )
-            .answers_as("200", "text/plain", string(), "The measurements."),
+            .answers_as(
+                "200",
+                "application/openmetrics-text",
+                string(),
+                "The measurements.",
+            ),
+        Operation::get("/events", "events")
+            .about(
+                Access::User,
+                "Follow jobs as they change",
+                "A stream of server-sent events, one for each new state of one of your jobs. The data is \
+                 a JSON object of `job_id`, `state`, `time` and `trans_id`; the id is `trans_id`, so that \
+                 a browser's `EventSource` goes on where it was when the connection breaks. An addition \
+                 to the contract.",
+            )
+            .parameter(in_query(
+                "since",
+                string(),
+                "Id of the last transition that you know: what came after it is told first. Else only \
+                 what comes from now on. The header `Last-Event-ID` goes before it.",
+            ))
+            .parameter(in_query(
+                "all",
+                with_default(boolean(), false),
+                "Everybody's jobs, for administrators.",
+            ))
+            .answers_as("200", "text/event-stream", string(), "The stream."),
     ]
     .into_iter()
     .map(|operation| operation.tagged(TAG))
@@ -115,7 +139,7 @@ pub(super) fn schemas() -> Vec<Schema> {
         (
             "Readiness",
             Object::new("Whether requests can be served.")
-                .always("ready", boolean(), "Whether every dependency answers.")
+                .always("ready", boolean(), "Whether requests can be sent here.")
                 .always(
                     "dependencies",
                     list_of(reference("Dependency")),
@@ -126,13 +150,18 @@ pub(super) fn schemas() -> Vec<Schema> {
         (
             "Dependency",
             Object::new("Something that the service depends on.")
-                .always("name", string(), "What it is.")
-                .always("ok", boolean(), "Whether it answers.")
                 .always(
-                    "detail",
-                    with(string(), "examples", json!(["answered in 3 ms"])),
-                    "What was seen.",
+                    "name",
+                    string(),
+                    "`process`, `store`, `s3`, `identity`, or `site:` and its name.",
                 )
+                .always("ok", boolean(), "Whether it is there.")
+                .always(
+                    "required",
+                    boolean(),
+                    "Whether the service is not ready without it.",
+                )
+                .always("detail", string(), "What is wrong, or nothing.")
                 .build(),
         ),
     ]

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::schema::{integer_from, reference, text, with};
-use crate::api::extract;
+use crate::api::parameters::ID;
 
 /// The name of the security scheme.
 pub(super) const SECURITY_SCHEME: &str = "KBaseHTTPBearer";
@@ -201,7 +201,7 @@ pub(super) fn in_query(name: &str, schema: Value, description: &str) -> Value {
 
 /// The job of the path.
 pub(super) fn job_id() -> Value {
-    in_path("job_id", text(&extract::ID), "The job's id.")
+    in_path("job_id", text(&ID), "The job's id.")
 }
 
 /// The container of the path.

@@ -3,7 +3,6 @@
 //! output, which `docs/performance.md` explains, and what it is doing on standard error.
 
 mod executor;
-mod machine;
 mod measure;
 mod programs;
 mod service_stub;
@@ -19,6 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use cts_tests::binaries;
+use cts_tests::machine;
 use cts_tests::testbed::Testbed;
 
 use executor::Executor;
@@ -107,7 +107,13 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         files: arguments.small_files,
         file_bytes: 100 * 1024,
     };
-    print(&machine::describe(testbed.state(), &programs.versions()).await?)?;
+    let engine = testbed.state().engine.client().await?.version().await?;
+    let others = [
+        ("container engine", engine.version.unwrap_or_default()),
+        ("S3 server", testbed.state().s3.version()),
+        ("beside", programs.versions().join(", ")),
+    ];
+    print(&machine::describe(&others).await)?;
     print("\nFigures are min / **median** / max.\n")?;
     if arguments.wants(Part::Executor) {
         print("## The executor, whole process\n")?;

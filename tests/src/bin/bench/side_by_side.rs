@@ -4,12 +4,13 @@ use std::error::Error;
 use std::fs::File;
 use std::path::Path;
 
+use cts_tests::markdown::Table;
 use cts_tests::testbed::s3::S3Server;
 
 use crate::measure::{Usage, measure};
 use crate::programs::{Direction, Mover, Programs, Transfer, empty_dir};
 use crate::progress;
-use crate::statistics::{Spread, Table};
+use crate::statistics::Spread;
 use crate::workload::Workload;
 
 /// Buckets of the benchmark begin with this.

@@ -1,4 +1,4 @@
-//! Smallest, median and largest of some figures, and tables of them in Markdown.
+//! Smallest, median and largest of some figures.
 
 use std::fmt;
 use std::time::Duration;
@@ -63,35 +63,6 @@ impl fmt::Display for Spread {
             min, median, max, ..
         } = self;
         write!(f, "{min:.digits$} / **{median:.digits$}** / {max:.digits$}")
-    }
-}
-
-/// A table in Markdown.
-#[derive(Debug, Clone)]
-pub(crate) struct Table {
-    lines: Vec<String>,
-}
-
-impl Table {
-    /// A table with these columns.
-    pub(crate) fn new(columns: &[&str]) -> Self {
-        let rule = vec!["---"; columns.len()];
-        let mut table = Self { lines: Vec::new() };
-        table.row(columns);
-        table.row(&rule);
-        table
-    }
-
-    /// Adds a row.
-    pub(crate) fn row(&mut self, cells: &[impl AsRef<str>]) {
-        let cells: Vec<&str> = cells.iter().map(AsRef::as_ref).collect();
-        self.lines.push(format!("| {} |", cells.join(" | ")));
-    }
-}
-
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.lines.iter().try_for_each(|line| writeln!(f, "{line}"))
     }
 }
 

@@ -10,13 +10,14 @@ use bollard::query_parameters::{
     CreateContainerOptions, RemoveContainerOptionsBuilder, StartContainerOptions,
     WaitContainerOptions,
 };
+use cts_tests::markdown::Table;
 use cts_tests::testbed::image::Image;
 use futures::TryStreamExt as _;
 
 use crate::executor::{Executor, Job, Run};
 use crate::measure::measure;
 use crate::progress;
-use crate::statistics::{Spread, Table};
+use crate::statistics::Spread;
 use crate::workload::{MIB, Workload};
 
 /// Starts of the program that are counted.

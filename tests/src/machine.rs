@@ -1,11 +1,8 @@
 //! The machine that is measured on, in the words of the tables' heading.
 
-use std::error::Error;
 use std::time::Duration;
 
-use cts_tests::testbed::State;
-
-use crate::statistics::Table;
+use crate::markdown::Table;
 
 /// More processors than this at work for others make every figure doubtful.
 const QUIET: f64 = 0.2;
@@ -14,16 +11,8 @@ const LOOK_FOR: Duration = Duration::from_secs(3);
 /// `/proc/stat` counts in hundredths of a second.
 const TICKS_PER_SEC: f64 = 100.0;
 
-/// Processors, kernel, memory, load, and the components' versions.
-///
-/// # Errors
-/// When the engine does not answer.
-pub(crate) async fn describe(
-    testbed: &State,
-    programs: &[String],
-) -> Result<String, Box<dyn Error>> {
-    let version = testbed.engine.client().await?.version().await?;
-    let engine = version.version.unwrap_or_default();
+/// Processors, kernel, memory, what else takes part (`others`: name and version), and load.
+pub async fn describe(others: &[(&str, String)]) -> String {
     let processors = std::thread::available_parallelism().map_or(0, usize::from);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut table = Table::new(&["machine", ""]);
@@ -31,9 +20,9 @@ pub(crate) async fn describe(
     table.row(&["processors", &format!("{processors} x {model}")]);
     table.row(&["kernel", kernel.trim()]);
     table.row(&["memory", &first_value("/proc/meminfo", "MemTotal")]);
-    table.row(&["container engine", &engine]);
-    table.row(&["S3 server", &testbed.s3.version()]);
-    table.row(&["beside", &programs.join(", ")]);
+    for (name, version) in others {
+        table.row(&[name, version.as_str()]);
+    }
     let busy = busy_processors(LOOK_FOR).await;
     let remark = if busy < QUIET {
         "quiet"
@@ -44,7 +33,7 @@ pub(crate) async fn describe(
         "processors busy before the run",
         &format!("{busy:.2} ({remark})"),
     ]);
-    Ok(table.to_string())
+    table.to_string()
 }
 
 /// How many processors are busy, as a mean over a while. Not the load average, which remembers the build

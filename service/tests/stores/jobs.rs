@@ -1,33 +1,18 @@
-//! What every job store must do. A test of an adapter calls [`check`] with a fresh store for each
-//! case.
+//! One job: stored, changed, found when it is due.
 
-use std::future::Future;
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
-use cts_shared::error_code::ErrorCode;
+use cts_service::error::Error;
+use cts_service::job_store::JobStore;
 use cts_shared::id::JobId;
-use cts_shared::job_input::{InputFile, InputFiles, JobInput, Parameters, Runtime};
 use cts_shared::site::Site;
 use cts_shared::state::JobState;
-use cts_shared::state::job_flow::{Change, ContainerReport, JobRecord, Pending};
-use cts_shared::timestamp::UtcTime;
-use cts_shared::wire::image::JobImage;
+use cts_shared::state::job_flow::{Change, Pending};
 
-use crate::error::Error;
+use crate::Store;
+use crate::fixtures::{at, insert, reported};
 
-use super::{JobStep, JobStore, NewJob};
-
-/// Runs every case on a store of its own.
-///
-/// # Panics
-/// At the first thing the store does wrong.
-pub async fn check<S, F>(mut fresh: impl FnMut() -> F)
-where
-    S: JobStore + 'static,
-    F: Future<Output = S>,
-{
+pub(crate) async fn check<S: Store, F: Future<Output = S>>(fresh: &mut impl FnMut() -> F) {
     what_is_stored_is_read(&fresh().await).await;
     unknown_jobs_are_none(&fresh().await).await;
     a_change_is_stored_with_its_notifications(&fresh().await).await;
@@ -36,89 +21,9 @@ where
     steps_do_not_interleave(Arc::new(fresh().await)).await;
     pending_jobs_are_found_in_order(&fresh().await).await;
     running_jobs_are_those_that_have_not_ended(&fresh().await).await;
-}
-
-/// A time, in seconds since the epoch.
-///
-/// # Panics
-/// Beyond the years a timestamp can hold.
-#[must_use]
-pub fn at(second: i64) -> UtcTime {
-    UtcTime::new(Timestamp::from_second(second).expect("tests use times of this century"))
-}
-
-/// A job with that many containers and input files.
-#[must_use]
-pub fn new_job(containers: u32) -> NewJob {
-    let files = (0..containers.max(1))
-        .map(|number| InputFile {
-            file: format!("buk/in/{number}"),
-            crc64nvme: Some("AAAAAAAAAAA=".to_owned()),
-            data_id: None,
-        })
-        .collect();
-    NewJob {
-        id: JobId::new(uuid::Uuid::new_v4()),
-        user: "alice".to_owned(),
-        job_input: JobInput {
-            cluster: Site::Local,
-            image: "docker.io/library/x:1".to_owned(),
-            params: Parameters {
-                input_mount_point: "/in".to_owned(),
-                output_mount_point: "/out".to_owned(),
-                declobber: false,
-                refdata_mount_point: None,
-                args: None,
-                environment: None,
-            },
-            num_containers: containers,
-            cpus: 1,
-            memory_bytes: 10_000_000,
-            runtime: Runtime::default(),
-            input_roots: None,
-            output_dir: "buk/out/".to_owned(),
-            input_files: InputFiles::Files(files),
-        },
-        image: JobImage {
-            registered_by: "admin".to_owned(),
-            registered_on: at(1),
-            name: "docker.io/library/x".to_owned(),
-            digest: format!("sha256:{}", "a".repeat(64)),
-            entrypoint: vec!["e".to_owned()],
-            tag: Some("1".to_owned()),
-            refdata_id: None,
-            default_refdata_mount_point: None,
-        },
-        record: JobRecord::new(containers, at(10)),
-    }
-}
-
-fn report(state: JobState, time: UtcTime) -> ContainerReport {
-    ContainerReport {
-        state,
-        time,
-        exit_code: Some(0),
-        outputs: None,
-        admin_error: Some("broken".to_owned()),
-        traceback: None,
-    }
-}
-
-fn reported(container: u32, state: JobState, time: UtcTime) -> JobStep {
-    Box::new(move |record| {
-        record
-            .apply_report(container, &report(state, time))
-            .map_err(|refusal| Error::refused(ErrorCode::NoSuchSubjob, refusal.to_string()))
-    })
-}
-
-async fn insert(store: &impl JobStore, containers: u32) -> NewJob {
-    let job = new_job(containers);
-    store
-        .insert_job(job.clone())
-        .await
-        .expect("a job is stored");
-    job
+    unstarted_jobs_are_those_no_site_has_taken(&fresh().await).await;
+    outputs_are_kept_with_the_whole_job_only(&fresh().await).await;
+    jobs_are_cleaned_once_they_have_ended(&fresh().await).await;
 }
 
 async fn what_is_stored_is_read(store: &impl JobStore) {
@@ -305,4 +210,83 @@ async fn running_jobs_are_those_that_have_not_ended(store: &impl JobStore) {
         .outcome;
     assert_eq!(outcome.error.as_deref(), Some("for users"));
     assert_eq!(outcome.admin_error.as_deref(), Some("for administrators"));
+}
+
+async fn unstarted_jobs_are_those_no_site_has_taken(store: &impl JobStore) {
+    let waiting = insert(store, 1).await.id;
+    let taken = insert(store, 1).await.id;
+    let canceled = insert(store, 1).await.id;
+    let step = |take: bool| -> cts_service::job_store::JobStep {
+        Box::new(move |record| {
+            let change = if take {
+                record.queued(at(20))
+            } else {
+                record.cancel(at(20))
+            };
+            change.map_err(|refusal| Error::Internal(refusal.to_string()))
+        })
+    };
+    store.change_job(taken, step(true)).await.unwrap();
+    store.change_job(canceled, step(false)).await.unwrap();
+    assert_eq!(
+        store.unstarted_jobs(at(11), 10).await.unwrap(),
+        [(waiting, Site::Local)]
+    );
+    // Submitted at second 10: not before it.
+    assert_eq!(store.unstarted_jobs(at(10), 10).await.unwrap(), []);
+    assert_eq!(store.unstarted_jobs(at(11), 0).await.unwrap(), []);
+}
+
+async fn outputs_are_kept_with_the_whole_job_only(store: &impl JobStore) {
+    let id = insert(store, 1).await.id;
+    let outputs = vec![cts_shared::wire::job::S3File {
+        file: "buk/out/a".to_owned(),
+        crc64nvme: Some("AAAAAAAAAAA=".to_owned()),
+    }];
+    let stored = outputs.clone();
+    store
+        .change_job(
+            id,
+            Box::new(move |record| {
+                record.outcome.outputs = Some(stored.clone());
+                record.outcome.output_file_count = Some(1);
+                Ok(Change {
+                    outcome: true,
+                    ..Change::default()
+                })
+            }),
+        )
+        .await
+        .unwrap();
+    let job = store.job(id).await.unwrap().unwrap();
+    assert_eq!(job.summary.outcome.outputs, Some(outputs.clone()));
+    let record = store.job_record(id).await.unwrap().unwrap();
+    assert_eq!(record.outcome.outputs, Some(outputs));
+    let summary = store.job_summary(id).await.unwrap().unwrap();
+    assert_eq!(summary.outcome.outputs, None);
+    assert_eq!(summary.outcome.output_file_count, Some(1));
+}
+
+async fn jobs_are_cleaned_once_they_have_ended(store: &impl JobStore) {
+    let running = insert(store, 1).await.id;
+    let ended = insert(store, 1).await.id;
+    store
+        .change_job(
+            ended,
+            Box::new(|record| {
+                record
+                    .fail("", "", None, at(30))
+                    .map_err(|refusal| Error::Internal(refusal.to_string()))
+            }),
+        )
+        .await
+        .unwrap();
+    assert_eq!(store.jobs_to_clean(at(30), 10).await.unwrap(), []);
+    assert_eq!(store.jobs_to_clean(at(31), 10).await.unwrap(), [ended]);
+    store.mark_cleaned(ended).await.unwrap();
+    store.mark_cleaned(running).await.unwrap();
+    assert_eq!(store.jobs_to_clean(at(31), 10).await.unwrap(), []);
+    let cleaned = async |id| store.job_summary(id).await.unwrap().unwrap().notes.cleaned;
+    assert!(cleaned(ended).await);
+    assert!(!cleaned(running).await);
 }

@@ -1,0 +1,386 @@
+//! The service from its parts: put together, running, and stopped in order. `serve` and `dev` differ in where
+//! the parts come from.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use cts_net::registry::RegistryOptions;
+use cts_net::s3::S3Settings;
+use cts_net::secret::SecretError;
+use cts_net::tls::TlsError;
+use cts_shared::site::Site;
+
+use crate::api::events::MAX_FOLLOWERS;
+use crate::app::App;
+use crate::background::{finisher, site_watcher, starter};
+use crate::clock::SystemClock;
+use crate::compute_site::ComputeSite;
+use crate::compute_site::local::{LocalSite, LocalSiteSettings};
+use crate::config::Config;
+use crate::config::settings::LocalSiteChoice;
+use crate::data_dir::{DataDir, DataDirError};
+use crate::exit::ExitStatus;
+use crate::identity::{Identity, TokenFileError};
+use crate::image_registry::{MeteredImageRegistry, OciImageRegistry};
+use crate::job_store::{CountedJobStore, StoreError};
+use crate::metrics::Metrics;
+use crate::object_store::{MeteredObjectStore, ObjectStore};
+use crate::programs::find_executor;
+use crate::readiness::Readiness;
+use crate::sites::{SiteStatus, Sites};
+use crate::sqlite::SqliteStore;
+use crate::telemetry::LogLevel;
+use crate::{jobs, router, server};
+
+/// Site events that may wait to be recorded.
+const SITE_EVENTS: usize = 256;
+
+/// Why the service did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The port is taken, or not ours to take.
+    #[error("cannot listen on {address}: {cause}; give another port (0 takes a free one)")]
+    Listen {
+        /// Address and port.
+        address: SocketAddr,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// Token file.
+    #[error(transparent)]
+    Tokens(#[from] TokenFileError),
+    /// A secret file.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// TLS set-up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A setting names something that cannot be used.
+    #[error("{0}")]
+    Configuration(String),
+    /// Something the service cannot do without.
+    #[error("cannot {action}: {cause}")]
+    Failed {
+        /// What was tried.
+        action: &'static str,
+        /// What happened.
+        cause: String,
+    },
+}
+
+impl StartError {
+    pub(crate) fn failed(action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |cause| Self::Failed {
+            action,
+            cause: cause.to_string(),
+        }
+    }
+
+    /// How the process ends.
+    #[must_use]
+    pub fn exit_status(&self) -> ExitStatus {
+        match self {
+            Self::DataDir(DataDirError::Locked(_)) => ExitStatus::TryAgain,
+            Self::Listen { cause, .. } if cause.kind() == std::io::ErrorKind::AddrInUse => {
+                ExitStatus::TryAgain
+            }
+            Self::DataDir(DataDirError::Io { .. })
+            | Self::Listen { .. }
+            | Self::Tokens(_)
+            | Self::Secret(_)
+            | Self::Configuration(_) => ExitStatus::Configuration,
+            Self::Tls(_) | Self::Store(_) | Self::Failed { .. } => ExitStatus::Failed,
+        }
+    }
+}
+
+/// A token that is cancelled at the first SIGINT or SIGTERM. A second one ends the process at once.
+pub(crate) fn stop_on_signals() -> Result<CancellationToken, StartError> {
+    let listen = |kind| signal(kind).map_err(StartError::failed("listen for signals"));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        for first in [true, false] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if first {
+                stopping.cancel();
+            }
+        }
+        tracing::warn!("second signal: stopping without waiting for anything");
+        #[expect(clippy::exit, reason = "the user asked twice")]
+        std::process::exit(130);
+    });
+    Ok(stop)
+}
+
+/// Runs a command on the async runtime.
+pub(crate) fn block_on(
+    command: impl Future<Output = Result<(), StartError>>,
+) -> Result<(), StartError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(StartError::failed("start the async runtime"))?
+        .block_on(command)
+}
+
+/// Opens the database in the data directory.
+pub(crate) async fn open_store(data_dir: &DataDir) -> Result<SqliteStore, StartError> {
+    let path = data_dir.join("cts.sqlite");
+    match tokio::task::spawn_blocking(move || SqliteStore::open(&path)).await {
+        Ok(store) => Ok(store?),
+        Err(error) => Err(StartError::Failed {
+            action: "open the database",
+            cause: error.to_string(),
+        }),
+    }
+}
+
+/// Takes the port.
+pub(crate) async fn listen(address: SocketAddr) -> Result<Listening, StartError> {
+    let error = |cause| StartError::Listen { address, cause };
+    let listener = TcpListener::bind(address).await.map_err(error)?;
+    let address = listener.local_addr().map_err(error)?;
+    Ok(Listening { listener, address })
+}
+
+/// A port that is ours.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listening {
+    /// How programs on this machine reach the service: an address that means "all" is reached over the
+    /// loopback.
+    pub(crate) fn local_url(&self) -> String {
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            address.set_ip(match address {
+                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        format!("http://{address}")
+    }
+}
+
+/// What a service is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) data_dir: DataDir,
+    pub(crate) listening: Listening,
+    pub(crate) server: server::Limits,
+    pub(crate) store: SqliteStore,
+    pub(crate) identity: Arc<dyn Identity>,
+    pub(crate) object_store: Arc<dyn ObjectStore>,
+    pub(crate) plain_http_registries: BTreeSet<String>,
+    pub(crate) config: Config,
+    pub(crate) log_level: LogLevel,
+    pub(crate) s3: S3Settings,
+    /// File with the secret key of `s3`, for executors.
+    pub(crate) s3_secret_path: PathBuf,
+    /// The site `local`, if it is offered.
+    pub(crate) local_site: Option<LocalSiteChoice>,
+    /// Why the site `kbase` is not available.
+    pub(crate) kbase_unavailable: &'static str,
+}
+
+/// A service that answers.
+#[derive(Debug)]
+pub(crate) struct RunningService {
+    /// How programs on this machine reach it.
+    pub(crate) url: String,
+    /// Why jobs do not run at the site `local`, if they do not.
+    pub(crate) local_problem: Option<String>,
+    local: Option<Arc<LocalSite>>,
+    background: Vec<(&'static str, JoinHandle<()>)>,
+    background_stop: CancellationToken,
+    server: JoinHandle<()>,
+    server_stop: CancellationToken,
+    answers_stop: CancellationToken,
+    _data_dir: DataDir,
+}
+
+impl RunningService {
+    /// Puts the parts together, answers requests, and takes up the jobs of the last run.
+    pub(crate) async fn start(parts: Parts) -> Self {
+        let url = parts.listening.local_url();
+        let (events, event_receiver) = mpsc::channel(SITE_EVENTS);
+        let local = local_site_settings(&parts, &url)
+            .map(|settings| Arc::new(LocalSite::new(settings, events)));
+        let metrics = Arc::new(Metrics::new());
+        let registry = OciImageRegistry::new(RegistryOptions {
+            plain_http_hosts: parts.plain_http_registries,
+            ..RegistryOptions::default()
+        });
+        let app = Arc::new(App {
+            jobs: Arc::new(CountedJobStore::new(
+                Arc::new(parts.store.clone()),
+                metrics.job_transitions(),
+            )),
+            images: Arc::new(parts.store.clone()),
+            site_store: Arc::new(parts.store.clone()),
+            outbox: Arc::new(parts.store),
+            identity: parts.identity,
+            sites: sites(&local, parts.kbase_unavailable),
+            object_store: Arc::new(MeteredObjectStore::new(
+                parts.object_store,
+                metrics.dependency_calls(),
+            )),
+            registry: Arc::new(MeteredImageRegistry::new(
+                Arc::new(registry),
+                metrics.dependency_calls(),
+            )),
+            clock: Arc::new(SystemClock),
+            config: parts.config,
+            metrics,
+            readiness: Readiness::default(),
+            job_pending: Notify::new(),
+            followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+            stopping: CancellationToken::new(),
+        });
+
+        let background_stop = CancellationToken::new();
+        let watcher = site_watcher::run(Arc::clone(&app), event_receiver, background_stop.clone());
+        let finisher = finisher::run(Arc::clone(&app), background_stop.clone());
+        let mut background = vec![
+            ("site watcher", tokio::spawn(watcher)),
+            ("finisher", tokio::spawn(finisher)),
+        ];
+        if app.config.start_jobs {
+            let starter = starter::run(Arc::clone(&app), background_stop.clone());
+            background.push(("starter", tokio::spawn(starter)));
+        }
+        let server_stop = CancellationToken::new();
+        let address = parts.listening.address;
+        let server = tokio::spawn(server::serve(
+            parts.listening.listener,
+            router::service(Arc::clone(&app)),
+            parts.server,
+            server_stop.clone(),
+        ));
+        tracing::info!(%address, "listening");
+
+        if local.is_ok() && app.config.start_jobs {
+            // After the server listens: executors that outlived the last run report at once.
+            if let Err(error) = jobs::resume::resume_site(&app, Site::Local).await {
+                tracing::error!(%error, "jobs of the last run are not taken up again");
+            }
+        }
+        let (local, local_problem) = match local {
+            Ok(site) => (Some(site), None),
+            Err(problem) => (None, Some(problem)),
+        };
+        Self {
+            url,
+            local_problem,
+            local,
+            background,
+            background_stop,
+            server,
+            server_stop,
+            answers_stop: app.stopping.clone(),
+            _data_dir: parts.data_dir,
+        }
+    }
+
+    /// Waits until the server ends by itself, which it never should. Cancel safe.
+    pub(crate) async fn ended(&mut self) -> StartError {
+        let ended = (&mut self.server).await;
+        StartError::Failed {
+            action: "serve requests",
+            cause: format!("the server ended: {ended:?}"),
+        }
+    }
+
+    /// Stops executors, background work and requests, in this order.
+    pub(crate) async fn stop(self) {
+        tracing::info!("stopping: executors first, then requests in progress");
+        // The server still answers: executors report their end while they stop.
+        if let Some(site) = &self.local {
+            site.shut_down().await;
+        }
+        self.background_stop.cancel();
+        for (name, task) in self.background {
+            if let Err(error) = task.await {
+                tracing::error!(%error, name, "a background task failed");
+            }
+        }
+        self.answers_stop.cancel();
+        self.server_stop.cancel();
+        if !self.server.is_finished()
+            && let Err(error) = self.server.await
+        {
+            tracing::error!(%error, "the server failed");
+        }
+        tracing::info!("stopped");
+    }
+}
+
+fn sites(local: &Result<Arc<LocalSite>, String>, kbase_unavailable: &str) -> Sites {
+    let unavailable = |reason: &str| SiteStatus::Unavailable {
+        reason: reason.to_owned(),
+    };
+    let local = match local {
+        Ok(site) => SiteStatus::Available(Arc::clone(site) as Arc<dyn ComputeSite>),
+        Err(reason) => unavailable(reason),
+    };
+    let no_nersc = "this service has no connection to NERSC";
+    Sites::new([
+        (Site::PerlmutterJaws, unavailable(no_nersc)),
+        (Site::LawrenciumJaws, unavailable(no_nersc)),
+        (Site::Kbase, unavailable(kbase_unavailable)),
+        (Site::Local, local),
+    ])
+}
+
+/// What executors on this machine need to know, or why there are none.
+fn local_site_settings(parts: &Parts, url: &str) -> Result<LocalSiteSettings, String> {
+    let choice = parts
+        .local_site
+        .as_ref()
+        .ok_or("this service runs no executors on its own machine")?;
+    let executor = find_executor(choice.executor.as_deref())?;
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(LocalSiteSettings {
+        executor,
+        jobs_dir: parts.data_dir.join("jobs"),
+        max_executors: choice.max_executors.unwrap_or(cpus),
+        service_root_url: url.to_owned(),
+        token_path: choice.token_path.clone(),
+        s3_url: parts.s3.url.as_str().trim_end_matches('/').to_owned(),
+        s3_access_key: parts.s3.access_key.clone(),
+        s3_secret_path: parts.s3_secret_path.clone(),
+        s3_insecure: parts.s3.verify == cts_net::tls::Verify::Nothing,
+        log_dir: parts.config.log_dir.clone(),
+        refdata_host_path: choice
+            .refdata_host_path
+            .clone()
+            .unwrap_or_else(|| parts.data_dir.join("refdata")),
+        job_update_timeout_min: choice.job_update_timeout_min,
+        log_level: parts.log_level.as_str().to_owned(),
+        path: std::env::var_os("PATH"),
+        docker_host: choice.docker_host.clone(),
+    })
+}

@@ -1,0 +1,282 @@
+//! The settings of `serve`: from a file and the environment to values that need no further check.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cts_net::secret::Secret;
+use cts_net::tls::Verify;
+use url::Url;
+
+use super::fault::{Fault, Faults};
+use super::keys;
+use super::reader::{Explained, Reader, Sources};
+use super::{Config, PathPrefix, RequestLimits};
+use crate::server;
+use crate::telemetry::{LogFormat, LogLevel};
+
+/// Everything an operator decides about `serve`.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// What clients may cost.
+    pub server: server::Limits,
+    /// Least level of log lines.
+    pub log_level: LogLevel,
+    /// The look of log lines.
+    pub log_format: LogFormat,
+    /// Directory of the database and of executors.
+    pub data_dir: PathBuf,
+    /// Who knows the users.
+    pub identity: IdentitySettings,
+    /// The S3 store.
+    pub s3: S3Access,
+    /// Registries that speak plain HTTP.
+    pub plain_http_registries: BTreeSet<String>,
+    /// The site `local`, if it is offered.
+    pub local_site: Option<LocalSiteChoice>,
+    /// The site `kbase` must not be used.
+    pub skip_kbase: bool,
+    /// What the use cases go by.
+    pub config: Config,
+}
+
+/// Who knows the users.
+#[derive(Debug, Clone)]
+pub enum IdentitySettings {
+    /// A file with tokens.
+    TokenFile(PathBuf),
+    /// KBase auth.
+    Kbase {
+        /// Its root.
+        url: Url,
+    },
+}
+
+/// How the S3 store is reached.
+#[derive(Debug, Clone)]
+pub struct S3Access {
+    /// The endpoint.
+    pub url: Url,
+    /// Access key.
+    pub access_key: String,
+    /// Secret key.
+    pub secret: Secret,
+    /// Whether the store's certificate is checked.
+    pub verify: Verify,
+}
+
+/// What an operator chooses of the site `local`.
+#[derive(Debug, Clone)]
+pub struct LocalSiteChoice {
+    /// The executor program; looked for if absent.
+    pub executor: Option<PathBuf>,
+    /// Executors at the same time; the number of CPUs if absent.
+    pub max_executors: Option<usize>,
+    /// File with the executors' token.
+    pub token_path: PathBuf,
+    /// Container engine; the executor's default if absent.
+    pub docker_host: Option<String>,
+    /// Root of the reference data; `refdata` in the data directory if absent.
+    pub refdata_host_path: Option<PathBuf>,
+    /// Minutes an executor keeps trying to report a state.
+    pub job_update_timeout_min: u32,
+}
+
+/// A configuration as read.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The settings, or all that is wrong.
+    pub settings: Result<Settings, Faults>,
+    /// Every setting that is right, for people.
+    pub explained: Vec<Explained>,
+    /// What is allowed and probably not meant; one log line each.
+    pub notes: Vec<String>,
+    /// What has no effect although it was given; one log line each.
+    pub without_effect: Vec<String>,
+}
+
+impl Loaded {
+    /// Reads and checks a configuration. Touches nothing but its file.
+    #[must_use]
+    pub fn read(sources: &Sources) -> Self {
+        let mut reader = Reader::new(sources);
+        let settings = settings(&mut reader);
+        let without_effect = without_effect(&reader);
+        let Reader {
+            explained,
+            faults,
+            notes,
+            ..
+        } = reader;
+        Self {
+            settings: match settings {
+                Some(settings) if faults.is_empty() => Ok(settings),
+                _ => Err(Faults(faults)),
+            },
+            explained,
+            notes,
+            without_effect,
+        }
+    }
+}
+
+/// The settings; none if one that is needed is absent or wrong, which the reader then has as a fault.
+fn settings(reader: &mut Reader) -> Option<Settings> {
+    check_mongo(reader);
+    check_paths(reader);
+    let local_site = local_site(reader);
+    let server = server_limits(reader);
+    let config = config(reader);
+    let identity = identity(reader);
+    let s3 = s3(reader);
+    Some(Settings {
+        address: SocketAddr::new(reader.get(&keys::BIND_ADDRESS)?, reader.get(&keys::PORT)?),
+        server: server?,
+        log_level: reader.get(&keys::LOG_LEVEL)?,
+        log_format: reader.get(&keys::LOG_FORMAT)?,
+        data_dir: reader.get(&keys::DATA_DIR)?,
+        identity: identity?,
+        s3: s3?,
+        plain_http_registries: reader
+            .get(&keys::PLAIN_HTTP_REGISTRIES)
+            .unwrap_or_default()
+            .into_iter()
+            .collect(),
+        local_site,
+        skip_kbase: reader.get(&keys::SKIP_KBASE)?,
+        config: config?,
+    })
+}
+
+fn server_limits(reader: &Reader) -> Option<server::Limits> {
+    Some(server::Limits {
+        max_connections: usize::try_from(reader.get(&keys::MAX_CONNECTIONS)?).ok()?,
+        head_timeout: seconds(reader.get(&keys::HEAD_TIMEOUT)?),
+        max_head_bytes: reader.get(&keys::MAX_HEAD_BYTES)?,
+        drain_timeout: seconds(reader.get(&keys::DRAIN_TIMEOUT)?),
+    })
+}
+
+fn config(reader: &Reader) -> Option<Config> {
+    Some(Config {
+        allowed_paths: reader.get(&keys::ALLOWED_PATHS).unwrap_or_default(),
+        log_dir: reader.get(&keys::LOG_DIR)?,
+        max_cpu_hours: reader.get(&keys::MAX_CPU_HOURS)?,
+        start_jobs: !reader.get(&keys::TEST_MODE)?,
+        request_limits: RequestLimits {
+            max_body_bytes: reader.get(&keys::MAX_BODY_BYTES)?,
+            timeout: seconds(reader.get(&keys::REQUEST_TIMEOUT)?),
+        },
+        root_path: reader.get(&keys::ROOT_PATH),
+        cors_origins: reader.get(&keys::CORS_ORIGINS).unwrap_or_default(),
+    })
+}
+
+fn identity(reader: &Reader) -> Option<IdentitySettings> {
+    if let Some(path) = reader.get(&keys::TOKEN_FILE) {
+        return Some(IdentitySettings::TokenFile(path));
+    }
+    Some(IdentitySettings::Kbase {
+        url: reader.get(&keys::AUTH_URL)?,
+    })
+}
+
+fn s3(reader: &Reader) -> Option<S3Access> {
+    Some(S3Access {
+        url: reader.get(&keys::S3_URL)?,
+        access_key: reader.get(&keys::S3_ACCESS_KEY)?,
+        secret: reader.get(&keys::S3_ACCESS_SECRET)?,
+        verify: if reader.get(&keys::S3_INSECURE)? {
+            Verify::Nothing
+        } else {
+            Verify::Certificates
+        },
+    })
+}
+
+fn local_site(reader: &mut Reader) -> Option<LocalSiteChoice> {
+    if !reader.get(&keys::LOCAL_ENABLED)? {
+        return None;
+    }
+    let token_path = reader.needed(
+        &keys::LOCAL_TOKEN_PATH,
+        "LocalSite.enabled is true, which needs it",
+    );
+    Some(LocalSiteChoice {
+        executor: reader.get(&keys::LOCAL_EXECUTOR),
+        max_executors: reader
+            .get(&keys::LOCAL_MAX_EXECUTORS)
+            .and_then(|executors| usize::try_from(executors).ok()),
+        token_path: token_path?,
+        docker_host: reader.get(&keys::LOCAL_DOCKER_HOST),
+        refdata_host_path: reader.get(&keys::REFDATA_HOST_PATH),
+        job_update_timeout_min: reader.get(&keys::UPDATE_TIMEOUT)?,
+    })
+}
+
+/// User and password come together.
+fn check_mongo(reader: &mut Reader) {
+    let user = reader.get(&keys::MONGO_USER).is_some();
+    let password = reader.get(&keys::MONGO_PWD).is_some();
+    if user && !password {
+        let problem = "it is given and MongoDB.mongo_pwd is not; give both or neither".to_owned();
+        reader.fault(&keys::MONGO_USER, problem);
+    } else if password && !user {
+        let problem = "it is given and MongoDB.mongo_user is not; give both or neither".to_owned();
+        reader.fault(&keys::MONGO_PWD, problem);
+    }
+}
+
+/// None of the allowed paths and the log path lies in another (contract config.md, checks at start).
+fn check_paths(reader: &mut Reader) {
+    let allowed = reader.get(&keys::ALLOWED_PATHS).unwrap_or_default();
+    if allowed.is_empty() {
+        return;
+    }
+    let log_dir = reader.get(&keys::LOG_DIR);
+    let named = allowed
+        .iter()
+        .map(|path| ("Jobs.allowed_s3_paths", path))
+        .chain(
+            log_dir
+                .iter()
+                .map(|path| ("Jobs.container_s3_log_dir", path)),
+        );
+    let all: Vec<(&str, &PathPrefix)> = named.collect();
+    for (index, (inner_key, inner)) in all.iter().enumerate() {
+        for (other, (outer_key, outer)) in all.iter().enumerate() {
+            if index != other && outer.contains(inner.as_str()) {
+                let (inner, outer) = (inner.as_str(), outer.as_str());
+                reader.faults.push(Fault {
+                    subject: (*inner_key).to_owned(),
+                    origin: None,
+                    problem: format!(
+                        "{inner} lies in {outer} of {outer_key}; allowed paths and the log path must lie \
+                         beside each other"
+                    ),
+                });
+            }
+        }
+    }
+}
+
+/// One line for what this service never uses, one for what comes later.
+fn without_effect(reader: &Reader) -> Vec<String> {
+    [
+        (keys::Status::Ignored, "have no effect in this service"),
+        (keys::Status::NotYet, "are not used yet by this version"),
+    ]
+    .into_iter()
+    .filter_map(|(status, what)| {
+        let given = reader.given_with(status);
+        (!given.is_empty()).then(|| format!("settings that {what}: {}", given.join(", ")))
+    })
+    .collect()
+}
+
+fn seconds(number: u32) -> Duration {
+    Duration::from_secs(u64::from(number))
+}

@@ -1,0 +1,279 @@
+//! The calls to KBase auth2's HTTP API and what their answers mean (contract service.md, section 8).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+use reqwest::StatusCode;
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use url::Url;
+
+use cts_net::tls::{TlsError, Verify, certificate_refusal, http_client_builder};
+
+use crate::identity::IdentityError;
+use crate::metrics::{Dependency, DependencyCalls, Outcome};
+
+/// Longest time one call may take. Requests wait for it, so it is short.
+pub(super) const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The largest answers are those about users with many linked accounts: some kilobytes.
+const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// What `GET /` of auth2 calls itself.
+const SERVICE_NAME: &str = "Authentication Service";
+
+/// auth2's code for a token that it does not know, or that has ended.
+const INVALID_TOKEN: i64 = 10020;
+
+/// auth2's code for a text that can be no user name.
+const ILLEGAL_USER_NAME: i64 = 30010;
+
+/// Client of one auth2.
+#[derive(Debug)]
+pub(super) struct Auth2 {
+    client: reqwest::Client,
+    root: Url,
+    calls: DependencyCalls,
+}
+
+/// What `GET api/V2/token` says, as far as it is used.
+#[derive(Debug, Deserialize)]
+pub(super) struct TokenDetails {
+    /// Milliseconds that the answer may be kept.
+    cachefor: u64,
+    /// End of the token, in milliseconds since 1970.
+    expires: u64,
+    #[serde(rename = "type")]
+    kind: String,
+    mfa: Option<String>,
+}
+
+/// What `GET api/V2/me` says, as far as it is used.
+#[derive(Debug, Deserialize)]
+pub(super) struct Me {
+    pub(super) user: String,
+    pub(super) customroles: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Root {
+    servicename: String,
+}
+
+#[derive(Deserialize)]
+struct ErrorAnswer {
+    error: ErrorDetails,
+}
+
+#[derive(Deserialize)]
+struct ErrorDetails {
+    appcode: Option<i64>,
+}
+
+impl TokenDetails {
+    /// How long auth2 allows the answer to be kept.
+    pub(super) fn cache_for(&self) -> Duration {
+        Duration::from_millis(self.cachefor)
+    }
+
+    /// How long the token will be valid; no time if it has ended.
+    pub(super) fn remaining(&self, now: SystemTime) -> Duration {
+        let now = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        // More than a year need not be told apart, and could not be added to a time.
+        Duration::from_millis(self.expires)
+            .saturating_sub(now)
+            .min(Duration::from_hours(365 * 24))
+    }
+
+    fn check(self) -> Result<Self, String> {
+        let kind = self.kind.to_lowercase();
+        if !matches!(kind.as_str(), "login" | "agent" | "developer" | "service") {
+            return Err(format!("the unknown token type {kind:?}"));
+        }
+        let mfa = self.mfa.as_deref().unwrap_or_default().to_lowercase();
+        if !matches!(mfa.as_str(), "" | "used" | "notused" | "unknown") {
+            return Err(format!("the unknown mfa state {mfa:?}"));
+        }
+        Ok(self)
+    }
+}
+
+impl Auth2 {
+    /// A client; sends nothing. Redirects are not followed: a token goes to no other host.
+    pub(super) fn new(
+        root: Url,
+        deadline: Duration,
+        calls: DependencyCalls,
+    ) -> Result<Self, TlsError> {
+        let client = http_client_builder(Verify::Certificates)?
+            .timeout(deadline)
+            .build()
+            .map_err(|error| TlsError::new(&error))?;
+        Ok(Self {
+            client,
+            root,
+            calls,
+        })
+    }
+
+    /// `GET api/V2/token`
+    pub(super) async fn token(&self, token: &SecretString) -> Result<TokenDetails, IdentityError> {
+        let url = self.url("api/V2/token");
+        let details: TokenDetails = self.get("token", &url, Some(token)).await?;
+        details.check().map_err(|what| unexpected(&url, &what))
+    }
+
+    /// `GET api/V2/me`
+    pub(super) async fn me(&self, token: &SecretString) -> Result<Me, IdentityError> {
+        self.get("me", &self.url("api/V2/me"), Some(token)).await
+    }
+
+    /// `GET api/V2/users/?list=`: which of the names exist.
+    pub(super) async fn existing_users(
+        &self,
+        names: &str,
+        token: &SecretString,
+    ) -> Result<BTreeSet<String>, IdentityError> {
+        let mut url = self.url("api/V2/users/");
+        url.query_pairs_mut().append_pair("list", names);
+        let users: BTreeMap<String, IgnoredAny> = self.get("users", &url, Some(token)).await?;
+        Ok(users.into_keys().collect())
+    }
+
+    /// `GET /`: whether this is an auth2.
+    pub(super) async fn check_service_name(&self) -> Result<(), IdentityError> {
+        let url = self.url("");
+        let root: Root = self.get("root", &url, None).await?;
+        if root.servicename == SERVICE_NAME {
+            Ok(())
+        } else {
+            Err(unexpected(
+                &url,
+                &format!("the service name {:?}", root.servicename),
+            ))
+        }
+    }
+
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.root.clone();
+        let base = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{base}/{path}"));
+        url
+    }
+
+    async fn get<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        url: &Url,
+        token: Option<&SecretString>,
+    ) -> Result<T, IdentityError> {
+        let call = self.call(url, token);
+        self.calls
+            .measure(Dependency::Auth2, operation, call, |error| match error {
+                IdentityError::InvalidToken | IdentityError::InvalidUserName(_) => Outcome::Refused,
+                IdentityError::Unavailable(_) | IdentityError::Unexpected(_) => {
+                    Outcome::Unavailable
+                }
+            })
+            .await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        url: &Url,
+        token: Option<&SecretString>,
+    ) -> Result<T, IdentityError> {
+        // Without it, auth2 answers some paths with pages for people.
+        let mut request = self
+            .client
+            .get(url.clone())
+            .header(ACCEPT, "application/json");
+        if let Some(token) = token {
+            // No token of auth2 has characters that a header cannot carry.
+            let mut value = HeaderValue::from_str(token.expose_secret())
+                .map_err(|_| IdentityError::InvalidToken)?;
+            value.set_sensitive(true);
+            request = request.header(AUTHORIZATION, value);
+        }
+        let response = request
+            .send()
+            .await
+            .map_err(|error| unavailable(url, &describe(&error)))?;
+        let status = response.status();
+        let body = read_bounded(url, response).await?;
+        if status != StatusCode::OK {
+            return Err(classify(url, status, &body));
+        }
+        // The text of a parse error can quote the answer, so it is left out.
+        serde_json::from_slice(&body)
+            .map_err(|_| unexpected(url, "something that is not the JSON it should be"))
+    }
+}
+
+async fn read_bounded(
+    url: &Url,
+    mut response: reqwest::Response,
+) -> Result<Vec<u8>, IdentityError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(|error| unavailable(url, &describe(&error)))?
+    {
+        if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+            return Err(unexpected(
+                url,
+                &format!("more than {MAX_ANSWER_BYTES} bytes"),
+            ));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// What an answer that is not 200 means.
+fn classify(url: &Url, status: StatusCode, body: &[u8]) -> IdentityError {
+    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        return unavailable(url, &status.to_string());
+    }
+    let appcode = serde_json::from_slice(body)
+        .ok()
+        .and_then(|ErrorAnswer { error }| error.appcode);
+    match appcode {
+        Some(INVALID_TOKEN) => IdentityError::InvalidToken,
+        Some(ILLEGAL_USER_NAME) => IdentityError::illegal_user_name(),
+        Some(code) => unexpected(url, &format!("{status}, application code {code}")),
+        None if status.is_redirection() => unexpected(
+            url,
+            &format!("{status}, a redirect; check the URL of auth2 in the configuration"),
+        ),
+        None => unexpected(url, &status.to_string()),
+    }
+}
+
+fn unavailable(url: &Url, cause: &str) -> IdentityError {
+    IdentityError::Unavailable(format!("KBase auth2 does not answer GET {url}: {cause}"))
+}
+
+fn unexpected(url: &Url, what: &str) -> IdentityError {
+    IdentityError::Unexpected(format!("KBase auth2 answered GET {url} with {what}"))
+}
+
+/// The cause at the end of the chain says what happened; the first only repeats the URL.
+fn describe(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "no answer in time".to_owned();
+    }
+    if let Some(refusal) = certificate_refusal(error) {
+        return refusal;
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,211 @@
+//! `cts-service serve`: the service as its configuration says, and `check-config`, which explains that.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+
+use cts_net::s3::S3Settings;
+use cts_net::secret::{SecretSource, read_secret_file};
+use cts_shared::s3_path::S3Path;
+
+use crate::assembly::{
+    Parts, RunningService, StartError, block_on, listen, open_store, stop_on_signals,
+};
+use crate::cli::{CheckConfigArgs, ServeArgs};
+use crate::config::settings::{IdentitySettings, Loaded, LocalSiteChoice, S3Access, Settings};
+use crate::config::{Config, PathPrefix, Sources, explain};
+use crate::data_dir::DataDir;
+use crate::exit::ExitStatus;
+use crate::identity::{Identity, TokenFile};
+use crate::jobs::submit::WRITE_TEST_NAME;
+use crate::object_store::{ObjectStore, ObjectStoreError, S3ObjectStore};
+use crate::telemetry;
+
+/// How long the S3 store may take to take the test objects before the service starts without its answer.
+const S3_TEST: Duration = Duration::from_secs(20);
+
+/// Prints every setting and where it came from; what is wrong goes to standard error.
+pub fn check_config(args: &CheckConfigArgs) -> ExitStatus {
+    let loaded = Loaded::read(&Sources::of_process(args.config.config.as_deref()));
+    let text = if args.json {
+        format!("{:#}\n", explain::json(&loaded))
+    } else {
+        explain::text(&loaded)
+    };
+    // Both may be closed; the exit status still tells.
+    let _closed = std::io::stdout().lock().write_all(text.as_bytes());
+    match &loaded.settings {
+        Ok(_) => ExitStatus::Done,
+        Err(faults) => {
+            let _closed = writeln!(std::io::stderr(), "cts-service: {faults}");
+            ExitStatus::Configuration
+        }
+    }
+}
+
+/// Runs the service until SIGINT or SIGTERM.
+///
+/// # Errors
+/// When it cannot start, or a part it cannot do without has failed.
+pub fn run(args: &ServeArgs) -> Result<(), StartError> {
+    let loaded = Loaded::read(&Sources::of_process(args.config.config.as_deref()));
+    let settings = loaded
+        .settings
+        .map_err(|faults| StartError::Configuration(faults.to_string()))?;
+    telemetry::init(settings.log_format, settings.log_level);
+    for note in &loaded.notes {
+        tracing::warn!("{note}");
+    }
+    for line in &loaded.without_effect {
+        tracing::info!("{line}");
+    }
+    block_on(serve(settings))
+}
+
+async fn serve(settings: Settings) -> Result<(), StartError> {
+    let stop = stop_on_signals()?;
+    let data_dir = DataDir::take(&settings.data_dir)?;
+    let identity = identity(&settings.identity)?;
+    let local_site = settings.local_site.map(local_site).transpose()?;
+    let s3 = s3_settings(settings.s3);
+    let object_store = S3ObjectStore::new(&s3)?;
+    let listening = listen(settings.address).await?;
+    let store = open_store(&data_dir).await?;
+    tokio::select! {
+        outcome = test_writing(&object_store, &settings.config) => outcome?,
+        () = stop.cancelled() => return Ok(()),
+    }
+    let local_enabled = local_site.is_some();
+    let s3_secret_path = match local_site {
+        Some(_) => data_dir.write_private("s3_secret", &s3.secret.current())?,
+        None => PathBuf::new(),
+    };
+
+    let mut service = RunningService::start(Parts {
+        data_dir,
+        listening,
+        server: settings.server,
+        store,
+        identity,
+        object_store: Arc::new(object_store),
+        plain_http_registries: settings.plain_http_registries,
+        config: settings.config,
+        log_level: settings.log_level,
+        s3,
+        s3_secret_path,
+        local_site,
+        kbase_unavailable: if settings.skip_kbase {
+            "it is switched off by KBCTS_SKIP_KBASE"
+        } else {
+            "no HTCondor pool is configured"
+        },
+    })
+    .await;
+    if local_enabled && let Some(problem) = &service.local_problem {
+        tracing::warn!(reason = %problem, "site local is not available");
+    }
+    let outcome = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        error = service.ended() => Err(error),
+    };
+    service.stop().await;
+    outcome
+}
+
+fn identity(settings: &IdentitySettings) -> Result<Arc<dyn Identity>, StartError> {
+    match settings {
+        IdentitySettings::TokenFile(path) => {
+            if !path.is_file() {
+                return Err(StartError::Configuration(format!(
+                    "Authentication.token_file: there is no file {}; docs/service.md shows one",
+                    path.display()
+                )));
+            }
+            Ok(Arc::new(TokenFile::open_or_create(path)?))
+        }
+        IdentitySettings::Kbase { url } => Err(StartError::Configuration(format!(
+            "Authentication.token_file is not set, and KBase auth ({url}) is not supported yet; set it"
+        ))),
+    }
+}
+
+/// Executors work in directories of their own: their files have absolute paths.
+fn local_site(choice: LocalSiteChoice) -> Result<LocalSiteChoice, StartError> {
+    let token_path = std::path::absolute(&choice.token_path)
+        .map_err(StartError::failed("find LocalSite.token_path"))?;
+    read_secret_file(&token_path)
+        .map_err(|error| StartError::Configuration(format!("LocalSite.token_path: {error}")))?;
+    Ok(LocalSiteChoice {
+        token_path,
+        ..choice
+    })
+}
+
+fn s3_settings(access: S3Access) -> S3Settings {
+    S3Settings {
+        url: access.url,
+        access_key: access.access_key,
+        secret: Arc::new(SecretSource::from_value(access.secret)),
+        verify: access.verify,
+    }
+}
+
+/// Puts an object into the log path and every allowed path, and deletes it (contract config.md, checks at
+/// start). What an operator must change stops the start; a store that does not answer does not, for a restart
+/// would not help it.
+async fn test_writing(store: &dyn ObjectStore, config: &Config) -> Result<(), StartError> {
+    let paths = std::iter::once(("Jobs.container_s3_log_dir", &config.log_dir)).chain(
+        config
+            .allowed_paths
+            .iter()
+            .map(|path| ("Jobs.allowed_s3_paths", path)),
+    );
+    let tests = join_all(paths.map(|(key, path)| async move {
+        test_writing_below(store, path)
+            .await
+            .err()
+            .map(|error| (key, path, error))
+    }));
+    let Ok(outcomes) = tokio::time::timeout(S3_TEST, tests).await else {
+        tracing::warn!("the S3 store does not answer; starting all the same");
+        return Ok(());
+    };
+    let mut wrong = Vec::new();
+    for (key, path, error) in outcomes.into_iter().flatten() {
+        let path = path.as_str();
+        match error {
+            ObjectStoreError::Denied { .. } => wrong.push(format!(
+                "{key}: the S3 store does not let the service write below {path}; check S3.access_key and \
+                 S3.access_secret, and give the key the right to put objects there"
+            )),
+            ObjectStoreError::NoSuchBucket { .. } | ObjectStoreError::NoSuchObject { .. } => {
+                wrong.push(format!(
+                    "{key}: the bucket of {path} does not exist; make it, or correct the path"
+                ));
+            }
+            error @ ObjectStoreError::Unavailable { .. } => {
+                tracing::warn!(%error, "the S3 store does not answer; starting all the same");
+            }
+        }
+    }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(StartError::Configuration(wrong.join("\n")))
+    }
+}
+
+async fn test_writing_below(
+    store: &dyn ObjectStore,
+    prefix: &PathPrefix,
+) -> Result<(), ObjectStoreError> {
+    let path = prefix.join(WRITE_TEST_NAME);
+    let path = S3Path::parse(&path).map_err(|_| ObjectStoreError::NoSuchBucket { path })?;
+    let content = Bytes::from_static(b"written and deleted by the CDM Task Service\n");
+    store.put(&path, content).await?;
+    store.delete(&path).await
+}

@@ -1,0 +1,146 @@
+//! Every route by every role (contract service.md, sections 1.2 and 1.3). A route without a row fails.
+
+use std::collections::BTreeSet;
+
+use axum::http::{Method, header};
+use axum::response::Response;
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+use cts_service::router;
+
+use crate::test_app::{TestApp, job_input, request};
+
+/// No token where one is needed.
+const NONE: &str = "401 10010";
+/// A role is missing, or the job is another's.
+const NO: &str = "403 20000";
+
+/// Who asks, in the order of the table's columns. The jobs are alice's.
+const CALLERS: [&str; 6] = ["", "alice", "bob", "admin", "executor", "refdata"];
+
+/// What everyone gets: status, and application code where there is one. That something is not there or
+/// not the case (`404 40070`) means that the caller got through to it.
+#[rustfmt::skip]
+const TABLE: &[(&str, &str, [&str; 6])] = &[
+    //                                                             nobody  alice  bob    admin  executor refdata
+    ("GET",  "/",                                                  ["200", "200", "200", "200", "200", "200"]),
+    ("GET",  "/whoami",                                            [NONE,  "200", "200", "200", "200", "200"]),
+    ("GET",  "/livez",                                             ["200", "200", "200", "200", "200", "200"]),
+    ("GET",  "/readyz",                                            ["200", "200", "200", "200", "200", "200"]),
+    ("GET",  "/metrics",                                           ["200", "200", "200", "200", "200", "200"]),
+    ("GET",  "/openapi.json",                                      ["200", "200", "200", "200", "200", "200"]),
+    ("GET",  "/docs",                                              ["200", "200", "200", "200", "200", "200"]),
+    ("GET",  "/docs/{file}",                                       ["200", "200", "200", "200", "200", "200"]),
+    ("GET",  "/redoc",                                             ["307", "307", "307", "307", "307", "307"]),
+    ("GET",  "/sites",                                             ["200", "200", "200", "200", "200", "200"]),
+    ("GET",  "/events",                                            [NONE,  "200", "200", "200", "200", "200"]),
+    ("GET",  "/events?all=true",                                   [NONE,  NO,    NO,    "200", NO,    NO]),
+    ("GET",  "/images",                                            ["200", "200", "200", "200", "200", "200"]),
+    ("GET",  "/images/{*rest}",                                    ["200", "200", "200", "200", "200", "200"]),
+    ("POST", "/jobs",                                              [NONE,  "200", "200", "200", "200", "200"]),
+    ("GET",  "/jobs/{job_id}",                                     [NONE,  "200", NO,    NO,    NO,    NO]),
+    ("GET",  "/jobs/{job_id}/status",                              [NONE,  "200", NO,    NO,    NO,    NO]),
+    ("GET",  "/jobs/{job_id}/exit_codes",                          [NONE,  "200", NO,    NO,    NO,    NO]),
+    ("PUT",  "/jobs/{job_id}/cancel",                              [NONE,  "204", NO,    NO,    NO,    NO]),
+    ("GET",  "/jobs/{job_id}/log/{container_num}/stdout",          [NONE,  "404 40070", NO, NO, NO,    NO]),
+    ("GET",  "/jobs/{job_id}/log/{container_num}/stderr",          [NONE,  "404 40070", NO, NO, NO,    NO]),
+    ("GET",  "/admin/jobs/{job_id}",                               [NONE,  NO,    NO,    "200", "200", NO]),
+    ("GET",  "/admin/jobs/{job_id}/container",                     [NONE,  NO,    NO,    "200", NO,    NO]),
+    ("POST", "/admin/images/{*rest}",                              [NONE,  NO,    NO,    "200", NO,    NO]),
+    ("PUT",  "/external_exec/jobs/{job_id}/container/{container_num}/update/{new_state}",
+                                                                   [NONE,  NO,    NO,    NO,    "204", NO]),
+];
+
+fn body(method: &str, path: &str) -> Option<Value> {
+    match (method, path) {
+        ("POST", "/jobs") => Some(job_input()),
+        ("PUT", path) if path.contains("/update/") => Some(json!({"time": "2031-01-01T00:00:00Z"})),
+        _ => None,
+    }
+}
+
+/// As the table has it.
+async fn outcome(response: Response) -> String {
+    let status = response.status();
+    if status.is_success() || status.is_redirection() {
+        // Some bodies do not end.
+        return status.as_u16().to_string();
+    }
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    format!("{} {}", status.as_u16(), body["error"]["appcode"])
+}
+
+fn fill_in(path: &str, job: &str) -> String {
+    let image = if path.starts_with("/admin/") {
+        // Not registered yet.
+        "reg.example.org/kbase/sh:2"
+    } else {
+        "reg.example.org/kbase/sh:1"
+    };
+    path.replace("{job_id}", job)
+        .replace("{container_num}", "0")
+        .replace("{new_state}", "job_submitting")
+        .replace("{file}", "initializer.js")
+        .replace("{*rest}", image)
+}
+
+#[tokio::test]
+async fn every_route_lets_in_whom_it_should() {
+    for (method, path, expected) in TABLE {
+        let app = TestApp::new();
+        app.register_image().await;
+        app.submit(1).await;
+        // So that the answer of /events, too, comes to an end.
+        app.app.stopping.cancel();
+        app.objects
+            .insert("cts/io/in/a.txt", "x", Some(crate::test_app::CRC));
+        let ask = async |caller: &str| {
+            let job = app.submit(1).await;
+            if path.contains("/update/") {
+                app.update(&job, 0, "download_submitted", body("PUT", path).unwrap())
+                    .await;
+            }
+            let request = request(caller, method, &fill_in(path, &job), body(method, path));
+            outcome(app.respond(request).await).await
+        };
+        for (caller, expected) in CALLERS.iter().zip(expected) {
+            assert_eq!(
+                ask(caller).await,
+                *expected,
+                "{method} {path} as {caller:?}"
+            );
+        }
+        // These two are the same wherever they go, on public routes too.
+        assert_eq!(ask("nobody-s").await, "401 10020", "{method} {path}");
+        assert_eq!(ask("half_admin").await, NO, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn every_route_has_a_row() {
+    let app = TestApp::new();
+    let mut routes = BTreeSet::new();
+    for path in router::paths() {
+        // No path has this method: the answer names those it has.
+        let answer = app
+            .call("", Method::TRACE.as_str(), &fill_in(&path, "x"), None)
+            .await
+            .expect(405);
+        for method in answer.headers[header::ALLOW].to_str().unwrap().split(',') {
+            routes.insert((method.trim().to_owned(), path.clone()));
+        }
+    }
+    let rows: BTreeSet<(String, String)> = TABLE
+        .iter()
+        .map(|(method, path, _)| {
+            let path = path.split('?').next().unwrap_or(path);
+            ((*method).to_owned(), path.to_owned())
+        })
+        .collect();
+    let missing: Vec<_> = routes.difference(&rows).collect();
+    assert!(missing.is_empty(), "routes without a row: {missing:?}");
+    let gone: Vec<_> = rows.difference(&routes).collect();
+    assert!(gone.is_empty(), "rows without a route: {gone:?}");
+}

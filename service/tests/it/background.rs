@@ -1,0 +1,56 @@
+//! Work that no request waits for.
+
+use std::time::Duration;
+
+use cts_service::background::starter::start_waiting_jobs;
+use cts_service::job_store::NewJob;
+use cts_shared::id::JobId;
+use cts_shared::job_input::JobInput;
+use cts_shared::state::job_flow::JobRecord;
+use serde_json::Value;
+
+use crate::test_app::{TestApp, job_input};
+
+/// The service was killed between storing a job and handing it to its site.
+#[tokio::test]
+async fn a_job_that_no_site_has_taken_is_handed_over() {
+    let app = TestApp::new();
+    app.register_image().await;
+    let image = app
+        .get("", "/images/reg.example.org/kbase/sh:1")
+        .await
+        .expect(200)
+        .json();
+    let id = JobId::new(uuid::Uuid::new_v4());
+    let submitted = app.app.clock.now();
+    app.app
+        .jobs
+        .insert_job(NewJob {
+            id,
+            user: "alice".to_owned(),
+            job_input: JobInput::from_json(&job_input()).unwrap(),
+            image: serde_json::from_value::<cts_shared::wire::image::JobImage>(without(
+                image,
+                &["urls", "usage_notes"],
+            ))
+            .unwrap(),
+            record: JobRecord::new(2, submitted),
+        })
+        .await
+        .unwrap();
+    // The submission itself may still be about to.
+    start_waiting_jobs(&app.app, Duration::from_secs(60))
+        .await
+        .unwrap();
+    assert_eq!(app.state(&id.to_string()).await, "created");
+    start_waiting_jobs(&app.app, Duration::ZERO).await.unwrap();
+    assert_eq!(app.site.wait_for(&id.to_string()).await, [0, 1]);
+    assert_eq!(app.state(&id.to_string()).await, "download_submitted");
+}
+
+fn without(mut value: Value, members: &[&str]) -> Value {
+    for member in members {
+        value.as_object_mut().unwrap().remove(*member);
+    }
+    value
+}

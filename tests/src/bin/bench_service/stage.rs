@@ -1,0 +1,182 @@
+//! The service that is measured, and what it works on.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cts_tests::binaries;
+use cts_tests::dev_service::{As, DevService, Launch};
+use cts_tests::load::Target;
+use cts_tests::object_store::ObjectStore;
+use cts_tests::testbed::Testbed;
+use futures::{StreamExt, TryStreamExt};
+use hyper::header::HeaderValue;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::progress;
+
+/// Input objects: those of the largest legal job.
+const INPUTS: u32 = 10_000;
+const PUTS_AT_ONCE: usize = 32;
+/// After a start, and after load: until memory that is only for the moment is given back.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// A running service with an image and inputs for jobs.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    service: DevService,
+    dir: PathBuf,
+    prefix: String,
+    image: String,
+    output_checksum: String,
+}
+
+impl Stage {
+    /// Stores the objects, starts the service with an empty store in `dir`, and lets it come to rest.
+    ///
+    /// # Errors
+    /// When a program is missing or a component fails.
+    pub(crate) async fn set(testbed: &Testbed, dir: &Path) -> Result<Self, Box<dyn Error>> {
+        let state = testbed.state();
+        let prefix = format!("{}/bench-service", state.s3.bucket);
+        let store = state.s3.client()?;
+        progress(&format!("storing {INPUTS} input objects"));
+        put_inputs(&store, &prefix).await?;
+        let output = format!("{prefix}/out/result");
+        let output_checksum = store.put(&output, b"result").await?;
+        if dir.exists() {
+            std::fs::remove_dir_all(dir)?;
+        }
+        std::fs::create_dir_all(dir)?;
+        let mut launch = Launch::with_idle_executor(binaries::release_service()?, dir)?;
+        // No object is written to try the right to write: that would measure the S3 server.
+        let allowed = ["--allowed-s3-path", &state.s3.bucket];
+        launch.options.extend(allowed.map(str::to_owned));
+        let (data, log) = (dir.join("data"), testbed.layout().log("bench-service"));
+        let service = DevService::launch(&launch, state, &data, &log).await?;
+        let stage = Self {
+            service,
+            dir: dir.to_owned(),
+            prefix,
+            image: state.images.test_tool.tagged(),
+            output_checksum,
+        };
+        tokio::time::sleep(SETTLE).await;
+        Ok(stage)
+    }
+
+    /// Registers the image that jobs name. Not done at the start: the service is at rest then.
+    pub(crate) async fn register_image(&self) -> Result<(), Box<dyn Error>> {
+        let path = format!("/admin/images/{}", self.image);
+        self.service
+            .call(As::Admin, Method::POST, &path, None)
+            .await?;
+        Ok(())
+    }
+
+    /// Ends the service, puts jobs into its store and starts it again.
+    ///
+    /// # Errors
+    /// When one of these fails.
+    pub(crate) async fn restart_with(&mut self, jobs: u32) -> Result<(), Box<dyn Error>> {
+        self.service.kill().await?;
+        let database = self.dir.join("data/cts.sqlite");
+        let filled = Command::new(binaries::store_prefill()?)
+            .arg(&database)
+            .args(["--jobs", &jobs.to_string()])
+            .status()
+            .await?;
+        if !filled.success() {
+            return Err(format!("cts-store-prefill: {filled}").into());
+        }
+        self.service.restart().await?;
+        tokio::time::sleep(SETTLE).await;
+        Ok(())
+    }
+
+    /// Stops the service and removes its data.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub(crate) async fn strike(self) -> Result<(), Box<dyn Error>> {
+        self.service.stop().await?;
+        Ok(std::fs::remove_dir_all(&self.dir)?)
+    }
+
+    /// A submission of `containers` containers with the first of the input objects.
+    pub(crate) fn submission(&self, containers: u32, inputs: u32) -> Value {
+        let inputs: Vec<_> = (0..inputs.min(INPUTS))
+            .map(|number| input(&self.prefix, number))
+            .collect();
+        json!({
+            "cluster": "local",
+            "image": self.image,
+            "params": {},
+            "num_containers": containers,
+            "output_dir": format!("{}/out", self.prefix),
+            "input_files": inputs,
+        })
+    }
+
+    /// What a container that completes names as its output. It is there.
+    pub(crate) fn outputs(&self) -> Value {
+        json!([{
+            "file": format!("{}/out/result", self.prefix),
+            "crc64nvme": self.output_checksum,
+        }])
+    }
+
+    /// Public routes.
+    pub(crate) fn anyone(&self) -> Target {
+        Target {
+            address: self.service.address(),
+            authorization: None,
+        }
+    }
+
+    /// As the owner of jobs.
+    pub(crate) fn user(&self) -> Target {
+        self.target(As::User)
+    }
+
+    /// As an executor.
+    pub(crate) fn executor(&self) -> Target {
+        self.target(As::Executor)
+    }
+
+    fn target(&self, who: As) -> Target {
+        let value = format!("Bearer {}", self.service.token(who));
+        Target {
+            address: self.service.address(),
+            authorization: HeaderValue::from_str(&value).ok(),
+        }
+    }
+
+    /// The service's resident set.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub(crate) fn resident_bytes(&self) -> Result<u64, Box<dyn Error>> {
+        let pid = self.service.pid().ok_or("the service has ended")?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix("kB"));
+        let kib: u64 = kib.ok_or("no VmRSS in /proc")?.trim().parse()?;
+        Ok(kib * 1024)
+    }
+}
+
+fn input(prefix: &str, number: u32) -> String {
+    format!("{prefix}/in/{number}")
+}
+
+async fn put_inputs(store: &ObjectStore, prefix: &str) -> Result<(), Box<dyn Error>> {
+    futures::stream::iter(0..INPUTS)
+        .map(|number| async move { store.put(&input(prefix, number), b"input").await })
+        .buffer_unordered(PUTS_AT_ONCE)
+        .try_for_each(|_checksum| futures::future::ready(Ok(())))
+        .await?;
+    Ok(())
+}
