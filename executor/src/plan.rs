@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use cts_shared::container_args::{ContainerArgsError, container_command};
+use cts_shared::container_log::log_name_prefix;
 use cts_shared::crc64nvme::{Crc64Nvme, InvalidCrc64Nvme};
 use cts_shared::file_location::{FileLocationError, RelativePath, file_locations};
 use cts_shared::id::ContainerNumber;
@@ -268,7 +269,7 @@ impl ContainerPlan {
 /// Where a container's logs go: bucket and key prefix (contract executor.md, section 4).
 #[must_use]
 pub fn log_prefix(log_path: &str, container: ContainerNumber) -> String {
-    format!("{log_path}/container-{container}-")
+    format!("{log_path}/{}", log_name_prefix(container))
 }
 
 fn files<'a>(

@@ -20,7 +20,7 @@ use cts_shared::site::Site;
 
 use crate::api::events::MAX_FOLLOWERS;
 use crate::app::App;
-use crate::background::{finisher, site_watcher, starter};
+use crate::background::{cleaner, finisher, site_watcher, starter};
 use crate::clock::SystemClock;
 use crate::compute_site::ComputeSite;
 use crate::compute_site::local::{LocalSite, LocalSiteSettings};
@@ -270,7 +270,9 @@ impl RunningService {
         ];
         if app.config.start_jobs {
             let starter = starter::run(Arc::clone(&app), background_stop.clone());
+            let cleaner = cleaner::run(Arc::clone(&app), background_stop.clone());
             background.push(("starter", tokio::spawn(starter)));
+            background.push(("cleaner", tokio::spawn(cleaner)));
         }
         let server_stop = CancellationToken::new();
         let address = parts.listening.address;

@@ -1,5 +1,6 @@
 //! Work no request waits for. Each is a step that can be taken at any time, and a loop around it.
 
+pub mod cleaner;
 pub mod finisher;
 pub mod site_watcher;
 pub mod starter;

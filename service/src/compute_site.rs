@@ -1,6 +1,9 @@
 //! A place where executors run, as a trait.
 
+use std::time::Duration;
+
 use futures::future::BoxFuture;
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
 use cts_shared::id::{ContainerNumber, JobId};
@@ -35,6 +38,29 @@ pub type SiteEvents = mpsc::Sender<SiteEvent>;
 #[error("{0}")]
 pub struct SiteError(pub String);
 
+/// Something of a job is left at its site.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CleanError {
+    /// Executors have reported the ends of their containers and have not ended yet.
+    #[error("the executors of {} of its containers are still running", .0.len())]
+    StillRunning(Vec<ContainerNumber>),
+    /// Something could not be removed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<CleanError> for Error {
+    fn from(error: CleanError) -> Self {
+        match error {
+            CleanError::StillRunning(_) => Self::Unavailable {
+                message: format!("the job cannot be cleaned yet: {error}; try again later"),
+                retry_after: Duration::from_secs(30),
+            },
+            CleanError::Failed(message) => Self::Internal(message),
+        }
+    }
+}
+
 /// Runs executors.
 pub trait ComputeSite: Send + Sync + std::fmt::Debug {
     /// The site's own rules for submissions, beyond its limits.
@@ -60,6 +86,30 @@ pub trait ComputeSite: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// When executors may be left.
     fn cancel(&self, job: JobId) -> BoxFuture<'_, Result<(), SiteError>>;
+
+    /// What the site's batch system says about a container: its own attributes by name, none if it
+    /// does not have the container yet.
+    ///
+    /// # Errors
+    /// 100000 if the site has no batch system; or when that does not know the container or does not
+    /// answer.
+    fn runner_status(
+        &self,
+        job: JobId,
+        container: ContainerNumber,
+    ) -> BoxFuture<'_, Result<Map<String, Value>, Error>>;
+
+    /// Removes what ended containers of a job left behind. Those that are not there are passed over.
+    /// What a running executor has is left alone.
+    ///
+    /// # Errors
+    /// [`CleanError::StillRunning`], when all the others are removed, or that something could not be
+    /// removed.
+    fn clean(
+        &self,
+        job: JobId,
+        containers: Vec<ContainerNumber>,
+    ) -> BoxFuture<'_, Result<(), CleanError>>;
 
     /// Stops all executors because the service stops. Containers that were not started stay as they
     /// are.

@@ -7,6 +7,7 @@
 //! | [`explain`] | what `check-config` prints |
 //! | [`fault`] | what is wrong, and where it stands |
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
@@ -33,8 +34,12 @@ pub struct Config {
     pub log_dir: PathPrefix,
     /// Most CPU hours one job may ask for: CPUs x containers x runtime.
     pub max_cpu_hours: f64,
+    /// What workers download.
+    pub worker_files: WorkerFiles,
     /// Whether stored jobs are handed to their sites. Not in test mode (contract config.md).
     pub start_jobs: bool,
+    /// When what ended jobs left behind is removed.
+    pub cleaning: Cleaning,
     /// What one request may cost.
     pub request_limits: RequestLimits,
     /// Prefix that a reverse proxy takes away, for the API's documentation.
@@ -43,8 +48,36 @@ pub struct Config {
     pub cors_origins: Vec<HeaderValue>,
 }
 
+/// Files that the service hands to workers (contract service.md, section 6, "Files for workers").
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WorkerFiles {
+    /// `/external_exec/files/condor/executable.sh`
+    pub executable: Option<PathBuf>,
+    /// `/external_exec/files/code_archive.tgz`
+    pub archive: Option<PathBuf>,
+}
+
 /// Default of [`Config::max_cpu_hours`] (contract config.md).
 pub const DEFAULT_MAX_CPU_HOURS: f64 = 100.0;
+
+/// When what ended jobs left behind at their sites is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cleaning {
+    /// Between two rounds.
+    pub interval: Duration,
+    /// How long ago a job must have ended.
+    pub age: Duration,
+}
+
+impl Default for Cleaning {
+    /// As the contract has it (config.md): every day, after thirty.
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_hours(24),
+            age: Duration::from_hours(30 * 24),
+        }
+    }
+}
 
 /// What one request may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -26,7 +26,7 @@ use crate::assembly::{
 };
 use crate::cli::DevArgs;
 use crate::config::settings::LocalSiteChoice;
-use crate::config::{Config, RequestLimits};
+use crate::config::{Cleaning, Config, RequestLimits, WorkerFiles};
 use crate::data_dir::DataDir;
 use crate::identity::TokenFile;
 use crate::object_store::{ObjectStore, S3ObjectStore};
@@ -120,7 +120,9 @@ async fn serve(
             allowed_paths: args.allowed_s3_path,
             log_dir: args.log_dir,
             max_cpu_hours: args.max_cpu_hours,
+            worker_files: WorkerFiles::default(),
             start_jobs: true,
+            cleaning: Cleaning::default(),
             request_limits: RequestLimits::default(),
             root_path: None,
             cors_origins: Vec::new(),

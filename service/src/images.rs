@@ -38,12 +38,30 @@ pub fn parse_name(text: &str) -> Result<ImageName, Error> {
 /// 40030, or a failure of the store.
 pub async fn get(app: &App, name: ImageName) -> Result<Image, Error> {
     let text = name.to_string();
-    app.images.image(name).await?.ok_or_else(|| {
-        Error::refused(
-            ErrorCode::NoSuchImage,
-            format!("No image {text} is registered; ask an administrator to register it"),
-        )
-    })
+    app.images
+        .image(name)
+        .await?
+        .ok_or_else(|| no_such_image(&text))
+}
+
+/// Removes the registered image a name means. Jobs that use it keep their copy.
+///
+/// # Errors
+/// 40030, or a failure of the store.
+pub async fn delete(app: &App, admin: &User, name: ImageName) -> Result<(), Error> {
+    let text = name.to_string();
+    if !app.images.delete_image(name).await? {
+        return Err(no_such_image(&text));
+    }
+    tracing::info!(image = %text, user = %admin.name, "image deleted");
+    Ok(())
+}
+
+fn no_such_image(name: &str) -> Error {
+    Error::refused(
+        ErrorCode::NoSuchImage,
+        format!("No image {name} is registered; ask an administrator to register it"),
+    )
 }
 
 /// Registers an image after asking its registry about it.

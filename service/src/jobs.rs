@@ -9,11 +9,15 @@ use cts_shared::state::job_flow::{JobRecord, Refusal};
 use crate::app::App;
 use crate::error::Error;
 use crate::identity::User;
-use crate::job_store::{JobSummary, StoredJob};
+use crate::job_store::{JobFilter, JobSummary, ListedJob, StoredJob};
 
+pub mod admin_meta;
 pub mod cancel;
+pub mod clean;
+pub mod containers;
 pub mod finish;
 pub mod logs;
+pub mod notify;
 pub mod report;
 pub mod resume;
 pub mod submit;
@@ -67,13 +71,28 @@ pub async fn get_own(app: &App, user: &User, id: JobId) -> Result<StoredJob, Err
 /// # Errors
 /// As [`get_own`].
 pub async fn get_own_summary(app: &App, user: &User, id: JobId) -> Result<JobSummary, Error> {
-    let job = app
-        .jobs
-        .job_summary(id)
-        .await?
-        .ok_or_else(|| no_such_job(id))?;
+    let job = get_summary(app, id).await?;
     check_owner(user, &job)?;
     Ok(job)
+}
+
+/// Any job, without its input.
+///
+/// # Errors
+/// 40040, or a failure of the store.
+pub async fn get_summary(app: &App, id: JobId) -> Result<JobSummary, Error> {
+    app.jobs
+        .job_summary(id)
+        .await?
+        .ok_or_else(|| no_such_job(id))
+}
+
+/// The jobs the filter lets through, last changed first, at most `limit`.
+///
+/// # Errors
+/// A failure of the store.
+pub async fn list(app: &App, filter: JobFilter, limit: u32) -> Result<Vec<ListedJob>, Error> {
+    Ok(app.jobs.list_jobs(filter, limit).await?)
 }
 
 fn check_owner(user: &User, job: &JobSummary) -> Result<(), Error> {

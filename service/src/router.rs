@@ -8,14 +8,14 @@ use axum::Router;
 use axum::extract::{OriginalUri, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Redirect, Response};
-use axum::routing::{MethodRouter, any, get, post, put};
+use axum::routing::{MethodRouter, any, delete, get, post, put};
 use tower::{Layer, Service};
 
 use crate::api::error::ApiError;
 use crate::api::request_context::{with_context, with_route};
 use crate::api::{
-    docs, events, external_exec, extract, health, images, jobs, metrics, response_headers, root,
-    sites,
+    admin_jobs, callbacks, docs, events, external_exec, extract, health, images, job_lists, jobs, logs,
+    metrics, nersc, notifications, response_headers, root, sites, worker_files,
 };
 use crate::app::App;
 use crate::error::Error;
@@ -84,34 +84,68 @@ fn routes(root_path: Option<&str>) -> Routes {
         .route("/metrics", get(metrics::metrics))
         .route("/sites", get(sites::list))
         .route("/events", get(events::follow))
-        .route("/images", get(images::list))
-        .rest("/images/", get(images::get), get(images::get_nameless))
-        .route("/jobs", post(jobs::submit))
+        .route("/images", get(images::list_images))
+        .rest("/images/", get(images::get))
+        .route("/jobs", get(job_lists::list_own).post(jobs::submit))
         .route("/jobs/{job_id}", get(jobs::get))
         .route("/jobs/{job_id}/status", get(jobs::status))
         .route("/jobs/{job_id}/exit_codes", get(jobs::exit_codes))
         .route("/jobs/{job_id}/cancel", put(jobs::cancel))
         .route(
             "/jobs/{job_id}/log/{container_num}/stdout",
-            get(jobs::stdout_log),
+            get(logs::stdout),
         )
         .route(
             "/jobs/{job_id}/log/{container_num}/stderr",
-            get(jobs::stderr_log),
+            get(logs::stderr),
         )
-        .route("/admin/jobs/{job_id}", get(jobs::admin_get))
+        .route("/admin/jobs", get(job_lists::list_all))
+        .route("/admin/jobs/{job_id}", get(admin_jobs::get))
+        .route(
+            "/admin/jobs/{job_id}/exit_codes",
+            get(admin_jobs::exit_codes),
+        )
         .route(
             "/admin/jobs/{job_id}/container",
-            get(jobs::admin_containers),
+            get(admin_jobs::containers),
         )
+        .route(
+            "/admin/jobs/{job_id}/container/{container_num}",
+            get(admin_jobs::container),
+        )
+        .route(
+            "/admin/jobs/{job_id}/runner_status",
+            get(admin_jobs::runner_status),
+        )
+        .route("/admin/jobs/{job_id}/cancel", put(admin_jobs::cancel_any))
+        .route("/admin/jobs/{job_id}/meta", put(admin_jobs::change_meta))
+        .route("/admin/jobs/{job_id}/notify", put(notifications::resend))
+        .route("/admin/jobs/{job_id}/clean", delete(admin_jobs::clean_job))
         .rest(
             "/admin/images/",
-            post(images::register),
-            any(images::get_nameless),
+            post(images::register).delete(images::delete),
         )
+        .route(
+            "/admin/sites/{site}/active",
+            put(sites::activate).delete(sites::deactivate),
+        )
+        .route("/admin/clients/nersc", get(nersc::client_info))
+        .route("/admin/unsent_notifications", post(notifications::unsent))
+        .route("/callback/download/{job_id}", get(callbacks::job))
+        .route("/callback/job/{job_id}", get(callbacks::job))
+        .route("/callback/upload/{job_id}", get(callbacks::job))
+        .route("/callback/errlogs/{job_id}", get(callbacks::job))
         .route(
             "/external_exec/jobs/{job_id}/container/{container_num}/update/{new_state}",
             put(external_exec::update_container),
+        )
+        .route(
+            "/external_exec/files/condor/executable.sh",
+            get(worker_files::executable),
+        )
+        .route(
+            "/external_exec/files/code_archive.tgz",
+            get(worker_files::archive),
         )
         .route("/openapi.json", docs::document(root_path))
         .route("/docs", get(docs::page))
@@ -139,16 +173,10 @@ impl Routes {
         routes
     }
 
-    /// A path of which the rest, slashes included, is one parameter; `empty` answers when the rest
-    /// is empty.
-    fn rest(
-        self,
-        path: &str,
-        methods: MethodRouter<Arc<App>>,
-        empty: MethodRouter<Arc<App>>,
-    ) -> Self {
-        let mut routes = self.root(&format!("{path}{{*rest}}"), methods);
-        routes.router = routes.router.route(path, empty);
+    /// A path of which the rest, slashes included, is one parameter, which may be empty.
+    fn rest(self, path: &str, methods: MethodRouter<Arc<App>>) -> Self {
+        let mut routes = self.root(&format!("{path}{{*rest}}"), methods.clone());
+        routes.router = routes.router.route(path, methods);
         routes
     }
 }

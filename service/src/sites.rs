@@ -8,6 +8,7 @@ use cts_shared::site::Site;
 
 use crate::compute_site::ComputeSite;
 use crate::error::Error;
+use crate::site_store::SiteStore;
 
 /// One site's standing.
 #[derive(Debug, Clone)]
@@ -49,6 +50,29 @@ impl Sites {
             ErrorCode::JobFlowUnavailable,
             format!("site {site} is unavailable: {reason}"),
         ))
+    }
+
+    /// The site, if it takes new jobs. Only new ones: what an administrator switches off finishes the
+    /// jobs it has.
+    ///
+    /// # Errors
+    /// In the contract's order: 60020 (not part of this service), 60010 (switched off), 60020 (cannot
+    /// be used now), or a failure of the store.
+    pub async fn open(
+        &self,
+        site: Site,
+        store: &dyn SiteStore,
+    ) -> Result<&Arc<dyn ComputeSite>, Error> {
+        if self.statuses.contains_key(&site) && store.inactive_sites().await?.contains(&site) {
+            return Err(Error::refused(
+                ErrorCode::JobFlowInactive,
+                format!(
+                    "site {site} takes no new jobs: an administrator has switched it off; use \
+                     another site or try again later"
+                ),
+            ));
+        }
+        self.available(site)
     }
 
     /// Every known site and its standing, in the contract's order.

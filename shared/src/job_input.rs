@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::job_input::rules::{CONTAINERS, CPUS, IMAGE};
 use crate::site::Site;
 use crate::validation::scalars::{integer, word};
-use crate::validation::{Checked, Fault, Faults, Members};
+use crate::validation::{Checked, Fault, Members};
 use crate::wire::error::ValidationDetail;
 
 /// A validated job submission, in the form the service holds and returns it.
@@ -260,7 +260,7 @@ impl JobInput {
     /// With every fault found, in the existing service's form. They are answered with 30010, or
     /// with 30020 if each is an [`ILLEGAL_S3_PATH`].
     pub fn from_json(body: &Value) -> Result<Self, Vec<ValidationDetail>> {
-        Self::check(body).map_err(Faults::into_details)
+        Self::check(body).map_err(|faults| faults.into_details("body"))
     }
 
     /// As [`JobInput::from_json`], for documents that hold a job input.

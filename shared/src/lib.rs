@@ -22,9 +22,12 @@
 //! | [`split`], [`file_location`], [`container_args`], [`manifest`], [`mount_point`] | from a job to one container's files, command and environment |
 //! | [`state`] | job, container and refdata states; the lift from containers to the job |
 //! | [`error_code`], [`failure`] | the codes users see; who is to blame and whether a retry helps |
+//! | [`container_log`] | where a container's output is kept |
+//! | [`validation`] | the pieces that checks of requests are built from |
 //! | [`wire`] | REST and Kafka payloads |
 
 pub mod container_args;
+pub mod container_log;
 pub mod crc64nvme;
 pub mod error_code;
 pub mod failure;
@@ -40,5 +43,5 @@ pub mod split;
 pub mod state;
 pub mod timestamp;
 mod unicode;
-mod validation;
+pub mod validation;
 pub mod wire;

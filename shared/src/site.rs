@@ -22,7 +22,7 @@ pub enum Site {
     Local,
 }
 
-/// What a site's nodes offer a container.
+/// What a site offers a container: a row of the contract's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SiteLimits {
     /// Number of nodes, if known.
@@ -33,6 +33,8 @@ pub struct SiteLimits {
     pub memory_per_node_gb: u32,
     /// Longest runtime in minutes.
     pub max_runtime_min: u32,
+    /// Whether the service follows each container; elsewhere only the site does.
+    pub containers_are_tracked: bool,
 }
 
 impl Site {
@@ -64,18 +66,21 @@ impl Site {
                 cpus_per_node: 256,
                 memory_per_node_gb: 492,
                 max_runtime_min: 2865,
+                containers_are_tracked: false,
             },
             Self::LawrenciumJaws => SiteLimits {
                 nodes: Some(8),
                 cpus_per_node: 32,
                 memory_per_node_gb: 492,
                 max_runtime_min: 4305,
+                containers_are_tracked: false,
             },
             Self::Kbase | Self::Local => SiteLimits {
                 nodes: None,
                 cpus_per_node: 168,
                 memory_per_node_gb: 990,
                 max_runtime_min: 10065,
+                containers_are_tracked: true,
             },
         }
     }

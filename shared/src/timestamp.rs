@@ -58,6 +58,15 @@ impl UtcTime {
             .ok_or_else(|| InvalidTime(value.clone()))
     }
 
+    /// Whether a value that [`parse_lenient`](Self::parse_lenient) reads is a date or a time without
+    /// an offset.
+    #[must_use]
+    pub fn lacks_offset(value: &Value) -> bool {
+        value.as_str().is_some_and(|text| {
+            text.parse::<Timestamp>().is_err() && text.parse::<civil::DateTime>().is_ok()
+        })
+    }
+
     /// The underlying timestamp.
     #[must_use]
     pub const fn timestamp(self) -> Timestamp {

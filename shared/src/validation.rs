@@ -6,12 +6,17 @@
 //!
 //! The kinds of faults and their places are those of the existing service's validation library,
 //! because clients read them; the words are ours.
+//!
+//! The service checks the other parts of its requests with the same pieces; where a document stands in
+//! the request, or a parameter, is said when the faults become the wire's ([`Faults::into_details`]).
 
 use serde_json::{Map, Value};
 
 use crate::wire::error::ValidationDetail;
 
-pub(crate) mod scalars;
+pub mod durations;
+pub mod scalars;
+pub mod times;
 
 /// Most faults kept for one document; beyond them only the number is reported.
 const MAX_FAULTS: usize = 1000;
@@ -20,7 +25,7 @@ const MAX_FAULTS: usize = 1000;
 const MAX_SHOWN_CHARS: usize = 200;
 
 /// What a check gives.
-pub(crate) type Checked<T> = Result<T, Faults>;
+pub type Checked<T> = Result<T, Faults>;
 
 /// One step on the way to a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +40,7 @@ enum Step {
 
 /// One thing wrong with a document.
 #[derive(Debug, Clone)]
-pub(crate) struct Fault {
+pub struct Fault {
     /// The way to the value, last step first.
     steps: Vec<Step>,
     kind: &'static str,
@@ -46,7 +51,7 @@ pub(crate) struct Fault {
 
 impl Fault {
     /// A fault of `value`. `message` says what to do, as a sentence without a final full stop.
-    pub(crate) fn new(kind: &'static str, value: &Value, message: impl Into<String>) -> Self {
+    pub fn new(kind: &'static str, value: &Value, message: impl Into<String>) -> Self {
         let input = match value {
             Value::Array(_) | Value::Object(_) => None,
             Value::String(text) if text.chars().nth(MAX_SHOWN_CHARS).is_some() => None,
@@ -62,7 +67,7 @@ impl Fault {
     }
 
     /// A fault that is not about a value that was given, or about one too large to show.
-    pub(crate) fn without_input(kind: &'static str, message: impl Into<String>) -> Self {
+    pub fn without_input(kind: &'static str, message: impl Into<String>) -> Self {
         Self {
             input: None,
             ..Self::new(kind, &Value::Null, message)
@@ -70,7 +75,7 @@ impl Fault {
     }
 
     /// Adds the bound that was broken.
-    pub(crate) fn with_bound(mut self, name: &str, bound: impl Into<Value>) -> Self {
+    pub fn with_bound(mut self, name: &str, bound: impl Into<Value>) -> Self {
         self.context = Some(Value::Object(Map::from_iter([(
             name.to_owned(),
             bound.into(),
@@ -118,7 +123,7 @@ impl Fault {
         )
     }
 
-    fn into_detail(self) -> ValidationDetail {
+    fn into_detail(self, part: &str) -> ValidationDetail {
         let steps = self.steps.into_iter().rev().map(|step| match step {
             Step::Member(name) => Value::from(name),
             Step::Element(index) => Value::from(index),
@@ -126,7 +131,7 @@ impl Fault {
         });
         ValidationDetail {
             kind: self.kind.to_owned(),
-            loc: std::iter::once(Value::from("body")).chain(steps).collect(),
+            loc: std::iter::once(Value::from(part)).chain(steps).collect(),
             msg: self.message,
             input: self.input,
             ctx: self.context,
@@ -136,7 +141,7 @@ impl Fault {
 
 /// The faults of a document, at most [`MAX_FAULTS`] of them.
 #[derive(Debug, Default)]
-pub(crate) struct Faults {
+pub struct Faults {
     kept: Vec<Fault>,
     dropped: usize,
 }
@@ -151,7 +156,9 @@ impl From<Fault> for Faults {
 }
 
 impl Faults {
-    pub(crate) const fn is_empty(&self) -> bool {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }
 
@@ -168,12 +175,12 @@ impl Faults {
     }
 
     /// Notes the faults of `checked` and gives its value if there are none.
-    pub(crate) fn collect<T>(&mut self, checked: Checked<T>) -> Option<T> {
+    pub fn collect<T>(&mut self, checked: Checked<T>) -> Option<T> {
         checked.map_err(|faults| self.add(faults)).ok()
     }
 
     /// The same faults, seen from the object that has them in its member `name`.
-    pub(crate) fn under_member(self, name: &str) -> Self {
+    pub fn under_member(self, name: &str) -> Self {
         self.under(&Step::Member(name.to_owned()))
     }
 
@@ -210,28 +217,38 @@ impl Faults {
             .max_by_key(|fault| (fault.depth(), !fault.is_type_mismatch()))
     }
 
-    /// The faults as the wire carries them.
-    pub(crate) fn into_details(self) -> Vec<ValidationDetail> {
+    /// The faults as the wire carries them. `part` says what of the request was checked: `body`,
+    /// `path` or `query`.
+    #[must_use]
+    pub fn into_details(self, part: &str) -> Vec<ValidationDetail> {
         let dropped = self.dropped;
-        let mut details: Vec<_> = self.kept.into_iter().map(Fault::into_detail).collect();
+        let mut details: Vec<_> = self
+            .kept
+            .into_iter()
+            .map(|fault| fault.into_detail(part))
+            .collect();
         if dropped > 0 {
             let message = format!("{dropped} more faults are not listed; correct these first");
-            details.push(Fault::without_input("too_many_faults", message).into_detail());
+            details.push(Fault::without_input("too_many_faults", message).into_detail(part));
         }
         details
     }
 }
 
 /// The members of an object, asked for one by one; faults are collected on the way.
-pub(crate) struct Members<'a> {
+#[derive(Debug)]
+pub struct Members<'a> {
     object: &'a Map<String, Value>,
     known: Vec<&'static str>,
     faults: Faults,
 }
 
 impl<'a> Members<'a> {
-    /// Opens an object; fails if `value` is none.
-    pub(crate) fn of(value: &'a Value) -> Checked<Self> {
+    /// Opens an object.
+    ///
+    /// # Errors
+    /// When `value` is none.
+    pub fn of(value: &'a Value) -> Checked<Self> {
         match value {
             Value::Object(object) => Ok(Self {
                 object,
@@ -243,7 +260,7 @@ impl<'a> Members<'a> {
     }
 
     /// A member that must be there.
-    pub(crate) fn required<T>(
+    pub fn required<T>(
         &mut self,
         name: &'static str,
         check: impl FnOnce(&'a Value) -> Checked<T>,
@@ -257,7 +274,7 @@ impl<'a> Members<'a> {
     }
 
     /// A member that may be absent, but not null.
-    pub(crate) fn defaulted<T>(
+    pub fn defaulted<T>(
         &mut self,
         name: &'static str,
         default: T,
@@ -269,7 +286,7 @@ impl<'a> Members<'a> {
     }
 
     /// A member that may be absent or null.
-    pub(crate) fn optional<T>(
+    pub fn optional<T>(
         &mut self,
         name: &'static str,
         check: impl FnOnce(&'a Value) -> Checked<T>,
@@ -281,7 +298,7 @@ impl<'a> Members<'a> {
     }
 
     /// Ends the object: members not asked for are faults. Gives all faults.
-    pub(crate) fn finish(mut self) -> Faults {
+    pub fn finish(mut self) -> Faults {
         for (name, value) in self.object {
             if !self.known.contains(&name.as_str()) {
                 let message = format!("remove {name:?}; the members are {}", self.known.join(", "));
@@ -293,7 +310,7 @@ impl<'a> Members<'a> {
     }
 
     /// Ends the object: members not asked for are passed over. Gives all faults.
-    pub(crate) fn finish_open(self) -> Faults {
+    pub fn finish_open(self) -> Faults {
         self.faults
     }
 
@@ -304,7 +321,10 @@ impl<'a> Members<'a> {
 }
 
 /// Checks every element of a list.
-pub(crate) fn list<T>(value: &Value, each: impl Fn(&Value) -> Checked<T>) -> Checked<Vec<T>> {
+///
+/// # Errors
+/// With the faults of all elements, or that `value` is no list.
+pub fn list<T>(value: &Value, each: impl Fn(&Value) -> Checked<T>) -> Checked<Vec<T>> {
     let Value::Array(elements) = value else {
         return Err(Fault::new("list_type", value, "give a JSON list").into());
     };
@@ -321,16 +341,41 @@ pub(crate) fn list<T>(value: &Value, each: impl Fn(&Value) -> Checked<T>) -> Che
     }
 }
 
-/// One way to read a value that may take several forms.
-pub(crate) struct Reading<'a, T> {
-    /// The existing service's name of it, part of the fault's place.
-    pub(crate) name: &'static str,
-    /// The check.
-    pub(crate) check: &'a dyn Fn(&Value) -> Checked<T>,
+/// Checks every member of an object whose names are free.
+///
+/// # Errors
+/// With the faults of all members, or that `value` is no object.
+pub fn object<T>(value: &Value, each: impl Fn(&Value) -> Checked<T>) -> Checked<Vec<(String, T)>> {
+    let Value::Object(members) = value else {
+        return Err(Fault::new("dict_type", value, "give a JSON object").into());
+    };
+    let mut faults = Faults::default();
+    let mut checked = Vec::with_capacity(members.len());
+    for (name, member) in members {
+        let member = each(member).map_err(|faults| faults.under_member(name));
+        checked.extend(faults.collect(member).map(|member| (name.clone(), member)));
+    }
+    if faults.is_empty() {
+        Ok(checked)
+    } else {
+        Err(faults)
+    }
 }
 
-/// The first reading that works; if none does, the faults of all of them.
-pub(crate) fn any_of<T>(value: &Value, readings: &[Reading<'_, T>]) -> Checked<T> {
+/// One way to read a value that may take several forms.
+#[expect(missing_debug_implementations, reason = "a function shows nothing")]
+pub struct Reading<'a, T> {
+    /// The existing service's name of it, part of the fault's place.
+    pub name: &'static str,
+    /// The check.
+    pub check: &'a dyn Fn(&Value) -> Checked<T>,
+}
+
+/// The first reading that works.
+///
+/// # Errors
+/// When none does, with the faults of all of them.
+pub fn any_of<T>(value: &Value, readings: &[Reading<'_, T>]) -> Checked<T> {
     let mut all = Faults::default();
     for reading in readings {
         match (reading.check)(value) {

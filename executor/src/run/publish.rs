@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cts_shared::container_log::LogStream;
 use cts_shared::s3_path::S3Path;
 use cts_shared::wire::job::S3File;
 use tokio::time::timeout;
@@ -124,13 +125,13 @@ impl Run<'_> {
         // The prefix was checked when the settings were read.
         let (bucket, key) = prefix.split_once('/').unwrap_or((prefix, ""));
         let items = [
-            (self.workdir.stderr_log(), "stderr.txt"),
-            (self.workdir.stdout_log(), "stdout.txt"),
+            (self.workdir.stderr_log(), LogStream::Stderr),
+            (self.workdir.stdout_log(), LogStream::Stdout),
         ]
         .into_iter()
-        .map(|(path, name)| Upload {
+        .map(|(path, stream)| Upload {
             source: Source::File(path),
-            object: ObjectName::new(bucket, format!("{key}{name}")),
+            object: ObjectName::new(bucket, format!("{key}{}", stream.name_suffix())),
         })
         .collect();
         let counters = Arc::new(Counters::default());

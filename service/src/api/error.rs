@@ -30,6 +30,11 @@ pub enum ApiError {
         /// The limit in bytes.
         limit: usize,
     },
+    /// No byte of what the `Range` header asks for exists.
+    RangeNotSatisfiable {
+        /// Bytes that exist.
+        size: u64,
+    },
 }
 
 impl From<Error> for ApiError {
@@ -57,6 +62,7 @@ impl ApiError {
             },
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
         }
     }
 
@@ -76,6 +82,9 @@ impl ApiError {
             Self::BodyTooLarge { limit } => {
                 Some(format!("the request body is larger than {limit} bytes"))
             }
+            Self::RangeNotSatisfiable { size } => Some(format!(
+                "the range begins behind the end; there are {size} bytes"
+            )),
         }
     }
 }
@@ -105,7 +114,9 @@ pub fn render(
             (Error::Invalid(Vec::new()).code(), Some(details.clone()))
         }
         ApiError::UseCase(error) => (error.code(), None),
-        ApiError::MethodNotAllowed | ApiError::BodyTooLarge { .. } => (None, None),
+        ApiError::MethodNotAllowed
+        | ApiError::BodyTooLarge { .. }
+        | ApiError::RangeNotSatisfiable { .. } => (None, None),
     };
     let body = ErrorEnvelope {
         error: ErrorDetail {
@@ -131,6 +142,11 @@ pub fn render(
         if let Ok(allow) = HeaderValue::from_str(&methods.join(", ")) {
             rendered.headers_mut().insert(header::ALLOW, allow);
         }
+    }
+    if let ApiError::RangeNotSatisfiable { size } = *error
+        && let Ok(range) = HeaderValue::from_str(&format!("bytes */{size}"))
+    {
+        rendered.headers_mut().insert(header::CONTENT_RANGE, range);
     }
     if let ApiError::UseCase(Error::Unavailable { retry_after, .. }) = &*error {
         rendered.headers_mut().insert(

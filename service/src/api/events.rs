@@ -19,12 +19,14 @@ use futures::Stream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use cts_shared::error_code::ErrorCode;
+use cts_shared::validation::scalars::boolean;
 
 use crate::app::App;
 use crate::error::Error;
 use crate::identity::Role;
 use crate::outbox::Event;
 
+use super::checks::Checks;
 use super::error::ApiError;
 use super::extract::QueryParams;
 use super::request_context::Caller;
@@ -56,15 +58,11 @@ pub async fn follow(
     query: QueryParams,
 ) -> Result<Response, ApiError> {
     let user = caller.user()?;
-    let all = match query.get("all") {
-        None | Some("false") => false,
-        Some("true") => true,
-        Some(_) => {
-            return Err(
-                Error::invalid("bool_parsing", &["query", "all"], "give true or false").into(),
-            );
-        }
+    let mut checks = Checks::default();
+    let Some(all) = checks.query(&query, "all", boolean) else {
+        return Err(checks.refuse());
     };
+    let all = all.unwrap_or(false);
     let since = headers
         .get("last-event-id")
         .and_then(|id| id.to_str().ok())

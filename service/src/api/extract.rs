@@ -1,22 +1,21 @@
-//! Bodies and path parameters, checked in the contract's order and answered with its details.
+//! Bodies, path and query parameters as they arrive; [`super::checks`] looks into them.
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, RawPathParams, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use cts_shared::error_code::ErrorCode;
-use cts_shared::id::ContainerNumber;
+use cts_shared::validation::{Checked, Fault};
 use cts_shared::wire::error::ValidationDetail;
 
 use crate::app::App;
 use crate::error::Error;
 
 use super::error::ApiError;
-use super::parameters::ID;
 
 /// A request body whose syntax is checked. Extracting it comes first: bad JSON is reported even
 /// without a token.
@@ -34,34 +33,27 @@ impl JsonBody {
     /// The JSON value.
     ///
     /// # Errors
-    /// 30010 if there is none.
-    pub fn required(self) -> Result<Value, Error> {
-        match self {
-            Self::Json(value) => Ok(value),
-            Self::Absent => Err(Error::invalid("missing", &["body"], "Field required")),
-            Self::Other => Err(not_json()),
-        }
+    /// If there is none.
+    pub fn required(&self) -> Checked<&Value> {
+        self.optional()?
+            .ok_or_else(|| Fault::without_input("missing", "send a JSON body").into())
     }
 
     /// The JSON value, or none if it is absent or null.
     ///
     /// # Errors
-    /// 30010 if there is something else.
-    pub fn optional(self) -> Result<Option<Value>, Error> {
+    /// If there is something else.
+    pub fn optional(&self) -> Checked<Option<&Value>> {
         match self {
             Self::Json(Value::Null) | Self::Absent => Ok(None),
             Self::Json(value) => Ok(Some(value)),
-            Self::Other => Err(not_json()),
+            Self::Other => Err(Fault::without_input(
+                "model_attributes_type",
+                "send a JSON object with the content type application/json",
+            )
+            .into()),
         }
     }
-}
-
-fn not_json() -> Error {
-    Error::invalid(
-        "model_attributes_type",
-        &["body"],
-        "send a JSON object with the content type application/json",
-    )
 }
 
 impl FromRequest<Arc<App>> for JsonBody {
@@ -137,7 +129,7 @@ fn invalid_json(bytes: &[u8], error: &serde_json::Error) -> Error {
     }])
 }
 
-/// Path parameters. What cannot be decoded names no path of ours.
+/// Path parameters, decoded. What cannot be decoded names no path of ours, nor does an encoded `/`.
 #[derive(Debug)]
 pub struct PathParams<T>(pub T);
 
@@ -145,10 +137,32 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathPar
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let raw = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|_| not_found())?;
+        if raw.iter().any(|(_, value)| value.contains('/')) {
+            return Err(not_found());
+        }
         let Path(params) = Path::<T>::from_request_parts(parts, state)
             .await
             .map_err(|_| not_found())?;
         Ok(Self(params))
+    }
+}
+
+/// The rest of the path, decoded, slashes included; empty if there is none.
+#[derive(Debug)]
+pub struct RestOfPath(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for RestOfPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let params = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|_| not_found())?;
+        let rest = params.iter().next().map(|(_, value)| value.to_owned());
+        Ok(Self(rest.unwrap_or_default()))
     }
 }
 
@@ -161,16 +175,6 @@ impl QueryParams {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
-    }
-
-    /// An integer of at least `min`, if given.
-    ///
-    /// # Errors
-    /// 30010.
-    pub fn integer(&self, name: &'static str, min: u64) -> Result<Option<u64>, Error> {
-        self.get(name)
-            .map(|text| integer(text, min, &["query", name]))
-            .transpose()
     }
 }
 
@@ -195,60 +199,4 @@ impl<S: Send + Sync> FromRequestParts<S> for QueryParams {
 #[must_use]
 pub fn not_found() -> ApiError {
     ApiError::from(Error::refused(ErrorCode::NotFound, "Not Found"))
-}
-
-/// Checks an id in a path.
-///
-/// # Errors
-/// 30010; 404 if it contains an encoded `/`, which no path of ours has there.
-pub fn check_id<'a>(text: &'a str, name: &'static str) -> Result<&'a str, ApiError> {
-    if text.contains('/') {
-        return Err(not_found());
-    }
-    ID.check_text(text, &["path", name]).map_err(Error::Invalid)?;
-    Ok(text)
-}
-
-/// A container number in a path.
-///
-/// # Errors
-/// 30010; 404 if it contains an encoded `/`.
-pub fn container_number(text: &str) -> Result<ContainerNumber, ApiError> {
-    if text.contains('/') {
-        return Err(not_found());
-    }
-    let number = integer(text, 0, &["path", "container_num"])?;
-    // Larger than any job's: as unknown as any other number that is too large.
-    Ok(ContainerNumber::try_from(number).unwrap_or(ContainerNumber::MAX))
-}
-
-fn integer(text: &str, min: u64, loc: &[&str]) -> Result<u64, Error> {
-    let trimmed = text.trim();
-    let digits = trimmed.strip_prefix('+').unwrap_or(trimmed);
-    let fault = |kind: &str, message: String| {
-        Error::Invalid(vec![ValidationDetail {
-            kind: kind.to_owned(),
-            loc: loc.iter().map(|&part| part.into()).collect(),
-            msg: message,
-            input: Some(json!(text)),
-            ctx: (kind == "greater_than_equal").then(|| json!({"ge": min})),
-        }])
-    };
-    let too_small = || fault("greater_than_equal", format!("give a number from {min}"));
-    if let Some(rest) = digits.strip_prefix('-')
-        && !rest.is_empty()
-        && rest.bytes().all(|byte| byte.is_ascii_digit())
-    {
-        return Err(too_small());
-    }
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(fault("int_parsing", "give a whole number".to_owned()));
-    }
-    let number = digits
-        .parse::<u64>()
-        .map_err(|_| fault("int_parsing_size", "give a smaller number".to_owned()))?;
-    if number < min {
-        return Err(too_small());
-    }
-    Ok(number)
 }

@@ -3,8 +3,14 @@
 use std::sync::LazyLock;
 
 use regex::Regex;
+use serde_json::Value;
 
-use cts_shared::job_input::rules::TextRule;
+use cts_shared::id::ContainerNumber;
+use cts_shared::job_input::rules::IMAGE;
+use cts_shared::site::Site;
+use cts_shared::state::JobState;
+use cts_shared::validation::Checked;
+use cts_shared::validation::scalars::{TextRule, at_least, word};
 
 /// A rule of length and pattern.
 macro_rules! text_rule {
@@ -31,8 +37,45 @@ pub static USER_NAME: TextRule = text_rule!(
     "a lower-case letter, then lower-case letters, digits and underscores"
 );
 
-/// Most jobs in a list, and how many there are unless the caller says otherwise.
-pub const MAX_LISTED_JOBS: u32 = 1000;
+/// `job_id`, `refdata_id`
+///
+/// # Errors
+/// With the fault.
+pub fn id(value: &Value) -> Checked<String> {
+    ID.check(value)
+}
 
-/// Age from which transitions count as not notified unless the caller says otherwise.
-pub const DEFAULT_NOTIFICATION_AGE: &str = "PT10M";
+/// `image_id`
+///
+/// # Errors
+/// With the fault.
+pub fn image_name(value: &Value) -> Checked<String> {
+    IMAGE.check(value)
+}
+
+/// `container_num`, `container_number`
+///
+/// # Errors
+/// With the fault.
+pub fn container_number(value: &Value) -> Checked<ContainerNumber> {
+    // Larger than any job's: as unknown as any other number that is too large.
+    at_least(value, 0).map(|number| ContainerNumber::try_from(number).unwrap_or(u32::MAX))
+}
+
+/// `state`, `new_state`
+///
+/// # Errors
+/// With the fault.
+pub fn state(value: &Value) -> Checked<JobState> {
+    let words: Vec<&str> = JobState::ALL.iter().map(|state| state.as_str()).collect();
+    word(value, &words.join(", "))
+}
+
+/// `site`, `cluster`
+///
+/// # Errors
+/// With the fault.
+pub fn site(value: &Value) -> Checked<Site> {
+    let words: Vec<&str> = Site::ALL.iter().map(|site| site.as_str()).collect();
+    word(value, &words.join(", "))
+}

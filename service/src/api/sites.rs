@@ -1,15 +1,24 @@
-//! `GET /sites`.
+//! `/sites` and `/admin/sites`.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use serde::Serialize;
 
 use cts_shared::site::Site;
 
 use crate::app::App;
+use crate::error::Error;
+use crate::identity::Role;
 use crate::sites::SiteStatus;
+
+use super::checks::only_path;
+use super::error::ApiError;
+use super::extract::PathParams;
+use super::parameters;
+use super::request_context::Caller;
 
 /// Answer of `GET /sites`. Nulls are kept here.
 #[derive(Debug, Serialize)]
@@ -31,7 +40,8 @@ struct SiteView {
 }
 
 /// `GET /sites`
-pub async fn list(State(app): State<Arc<App>>) -> Json<SitesView> {
+pub async fn list(State(app): State<Arc<App>>) -> Result<Json<SitesView>, ApiError> {
+    let inactive = app.site_store.inactive_sites().await.map_err(Error::from)?;
     let sites = app
         .sites
         .iter()
@@ -48,11 +58,46 @@ pub async fn list(State(app): State<Arc<App>>) -> Json<SitesView> {
                 memory_per_node_gb: limits.memory_per_node_gb,
                 max_runtime_min: limits.max_runtime_min,
                 notes: Vec::new(),
-                active: true,
+                active: !inactive.contains(&site),
                 available: unavailable_reason.is_none(),
                 unavailable_reason,
             }
         })
         .collect();
-    Json(SitesView { sites })
+    Ok(Json(SitesView { sites }))
+}
+
+/// `PUT /admin/sites/{site}/active`
+pub async fn activate(
+    state: State<Arc<App>>,
+    caller: Caller,
+    site: PathParams<String>,
+) -> Result<StatusCode, ApiError> {
+    set_active(state, caller, site, true).await
+}
+
+/// `DELETE /admin/sites/{site}/active`
+pub async fn deactivate(
+    state: State<Arc<App>>,
+    caller: Caller,
+    site: PathParams<String>,
+) -> Result<StatusCode, ApiError> {
+    set_active(state, caller, site, false).await
+}
+
+async fn set_active(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    PathParams(site): PathParams<String>,
+    active: bool,
+) -> Result<StatusCode, ApiError> {
+    let admin = caller.user()?;
+    let site = only_path("site", &site, parameters::site)?;
+    admin.require_any(&[Role::FullAdmin])?;
+    app.site_store
+        .set_site_active(site, active)
+        .await
+        .map_err(Error::from)?;
+    tracing::info!(site = %site, active, "site switched");
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -13,21 +13,23 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use cts_shared::error_code::ErrorCode;
 use cts_shared::id::{ContainerNumber, JobId};
 use cts_shared::job_input::JobInput;
 
-use crate::compute_site::{ComputeSite, SiteError, SiteEvent, SiteEvents};
+use crate::compute_site::{CleanError, ComputeSite, SiteError, SiteEvent, SiteEvents};
 use crate::config::PathPrefix;
 use crate::error::Error;
 use crate::identity::User;
 
 mod executor_process;
 
-use executor_process::{Ended, ExecutorProcess, PreviousRun};
+use executor_process::{Ended, ExecutorProcess, PreviousRun, container_directory, job_directory};
 
 /// How long an executor may take to stop its container and clean up: ten seconds of its own, the
 /// container's stop grace, and some more.
@@ -157,6 +159,38 @@ impl ComputeSite for LocalSite {
         .boxed()
     }
 
+    fn runner_status(
+        &self,
+        _job: JobId,
+        _container: ContainerNumber,
+    ) -> BoxFuture<'_, Result<Map<String, Value>, Error>> {
+        futures::future::ready(Err(Error::refused(
+            ErrorCode::UnsupportedOperation,
+            "site local has no batch system that could be asked about a container",
+        )))
+        .boxed()
+    }
+
+    fn clean(
+        &self,
+        job: JobId,
+        containers: Vec<ContainerNumber>,
+    ) -> BoxFuture<'_, Result<(), CleanError>> {
+        async move {
+            let watched = {
+                let jobs = self.shared.jobs();
+                let running = jobs.get(&job).map(|running| running.containers.clone());
+                running.unwrap_or_default()
+            };
+            let shared = Arc::clone(&self.shared);
+            let removing = move || remove_directories(&shared.settings, job, containers, &watched);
+            tokio::task::spawn_blocking(removing)
+                .await
+                .unwrap_or_else(|error| Err(CleanError::Failed(format!("cannot clean: {error}"))))
+        }
+        .boxed()
+    }
+
     fn shut_down(&self) -> BoxFuture<'_, ()> {
         async move {
             self.shared.stopping.cancel();
@@ -172,6 +206,41 @@ impl ComputeSite for LocalSite {
             }
         }
         .boxed()
+    }
+}
+
+/// Removes the directories of containers that have no executor, and the job's if that leaves it empty.
+fn remove_directories(
+    settings: &LocalSiteSettings,
+    job: JobId,
+    containers: Vec<ContainerNumber>,
+    watched: &HashSet<ContainerNumber>,
+) -> Result<(), CleanError> {
+    let mut running = Vec::new();
+    for container in containers {
+        // One that is watched may be about to start its executor.
+        let previous = ExecutorProcess::previous(settings, job, container);
+        if watched.contains(&container) || matches!(previous, PreviousRun::Alive(_)) {
+            running.push(container);
+            continue;
+        }
+        let directory = container_directory(settings, job, container);
+        match std::fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(CleanError::Failed(format!(
+                    "cannot remove {}: {error}; remove it by hand",
+                    directory.display()
+                )));
+            }
+            _removed => {}
+        }
+    }
+    // Not empty while other containers run: it goes with the last of them.
+    let _kept = std::fs::remove_dir(job_directory(settings, job));
+    if running.is_empty() {
+        Ok(())
+    } else {
+        Err(CleanError::StillRunning(running))
     }
 }
 

@@ -392,7 +392,7 @@ pub static CONDOR_S3_EXTERNAL: Key<bool> = not_yet(
 .or("false");
 
 /// See [`KEYS`].
-pub static CONDOR_EXECUTABLE: Key<PathBuf> = not_yet(
+pub static CONDOR_EXECUTABLE: Key<PathBuf> = used(
     "HTCondor",
     "executable_path",
     "KBCTS_HTC_EXE_PATH",
@@ -456,7 +456,7 @@ pub static MOUNT_PREFIX: Key<String> = not_yet(
 );
 
 /// See [`KEYS`].
-pub static ARCHIVE_PATH: Key<PathBuf> = not_yet(
+pub static ARCHIVE_PATH: Key<PathBuf> = used(
     "ExternalExecution",
     "archive_path",
     "KBCTS_CODE_ARCHIVE_PATH",
@@ -620,7 +620,7 @@ pub static MAX_CPU_HOURS: Key<f64> = used(
 .or("100");
 
 /// See [`KEYS`].
-pub static CLEAN_FREQUENCY: Key<u32> = not_yet(
+pub static CLEAN_FREQUENCY: Key<u32> = used(
     "Jobs",
     "clean_frequency_hours",
     "KBCTS_JOB_CLEAN_FREQUENCY_HOURS",
@@ -630,7 +630,7 @@ pub static CLEAN_FREQUENCY: Key<u32> = not_yet(
 .or("24");
 
 /// See [`KEYS`].
-pub static CLEAN_AGE: Key<u32> = not_yet(
+pub static CLEAN_AGE: Key<u32> = used(
     "Jobs",
     "clean_age_days",
     "KBCTS_CLEAN_AGE_DAYS",

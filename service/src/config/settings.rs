@@ -12,7 +12,7 @@ use url::Url;
 use super::fault::{Fault, Faults};
 use super::keys;
 use super::reader::{Explained, Reader, Sources};
-use super::{Config, PathPrefix, RequestLimits};
+use super::{Cleaning, Config, PathPrefix, RequestLimits, WorkerFiles};
 use crate::server;
 use crate::telemetry::{LogFormat, LogLevel};
 
@@ -165,7 +165,15 @@ fn config(reader: &Reader) -> Option<Config> {
         allowed_paths: reader.get(&keys::ALLOWED_PATHS).unwrap_or_default(),
         log_dir: reader.get(&keys::LOG_DIR)?,
         max_cpu_hours: reader.get(&keys::MAX_CPU_HOURS)?,
+        worker_files: WorkerFiles {
+            executable: reader.get(&keys::CONDOR_EXECUTABLE),
+            archive: reader.get(&keys::ARCHIVE_PATH),
+        },
         start_jobs: !reader.get(&keys::TEST_MODE)?,
+        cleaning: Cleaning {
+            interval: hours(reader.get(&keys::CLEAN_FREQUENCY)?),
+            age: hours(reader.get(&keys::CLEAN_AGE)?.saturating_mul(24)),
+        },
         request_limits: RequestLimits {
             max_body_bytes: reader.get(&keys::MAX_BODY_BYTES)?,
             timeout: seconds(reader.get(&keys::REQUEST_TIMEOUT)?),
@@ -275,6 +283,10 @@ fn without_effect(reader: &Reader) -> Vec<String> {
         (!given.is_empty()).then(|| format!("settings that {what}: {}", given.join(", ")))
     })
     .collect()
+}
+
+fn hours(number: u32) -> Duration {
+    Duration::from_secs(u64::from(number) * 3600)
 }
 
 fn seconds(number: u32) -> Duration {

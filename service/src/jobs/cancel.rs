@@ -15,6 +15,14 @@ use super::{get_own_summary, no_such_job, refused_step};
 /// 40040 (also if it has ended or is being canceled), 20000, or a failure of the store.
 pub async fn cancel_own(app: &App, user: &User, id: JobId) -> Result<(), Error> {
     get_own_summary(app, user, id).await?;
+    cancel_any(app, id).await
+}
+
+/// As [`cancel_own`], whoever's job it is.
+///
+/// # Errors
+/// 40040 (also if it has ended or is being canceled), or a failure of the store.
+pub async fn cancel_any(app: &App, id: JobId) -> Result<(), Error> {
     let now = app.clock.now();
     let change = app
         .jobs

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use futures::{StreamExt, TryStreamExt};
 
+use cts_shared::container_log::LogStream;
 use cts_shared::id::JobId;
 use cts_shared::s3_path::S3Path;
 use cts_shared::state::job_flow::{Evidence, JobRecord, Pending, Statistics};
@@ -15,7 +16,6 @@ use cts_shared::wire::job::S3File;
 
 use crate::app::App;
 use crate::error::Error;
-use crate::jobs::logs::LogStream;
 use crate::object_store::ObjectStoreError;
 
 use super::refused_step;

@@ -35,7 +35,7 @@ pub(crate) const WRITE_TEST_NAME: &str = "__cts_write_test_a7d1__";
 /// # Errors
 /// In the contract's order: 30001 (limits), 30040 and 40030 (image), 30001, 40060 and 30400
 /// (reference data), 30001 (mount points), 20010 and 40010 (output directory), 30020 and 30001 (places of the inputs),
-/// 20010, 40010, 30001 and 30030 (input objects), 60020 (site) and the site's own;
+/// 20010, 40010, 30001 and 30030 (input objects), 60020 and 60010 (site) and the site's own;
 /// [`Error::Unavailable`] when S3 does not answer.
 pub async fn submit_job(
     app: &Arc<App>,
@@ -50,7 +50,8 @@ pub async fn submit_job(
     check_places(&job_input)?;
     let files = check_input_files(app, job_input.input_files.to_files()).await?;
     app.sites
-        .available(job_input.cluster)?
+        .open(job_input.cluster, &*app.site_store)
+        .await?
         .check(user, &job_input)?;
 
     let id = JobId::new(uuid::Uuid::new_v4());

@@ -16,6 +16,11 @@ const NONE: &str = "401 10010";
 /// A role is missing, or the job is another's.
 const NO: &str = "403 20000";
 
+/// Not for jobs of this site.
+const UNSUPPORTED: &str = "400 100000";
+/// None is configured.
+const NO_FILE: &str = "404 40000";
+
 /// Who asks, in the order of the table's columns. The jobs are alice's.
 const CALLERS: [&str; 6] = ["", "alice", "bob", "admin", "executor", "refdata"];
 
@@ -47,6 +52,26 @@ const TABLE: &[(&str, &str, [&str; 6])] = &[
     ("GET",  "/jobs/{job_id}/log/{container_num}/stderr",          [NONE,  "404 40070", NO, NO, NO,    NO]),
     ("GET",  "/admin/jobs/{job_id}",                               [NONE,  NO,    NO,    "200", "200", NO]),
     ("GET",  "/admin/jobs/{job_id}/container",                     [NONE,  NO,    NO,    "200", NO,    NO]),
+    ("GET",  "/jobs",                                              [NONE,  "200", "200", "200", "200", "200"]),
+    ("GET",  "/admin/jobs",                                        [NONE,  NO,    NO,    "200", NO,    NO]),
+    ("GET",  "/admin/jobs/{job_id}/exit_codes",                    [NONE,  NO,    NO,    "200", NO,    NO]),
+    ("GET",  "/admin/jobs/{job_id}/container/{container_num}",     [NONE,  NO,    NO,    "200", NO,    NO]),
+    ("GET",  "/admin/jobs/{job_id}/runner_status",                 [NONE,  NO,    NO,    "400 100000", NO, NO]),
+    ("PUT",  "/admin/jobs/{job_id}/cancel",                        [NONE,  NO,    NO,    "204", NO,    NO]),
+    ("PUT",  "/admin/jobs/{job_id}/meta",                          [NONE,  NO,    NO,    "204", NO,    NO]),
+    ("PUT",  "/admin/jobs/{job_id}/notify?state=created",          [NONE,  NO,    NO,    "204", NO,    NO]),
+    ("DELETE", "/admin/jobs/{job_id}/clean",                       [NONE,  NO,    NO,    "400 30300", NO, NO]),
+    ("PUT",  "/admin/sites/{site}/active",                         [NONE,  NO,    NO,    "204", NO,    NO]),
+    ("DELETE", "/admin/sites/{site}/active",                       [NONE,  NO,    NO,    "204", NO,    NO]),
+    ("GET",  "/admin/clients/nersc",                               [NONE,  NO,    NO,    "400 60000", NO, NO]),
+    ("POST", "/admin/unsent_notifications",                        [NONE,  NO,    NO,    "200", NO,    NO]),
+    ("GET",  "/callback/download/{job_id}",                        [UNSUPPORTED; 6]),
+    ("GET",  "/callback/job/{job_id}",                             [UNSUPPORTED; 6]),
+    ("GET",  "/callback/upload/{job_id}",                          [UNSUPPORTED; 6]),
+    ("GET",  "/callback/errlogs/{job_id}",                         [UNSUPPORTED; 6]),
+    ("GET",  "/external_exec/files/condor/executable.sh",          [NO_FILE; 6]),
+    ("GET",  "/external_exec/files/code_archive.tgz",              [NO_FILE; 6]),
+    ("DELETE", "/admin/images/{*rest}",                            [NONE,  NO,    NO,    "404 40030", NO, NO]),
     ("POST", "/admin/images/{*rest}",                              [NONE,  NO,    NO,    "200", NO,    NO]),
     ("PUT",  "/external_exec/jobs/{job_id}/container/{container_num}/update/{new_state}",
                                                                    [NONE,  NO,    NO,    NO,    "204", NO]),
@@ -55,6 +80,7 @@ const TABLE: &[(&str, &str, [&str; 6])] = &[
 fn body(method: &str, path: &str) -> Option<Value> {
     match (method, path) {
         ("POST", "/jobs") => Some(job_input()),
+        ("PUT", path) if path.ends_with("/meta") => Some(json!({"set_fields": {"a": 1}})),
         ("PUT", path) if path.contains("/update/") => Some(json!({"time": "2031-01-01T00:00:00Z"})),
         _ => None,
     }
@@ -81,6 +107,7 @@ fn fill_in(path: &str, job: &str) -> String {
     };
     path.replace("{job_id}", job)
         .replace("{container_num}", "0")
+        .replace("{site}", "kbase")
         .replace("{new_state}", "job_submitting")
         .replace("{file}", "initializer.js")
         .replace("{*rest}", image)
@@ -92,8 +119,10 @@ async fn every_route_lets_in_whom_it_should() {
         let app = TestApp::new();
         app.register_image().await;
         app.submit(1).await;
-        // So that the answer of /events, too, comes to an end.
-        app.app.stopping.cancel();
+        if path.starts_with("/events") {
+            // So that its answer comes to an end.
+            app.app.stopping.cancel();
+        }
         app.objects
             .insert("cts/io/in/a.txt", "x", Some(crate::test_app::CRC));
         let ask = async |caller: &str| {

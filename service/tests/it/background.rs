@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cts_service::background::cleaner::clean_old_jobs;
 use cts_service::background::starter::start_waiting_jobs;
 use cts_service::job_store::NewJob;
 use cts_shared::id::JobId;
@@ -53,4 +54,26 @@ fn without(mut value: Value, members: &[&str]) -> Value {
         value.as_object_mut().unwrap().remove(*member);
     }
     value
+}
+
+/// Only jobs that ended long ago, and each once.
+#[tokio::test]
+async fn what_old_jobs_left_behind_is_removed() {
+    let app = TestApp::with_config(|config| config.cleaning.age = Duration::from_secs(3600));
+    app.register_image().await;
+    let old = app.submit(1).await;
+    let running = app.submit(1).await;
+    let path = format!("/jobs/{old}/cancel");
+    app.call("alice", "PUT", &path, None).await.expect(204);
+    app.finish_jobs().await;
+    assert_eq!(clean_old_jobs(&app.app).await.unwrap(), 0);
+    app.clock.advance(Duration::from_secs(3601));
+    assert_eq!(clean_old_jobs(&app.app).await.unwrap(), 1);
+    assert_eq!(clean_old_jobs(&app.app).await.unwrap(), 0);
+    let cleaned = async |job: &str| {
+        let job = app.get("admin", &format!("/admin/jobs/{job}")).await;
+        job.expect(200).json()["cleaned"].clone()
+    };
+    assert_eq!(cleaned(&old).await, true);
+    assert_eq!(cleaned(&running).await, false);
 }

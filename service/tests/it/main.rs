@@ -7,6 +7,7 @@
     reason = "a test stops at what it did not expect"
 )]
 
+mod admin;
 mod auth;
 mod authz;
 mod background;
@@ -17,6 +18,7 @@ mod envelope;
 mod events;
 mod images;
 mod jobs;
+mod lists;
 mod local_site;
 mod openapi;
 mod operations;

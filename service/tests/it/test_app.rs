@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use secrecy::SecretString;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -21,8 +22,8 @@ use cts_service::api::events::MAX_FOLLOWERS;
 use cts_service::app::App;
 use cts_service::background::finisher::finish_pending_jobs;
 use cts_service::clock::Clock;
-use cts_service::compute_site::{ComputeSite, SiteError};
-use cts_service::config::{Config, RequestLimits};
+use cts_service::compute_site::{CleanError, ComputeSite, SiteError};
+use cts_service::config::{Cleaning, Config, RequestLimits, WorkerFiles};
 use cts_service::error::Error;
 use cts_service::identity::{Role, TokenFile, User};
 use cts_service::image_registry::{FixedImageRegistry, MeteredImageRegistry, RegistryImage};
@@ -33,6 +34,7 @@ use cts_service::readiness::Readiness;
 use cts_service::router;
 use cts_service::sites::{SiteStatus, Sites};
 use cts_service::sqlite::SqliteStore;
+use cts_shared::error_code::ErrorCode;
 use cts_shared::id::{ContainerNumber, JobId};
 use cts_shared::job_input::JobInput;
 use cts_shared::site::Site;
@@ -51,6 +53,13 @@ pub(crate) const DIGEST: &str =
 #[derive(Debug)]
 pub(crate) struct TestClock(AtomicI64);
 
+impl TestClock {
+    pub(crate) fn advance(&self, time: Duration) {
+        let micros = i64::try_from(time.as_micros()).unwrap();
+        self.0.fetch_add(micros, Ordering::SeqCst);
+    }
+}
+
 impl Clock for TestClock {
     fn now(&self) -> UtcTime {
         let micros = self.0.fetch_add(1000, Ordering::SeqCst);
@@ -63,6 +72,7 @@ impl Clock for TestClock {
 pub(crate) struct RecordingSite {
     started: Mutex<Vec<(JobId, Vec<ContainerNumber>)>>,
     cancelled: Mutex<Vec<JobId>>,
+    cleaned: Mutex<Vec<(JobId, Vec<ContainerNumber>)>>,
     something_started: Notify,
 }
 
@@ -82,6 +92,14 @@ impl RecordingSite {
             }
             changed.await;
         }
+    }
+
+    pub(crate) async fn cleaned(&self) -> Vec<(String, Vec<ContainerNumber>)> {
+        let cleaned = self.cleaned.lock().await;
+        cleaned
+            .iter()
+            .map(|(id, containers)| (id.to_string(), containers.clone()))
+            .collect()
     }
 
     pub(crate) async fn cancelled(&self) -> Vec<String> {
@@ -116,6 +134,27 @@ impl ComputeSite for RecordingSite {
         .boxed()
     }
 
+    fn runner_status(
+        &self,
+        _job: JobId,
+        _container: ContainerNumber,
+    ) -> BoxFuture<'_, Result<Map<String, Value>, Error>> {
+        let refusal = Error::refused(ErrorCode::UnsupportedOperation, "no batch system");
+        futures::future::ready(Err(refusal)).boxed()
+    }
+
+    fn clean(
+        &self,
+        job: JobId,
+        containers: Vec<ContainerNumber>,
+    ) -> BoxFuture<'_, Result<(), CleanError>> {
+        async move {
+            self.cleaned.lock().await.push((job, containers));
+            Ok(())
+        }
+        .boxed()
+    }
+
     fn shut_down(&self) -> BoxFuture<'_, ()> {
         futures::future::ready(()).boxed()
     }
@@ -125,8 +164,9 @@ pub(crate) struct TestApp {
     pub(crate) app: Arc<App>,
     pub(crate) objects: Arc<MemoryObjectStore>,
     pub(crate) site: Arc<RecordingSite>,
+    pub(crate) clock: Arc<TestClock>,
     directory: tempfile::TempDir,
-    allowed_paths: Vec<String>,
+    config: Config,
 }
 
 /// An answer, read whole.
@@ -173,40 +213,55 @@ impl Answer {
 
 impl TestApp {
     pub(crate) fn new() -> Self {
-        Self::with_allowed_paths(&[])
+        Self::with_config(|_| {})
     }
 
     pub(crate) fn with_allowed_paths(allowed_paths: &[&str]) -> Self {
-        Self::customised(allowed_paths, |_| ())
+        Self::with_config(|config| {
+            config.allowed_paths = allowed_paths
+                .iter()
+                .map(|path| path.parse().unwrap())
+                .collect();
+        })
+    }
+
+    pub(crate) fn with_config(configure: impl FnOnce(&mut Config)) -> Self {
+        Self::with(|app| configure(&mut app.config))
     }
 
     /// A service of which parts or settings are others.
     pub(crate) fn with(customise: impl FnOnce(&mut App)) -> Self {
-        Self::customised(&[], customise)
+        Self::with_sites(&[Site::Local], customise)
     }
 
-    fn customised(allowed_paths: &[&str], customise: impl FnOnce(&mut App)) -> Self {
+    /// All sites take jobs, of any size.
+    pub(crate) fn with_every_site() -> Self {
+        Self::with_sites(&Site::ALL, |app| app.config.max_cpu_hours = f64::INFINITY)
+    }
+
+    fn with_sites(available: &[Site], customise: impl FnOnce(&mut App)) -> Self {
         let objects = Arc::new(MemoryObjectStore::default());
         objects.insert("cts/io/in/a.txt", "a", Some(CRC));
-        Self::build(
-            tempfile::tempdir().unwrap(),
-            objects,
-            allowed_paths.iter().map(|&path| path.to_owned()).collect(),
-            customise,
-        )
+        Self::build(tempfile::tempdir().unwrap(), objects, available, customise)
     }
 
     fn build(
         directory: tempfile::TempDir,
         objects: Arc<MemoryObjectStore>,
-        allowed_paths: Vec<String>,
+        available: &[Site],
         customise: impl FnOnce(&mut App),
     ) -> Self {
         let store = SqliteStore::open(&directory.path().join("cts.sqlite")).unwrap();
         let site = Arc::new(RecordingSite::default());
-        let unavailable = |reason: &str| SiteStatus::Unavailable {
-            reason: reason.to_owned(),
+        let kbase = SiteStatus::Unavailable {
+            reason: "no pool is configured".to_owned(),
         };
+        let available = available.iter().map(|available| {
+            let site = Arc::clone(&site) as Arc<dyn ComputeSite>;
+            (*available, SiteStatus::Available(site))
+        });
+        // 2031-02-03T04:05:06Z
+        let clock = Arc::new(TestClock(AtomicI64::new(1_927_857_906_000_000)));
         let metrics = Arc::new(Metrics::new());
         let mut app = App {
             jobs: Arc::new(CountedJobStore::new(
@@ -217,13 +272,7 @@ impl TestApp {
             site_store: Arc::new(store.clone()),
             outbox: Arc::new(store),
             identity: Arc::new(users()),
-            sites: Sites::new([
-                (
-                    Site::Local,
-                    SiteStatus::Available(Arc::clone(&site) as Arc<dyn ComputeSite>),
-                ),
-                (Site::Kbase, unavailable("no pool is configured")),
-            ]),
+            sites: Sites::new(std::iter::once((Site::Kbase, kbase)).chain(available)),
             object_store: Arc::new(MeteredObjectStore::new(
                 Arc::clone(&objects) as _,
                 metrics.dependency_calls(),
@@ -232,16 +281,14 @@ impl TestApp {
                 Arc::new(registry()),
                 metrics.dependency_calls(),
             )),
-            // 2031-02-03T04:05:06Z
-            clock: Arc::new(TestClock(AtomicI64::new(1_927_857_906_000_000))),
+            clock: Arc::clone(&clock) as _,
             config: Config {
-                allowed_paths: allowed_paths
-                    .iter()
-                    .map(|path| path.parse().unwrap())
-                    .collect(),
+                allowed_paths: Vec::new(),
                 log_dir: "cts/logs".parse().unwrap(),
                 max_cpu_hours: 100.0,
+                worker_files: WorkerFiles::default(),
                 start_jobs: true,
+                cleaning: Cleaning::default(),
                 request_limits: RequestLimits::default(),
                 root_path: None,
                 cors_origins: Vec::new(),
@@ -253,12 +300,14 @@ impl TestApp {
             stopping: CancellationToken::new(),
         };
         customise(&mut app);
+        let config = app.config.clone();
         Self {
             app: Arc::new(app),
             objects,
             site,
+            clock,
             directory,
-            allowed_paths,
+            config,
         }
     }
 
@@ -268,11 +317,13 @@ impl TestApp {
             app,
             objects,
             directory,
-            allowed_paths,
+            config,
             ..
         } = self;
         drop(app);
-        Self::build(directory, objects, allowed_paths, |_| ())
+        Self::build(directory, objects, &[Site::Local], |app| {
+            app.config = config
+        })
     }
 
     /// Sends a request whose answer does not end by itself.

@@ -99,7 +99,7 @@ mod tests {
 
     /// Bytes, or the kind of fault.
     fn bytes(value: &Value) -> Result<u64, String> {
-        memory(value).map_err(|faults| faults.into_details()[0].kind.clone())
+        memory(value).map_err(|faults| faults.into_details("body")[0].kind.clone())
     }
 
     #[test]

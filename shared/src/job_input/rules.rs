@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-pub use crate::validation::scalars::TextRule;
+use crate::validation::scalars::TextRule;
 
 /// Containers of a job.
 pub const CONTAINERS: RangeInclusive<u32> = 1..=1000;

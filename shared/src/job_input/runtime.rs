@@ -3,19 +3,13 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::LazyLock;
 use std::time::Duration;
 
-use regex::Regex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
 
+use crate::validation::durations::{MICROS_PER_SEC, micros, micros_in_text};
 use crate::validation::{Checked, Fault};
-
-const MICROS_PER_SEC: i128 = 1_000_000;
-const SECS_PER_MINUTE: i128 = 60;
-const SECS_PER_HOUR: i128 = 3600;
-const SECS_PER_DAY: i128 = 24 * SECS_PER_HOUR;
 
 /// Longest time one container may run: 1 s to 10065 min, default 60 s.
 ///
@@ -73,16 +67,7 @@ impl Runtime {
 
     /// Reads a JSON value.
     pub(super) fn check(value: &Value) -> Checked<Self> {
-        let runtime = match value {
-            Value::Bool(flag) => Self::from_micros(i128::from(*flag) * MICROS_PER_SEC),
-            Value::Number(seconds) => Self::from_micros(micros_of_seconds(seconds)),
-            Value::String(text) => text.parse(),
-            _ => {
-                let message = InvalidRuntime::Unreadable.to_string();
-                return Err(Fault::new("time_delta_type", value, message).into());
-            }
-        };
-        runtime.map_err(|error| {
+        Self::from_micros(micros(value)?).map_err(|error| {
             let fault = |kind| Fault::new(kind, value, error.to_string());
             match error {
                 InvalidRuntime::Unreadable => fault("time_delta_parsing"),
@@ -98,132 +83,12 @@ impl Runtime {
     }
 }
 
-fn micros_of_seconds(seconds: &serde_json::Number) -> i128 {
-    if let Some(seconds) = seconds.as_i64() {
-        return i128::from(seconds) * MICROS_PER_SEC;
-    }
-    let seconds = seconds.as_f64().unwrap_or(f64::INFINITY);
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "rounded; saturates, then out of bounds"
-    )]
-    let micros = (seconds * 1e6).round() as i128;
-    micros
-}
-
 impl FromStr for Runtime {
     type Err = InvalidRuntime;
 
     fn from_str(text: &str) -> Result<Self, InvalidRuntime> {
-        let (sign, unsigned) = match text.split_at_checked(1) {
-            Some(("-", unsigned)) => (-1, unsigned),
-            Some(("+", unsigned)) => (1, unsigned),
-            _ => (1, text),
-        };
-        let micros = match unsigned.strip_prefix('P') {
-            Some(units) => iso_micros(units),
-            None => clock_micros(unsigned),
-        };
-        Self::from_micros(sign * micros.ok_or(InvalidRuntime::Unreadable)?)
+        Self::from_micros(micros_in_text(text).ok_or(InvalidRuntime::Unreadable)?)
     }
-}
-
-/// Microseconds of an ISO 8601 duration after its `P`. Units may come in any order, and repeat;
-/// only the last number may have a fraction.
-fn iso_micros(mut units: &str) -> Option<i128> {
-    let (mut total, mut numbers, mut in_time, mut had_fraction) = (0, 0, false, false);
-    while !units.is_empty() {
-        if let Some(time) = units.strip_prefix('T') {
-            if in_time {
-                return None;
-            }
-            in_time = true;
-            units = time;
-            continue;
-        }
-        if had_fraction {
-            return None;
-        }
-        let (number, rest) = split_digits(units);
-        let (fraction, rest) = match rest.strip_prefix(['.', ',']) {
-            Some(rest) => {
-                had_fraction = true;
-                split_digits(rest)
-            }
-            None => ("", rest),
-        };
-        let unit = rest.chars().next()?;
-        let unit_secs = match (in_time, unit) {
-            (false, 'Y') => 365 * SECS_PER_DAY,
-            (false, 'M') => 30 * SECS_PER_DAY,
-            (false, 'W') => 7 * SECS_PER_DAY,
-            (false, 'D') => SECS_PER_DAY,
-            (true, 'H') => SECS_PER_HOUR,
-            (true, 'M') => SECS_PER_MINUTE,
-            (true, 'S') => 1,
-            _ => return None,
-        };
-        let unit_micros = unit_secs * MICROS_PER_SEC;
-        let whole = i128::from(number.parse::<u32>().ok()?) * unit_micros;
-        total += whole + rounded_fraction(fraction, unit_micros)?;
-        numbers += 1;
-        units = rest.strip_prefix(unit)?;
-    }
-    (numbers > 0).then_some(total)
-}
-
-fn split_digits(text: &str) -> (&str, &str) {
-    text.split_at(
-        text.find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(text.len()),
-    )
-}
-
-/// `0.<digits>` of a unit, rounded to microseconds; digits too small to matter are dropped.
-fn rounded_fraction(digits: &str, unit_micros: i128) -> Option<i128> {
-    const MAX_DIGITS: usize = 18;
-    let digits = digits.get(..MAX_DIGITS).unwrap_or(digits);
-    if digits.is_empty() {
-        return Some(0);
-    }
-    let denominator = 10_i128.pow(u32::try_from(digits.len()).ok()?);
-    let numerator = digits.parse::<i128>().ok()? * unit_micros;
-    Some((2 * numerator + denominator) / (2 * denominator))
-}
-
-/// `[D day(s)|d][,][ ]HH:MM[:SS[.ffffff]]`, or days alone.
-static CLOCK: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(concat!(
-        r"^(?:(?<days>[0-9]+) ?[dD](?:ays?|AYS?)?,? ?)?",
-        r"(?:(?<hours>[0-9]+):(?<minutes>[0-5][0-9])",
-        r"(?::(?<seconds>[0-5][0-9])(?:[.,](?<fraction>[0-9]+))?)?)?$",
-    ))
-    .expect("the pattern is constant")
-});
-
-/// Microseconds of a clock time; digits of the fraction beyond the sixth are dropped.
-fn clock_micros(text: &str) -> Option<i128> {
-    let groups = CLOCK.captures(text)?;
-    let group = |name| groups.name(name).map(|group| group.as_str());
-    let number = |name| group(name).map_or(Some(0), |digits| digits.parse::<u32>().ok());
-    if group("days").is_none() && group("hours").is_none() {
-        return None;
-    }
-    // One digit of hours needs the seconds: `1:00:00`, but not `1:00`.
-    if group("hours").is_some_and(|hours| hours.len() < 2) && group("seconds").is_none() {
-        return None;
-    }
-    // Only without days may the hours exceed a day.
-    if group("days").is_some() && number("hours")? > 23 {
-        return None;
-    }
-    let seconds = i128::from(number("days")?) * SECS_PER_DAY
-        + i128::from(number("hours")?) * SECS_PER_HOUR
-        + i128::from(number("minutes")?) * SECS_PER_MINUTE
-        + i128::from(number("seconds")?);
-    let fraction = group("fraction").unwrap_or_default();
-    let fraction = fraction.get(..6).unwrap_or(fraction);
-    Some(seconds * MICROS_PER_SEC + rounded_fraction(fraction, MICROS_PER_SEC)?)
 }
 
 impl fmt::Display for Runtime {

@@ -9,7 +9,6 @@ use serde::de::DeserializeOwned;
 use serde_json::{Number, Value};
 
 use super::{Checked, Fault, Faults};
-use crate::wire::error::ValidationDetail;
 
 /// A number in a text: no exponent; a fraction only of zeros.
 static INTEGER: LazyLock<Regex> = LazyLock::new(|| {
@@ -17,7 +16,10 @@ static INTEGER: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 /// An integer within bounds: an integral number, a boolean, or a text that holds an integer.
-pub(crate) fn integer<T>(value: &Value, range: RangeInclusive<T>) -> Checked<T>
+///
+/// # Errors
+/// With the fault, when it is none.
+pub fn integer<T>(value: &Value, range: RangeInclusive<T>) -> Checked<T>
 where
     T: Copy + Display + Into<i128> + Into<Value> + TryFrom<i128>,
 {
@@ -90,7 +92,10 @@ fn integral(number: &Number) -> Option<i128> {
 }
 
 /// A boolean, 1 or 0, or one of the usual words.
-pub(crate) fn boolean(value: &Value) -> Checked<bool> {
+///
+/// # Errors
+/// With the fault, when it is none.
+pub fn boolean(value: &Value) -> Checked<bool> {
     let word = match value {
         Value::Bool(flag) => return Ok(*flag),
         Value::String(text) => text.to_ascii_lowercase(),
@@ -110,6 +115,18 @@ pub(crate) fn boolean(value: &Value) -> Checked<bool> {
             Err(Fault::new(kind, value, "give true or false").into())
         }
     }
+}
+
+/// An integer from `least`; those too large for the type become its largest value.
+///
+/// # Errors
+/// With the fault, when it is none.
+pub fn at_least(value: &Value, least: u64) -> Checked<u64> {
+    within(
+        value,
+        any_integer(value)?.min(u64::MAX.into()),
+        least..=u64::MAX,
+    )
 }
 
 /// What a text must be: its length in code points, and perhaps a pattern.
@@ -155,24 +172,11 @@ impl TextRule {
         self.pattern.as_ref().map(|(pattern, _)| pattern.as_str())
     }
 
-    /// Checks a text that is not part of a body; `loc` says where it is.
+    /// Checks a text.
     ///
     /// # Errors
-    ///
-    /// With what is wrong with it, in the existing service's form.
-    pub fn check_text(&self, text: &str, loc: &[&str]) -> Result<(), Vec<ValidationDetail>> {
-        let checked = self.check(&Value::from(text));
-        checked.map(drop).map_err(|faults| {
-            let mut details = faults.into_details();
-            for detail in &mut details {
-                detail.loc = loc.iter().map(|&part| part.into()).collect();
-            }
-            details
-        })
-    }
-
-    /// Checks a text.
-    pub(crate) fn check(&self, value: &Value) -> Checked<String> {
+    /// With the fault, when it is none.
+    pub fn check(&self, value: &Value) -> Checked<String> {
         let text = any_text(value)?;
         let length = text.chars().count();
         if length > *self.length.end() {
@@ -198,14 +202,20 @@ impl TextRule {
 }
 
 /// Any text; nothing else becomes one.
-pub(crate) fn any_text(value: &Value) -> Checked<&str> {
+///
+/// # Errors
+/// With the fault, when it is none.
+pub fn any_text(value: &Value) -> Checked<&str> {
     value
         .as_str()
         .ok_or_else(|| Fault::new("string_type", value, "give a text").into())
 }
 
 /// One of a closed set of words; `words` lists them for the message.
-pub(crate) fn word<T: DeserializeOwned>(value: &Value, words: &str) -> Checked<T> {
+///
+/// # Errors
+/// With the fault, when it is none.
+pub fn word<T: DeserializeOwned>(value: &Value, words: &str) -> Checked<T> {
     let message = || format!("give one of {words}");
     T::deserialize(value).map_err(|_| Fault::new("enum", value, message()).into())
 }

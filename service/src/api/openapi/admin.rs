@@ -8,11 +8,12 @@ use super::images::image_id;
 use super::jobs::{admin_meta, container, job, listing, transition};
 use super::operation::{Access, Operation, container_num, in_path, in_query, job_id};
 use super::schema::{
-    Object, Schema, boolean, duration, integer, integer_from, list_of, nullable, reference, string,
-    text, time, with, with_default,
+    Object, Schema, boolean, duration, integer, integer_from, iso_8601, list_of, nullable,
+    reference, string, text, time, with, with_default,
 };
 use crate::api::images::{MAX_URLS, URL, USAGE_NOTES};
-use crate::api::parameters::{DEFAULT_NOTIFICATION_AGE, ID, USER_NAME};
+use crate::api::notifications::DEFAULT_AGE;
+use crate::api::parameters::{ID, USER_NAME};
 
 pub(super) const TAG: &str = "Admin";
 
@@ -219,15 +220,16 @@ fn other_operations() -> Vec<Operation> {
         Operation::post("/admin/unsent_notifications", "handle_unsent_notifications")
             .about(
                 Access::Admin,
-                "Send notifications that were not sent",
-                "Those of transitions older than the age.",
+                "Count the notifications that were not sent",
+                "Those of transitions older than the age. They are sent without this call, as soon as \
+                 the receiver is there.",
             )
             .parameter(in_query(
                 "notification_age",
-                with_default(duration(), DEFAULT_NOTIFICATION_AGE),
+                with_default(duration(), iso_8601(DEFAULT_AGE)),
                 "Age of the transitions, a minute or more.",
             ))
-            .answers(reference("UnsentNotifications"), "What is being sent."),
+            .answers(reference("UnsentNotifications"), "What waits to be sent."),
     ]
 }
 
@@ -261,7 +263,7 @@ pub(super) fn schemas() -> Vec<Schema> {
         ),
         (
             "UnsentNotifications",
-            Object::new("What is being sent.")
+            Object::new("What waits to be sent.")
                 .always("jobs", integer(), "Number of jobs.")
                 .always("transitions", integer(), "Number of transitions.")
                 .build(),

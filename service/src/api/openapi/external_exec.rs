@@ -20,6 +20,14 @@ pub(super) fn operations() -> Vec<Operation> {
                 with(string(), "format", "binary"),
                 "The file.",
             )
+            .answers_as(
+                "206",
+                "*/*",
+                with(string(), "format", "binary"),
+                "The part that `Range` asks for.",
+            )
+            .answers_without_body("304", "Not changed since what the request's headers say.")
+            .answers_without_body("416", "There is no such part.")
             .tagged(TAG)
     };
     vec![

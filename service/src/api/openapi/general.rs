@@ -3,7 +3,9 @@
 use cts_shared::wire::root::SERVICE_NAME;
 
 use super::operation::{Access, Operation, in_query};
-use super::schema::{Object, Schema, boolean, list_of, reference, string, time, with_default, words};
+use super::schema::{
+    Object, Schema, boolean, list_of, reference, string, time, with_default, words,
+};
 
 pub(super) const TAG: &str = "General";
 

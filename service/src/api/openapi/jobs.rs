@@ -12,7 +12,7 @@ use super::schema::{
     Object, Schema, integer, integer_from, integer_within, list_of, nullable, number, one_of,
     reference, string, string_of_length, text, time, with_default, words,
 };
-use crate::api::parameters::MAX_LISTED_JOBS;
+use crate::api::job_lists::MAX_JOBS;
 
 pub(super) const TAG: &str = "Jobs";
 
@@ -130,8 +130,8 @@ pub(super) fn listing(operation: Operation) -> Operation {
         .parameter(in_query(
             "limit",
             with_default(
-                nullable(integer_within(&(1..=MAX_LISTED_JOBS))),
-                MAX_LISTED_JOBS,
+                nullable(integer_within(&(1..=MAX_JOBS))),
+                MAX_JOBS,
             ),
             "Most jobs to list.",
         ))

@@ -124,9 +124,13 @@ impl Operation {
     }
 
     /// 204.
-    pub(super) fn answers_nothing(mut self, description: &str) -> Self {
+    pub(super) fn answers_nothing(self, description: &str) -> Self {
+        self.answers_without_body("204", description)
+    }
+
+    pub(super) fn answers_without_body(mut self, status: &str, description: &str) -> Self {
         self.responses
-            .insert("204".to_owned(), json!({"description": description}));
+            .insert(status.to_owned(), json!({"description": description}));
         self
     }
 

@@ -1,11 +1,13 @@
 //! Pieces of schemas.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
+use jiff::SignedDuration;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use cts_shared::job_input::rules::TextRule;
+use cts_shared::validation::scalars::TextRule;
 
 /// A component and its name.
 pub(super) type Schema = (&'static str, Value);
@@ -34,6 +36,13 @@ pub(super) fn number() -> Value {
 /// A date and time with its offset.
 pub(super) fn time() -> Value {
     json!({"type": "string", "format": "date-time"})
+}
+
+/// A duration as its text: `PT10M`.
+pub(super) fn iso_8601(duration: Duration) -> String {
+    SignedDuration::try_from(duration)
+        .unwrap_or(SignedDuration::MAX)
+        .to_string()
 }
 
 /// An ISO 8601 duration.

@@ -97,7 +97,7 @@ impl ExecutorProcess {
         job: JobId,
         container: ContainerNumber,
     ) -> PreviousRun {
-        let directory = directory(settings, job, container);
+        let directory = container_directory(settings, job, container);
         if !directory.exists() {
             return PreviousRun::Never;
         }
@@ -120,7 +120,7 @@ impl ExecutorProcess {
         job: JobId,
         container: ContainerNumber,
     ) -> Result<Self, Ended> {
-        let directory = directory(settings, job, container);
+        let directory = container_directory(settings, job, container);
         let failed = |action: &str, path: &Path, cause: &std::io::Error| Ended {
             summary: format!(
                 "it could not be started: cannot {action} {}: {cause}",
@@ -238,11 +238,18 @@ fn command(settings: &LocalSiteSettings, job: JobId, container: ContainerNumber)
     command
 }
 
-fn directory(settings: &LocalSiteSettings, job: JobId, container: ContainerNumber) -> PathBuf {
-    settings
-        .jobs_dir
-        .join(job.to_string())
-        .join(container.to_string())
+/// The directory of a job's containers' directories.
+pub(super) fn job_directory(settings: &LocalSiteSettings, job: JobId) -> PathBuf {
+    settings.jobs_dir.join(job.to_string())
+}
+
+/// Where the executor of a container works.
+pub(super) fn container_directory(
+    settings: &LocalSiteSettings,
+    job: JobId,
+    container: ContainerNumber,
+) -> PathBuf {
+    job_directory(settings, job).join(container.to_string())
 }
 
 fn describe(status: ExitStatus) -> String {

@@ -197,10 +197,10 @@ fn what_is_added_is_in_the_page() {
         .filter(|place| {
             let name = match place.strip_prefix("/paths/") {
                 // A path as a whole.
-                Some(path) if !path.contains("/responses/") => path,
-                _ => place.rsplit('/').next().unwrap(),
+                Some(path) if !path.contains("/responses/") => format!(" {path}`"),
+                _ => format!("`{}`", place.rsplit('/').next().unwrap()),
             };
-            !section.contains(name)
+            !section.contains(&name)
         })
         .collect();
     assert!(

@@ -1,0 +1,58 @@
+//! Removes what ended jobs left behind at their sites, once they are old enough (contract service.md,
+//! section 6, "Clean job"). Their records stay.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::error::Error;
+use crate::jobs::clean::clean_job;
+
+/// Added to each wait, at random, so that several services do not clean at the same moment.
+const MAX_JITTER: Duration = Duration::from_mins(10);
+
+/// Jobs found at a time.
+const BATCH: u32 = 500;
+
+/// Cleans until told to stop.
+pub async fn run(app: Arc<App>, stop: CancellationToken) {
+    loop {
+        let jitter = MAX_JITTER.mul_f64(rand::rng().random());
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(app.config.cleaning.interval + jitter) => {}
+        }
+        match clean_old_jobs(&app).await {
+            Ok(cleaned) => tracing::info!(cleaned, "jobs cleaned"),
+            Err(error) => tracing::error!(%error, "cannot look for jobs to clean"),
+        }
+    }
+}
+
+/// Cleans the jobs that are old enough; tells how many. One that cannot be cleaned is logged and
+/// tried again in the next round.
+///
+/// # Errors
+/// When the store fails.
+pub async fn clean_old_jobs(app: &App) -> Result<usize, Error> {
+    let before = app.clock.now().minus(app.config.cleaning.age);
+    let mut cleaned = 0;
+    loop {
+        let ids = app.jobs.jobs_to_clean(before, BATCH).await?;
+        let mut succeeded = 0;
+        for id in ids {
+            match clean_job(app, id, false).await {
+                Ok(()) => succeeded += 1,
+                Err(error) => tracing::warn!(job.id = %id, %error, "the job cannot be cleaned now"),
+            }
+        }
+        cleaned += succeeded;
+        // Only jobs that cannot be cleaned are left, or none.
+        if succeeded == 0 {
+            return Ok(cleaned);
+        }
+    }
+}
