@@ -90,7 +90,8 @@ bench: static ## Measure the executor, side by side with curl, s5cmd and rclone;
 .PHONY: bench-service
 bench-service: ## Load the service: requests a second, latencies, memory; a quiet machine, ten minutes with the builds
 	$(CARGO) build --locked --release -p cts-service
-	$(CARGO) build --locked --profile load -p cts-tests --bin bench_service -p cts-store-prefill
+	$(CARGO) build --locked --profile load -p cts-tests -p cts-store-prefill \
+	    --bin bench_service --bin cts-store-prefill
 	@status=0; \
 	{ $(testbed) up && timeout 900 $(target_dir)/load/bench_service; } || status=$$?; \
 	if [ -z "$${KEEP:-}" ]; then $(testbed) down || status=1; fi; \

@@ -30,3 +30,4 @@ mod submit;
 mod test_app;
 mod transcripts;
 mod updates;
+mod worker_files;

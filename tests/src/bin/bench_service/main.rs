@@ -13,12 +13,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use cts_tests::load::{Call, Figures, drive, repeated};
+use cts_tests::dev_service::As;
+use cts_tests::load::{Call, repeated};
 use cts_tests::machine;
 use cts_tests::testbed::Testbed;
 
 use report::{Goal, Memory, Requests};
-use stage::Stage;
+use stage::{Measured, Sender, Stage};
 use workload::{CONTAINERS, Job};
 
 /// Connections of the two rows of each measurement.
@@ -133,12 +134,14 @@ async fn reads(
     for connections in CONNECTIONS {
         progress(&format!("reads, {connections} connections"));
         let root = repeated(Call::get("/"), arguments.duration());
-        let figures = drive(&stage.anyone(), connections, root, drop).await?;
-        requests.add("`GET /`", connections, &figures, None, "3,758/s");
+        let measured = stage.load(Sender::Anyone, connections, root, drop).await?;
+        requests.add("`GET /`", connections, &measured, None, "3,758/s");
         let calls = repeated(status.clone(), arguments.duration());
-        let figures = drive(&stage.user(), connections, calls, drop).await?;
+        let measured = stage
+            .load(Sender::User(As::User), connections, calls, drop)
+            .await?;
         let goal = (connections > 1).then_some(Goal::PerSecond(10_000.0));
-        requests.add("job status", connections, &figures, goal, "915/s");
+        requests.add("job status", connections, &measured, goal, "915/s");
     }
     Ok(())
 }
@@ -146,9 +149,9 @@ async fn reads(
 async fn updates(stage: &Stage, requests: &mut Requests) -> Result<(), Box<dyn Error>> {
     for (connections, jobs) in [(1, 300), (32, 2000)] {
         progress(&format!("{jobs} jobs, {connections} connections"));
-        let (figures, ids) = workload::submit(stage, connections, &Job::inputs(1), jobs).await?;
-        requests.add("submit, 1 input", connections, &figures, None, "12 ms");
-        let figures = workload::work_off(stage, connections, &ids, 1).await?;
+        let (measured, ids) = workload::submit(stage, connections, &Job::inputs(1), jobs).await?;
+        requests.add("submit, 1 input", connections, &measured, None, "12 ms");
+        let measured = workload::work_off(stage, connections, &ids, 1).await?;
         let goal = (connections > 1).then_some(Goal::PerSecond(2_000.0));
         let existing = if connections > 1 {
             "about 100/s"
@@ -156,7 +159,7 @@ async fn updates(stage: &Stage, requests: &mut Requests) -> Result<(), Box<dyn E
             "87/s"
         };
         let what = "container update, jobs of 1 container";
-        requests.add(what, connections, &figures, goal, existing);
+        requests.add(what, connections, &measured, goal, existing);
         workload::wait_for_ends(stage, &ids).await?;
     }
     for (connections, jobs) in [(1, 1), (32, 4)] {
@@ -167,16 +170,16 @@ async fn updates(stage: &Stage, requests: &mut Requests) -> Result<(), Box<dyn E
             containers: CONTAINERS,
             inputs: CONTAINERS,
         };
-        let mut figures = Figures::default();
+        let mut measured = Measured::default();
         // One after the other: it is one job's containers that get into each other's way.
         for _ in 0..jobs {
             let (_, ids) = workload::submit(stage, 1, &job, 1).await?;
-            figures.add(&workload::work_off(stage, connections, &ids, CONTAINERS).await?);
+            measured.add(&workload::work_off(stage, connections, &ids, CONTAINERS).await?);
             workload::wait_for_ends(stage, &ids).await?;
         }
         let what = format!("container update, the {CONTAINERS} containers of a job");
         let goal = (connections > 1).then_some(Goal::PerSecond(2_000.0));
-        requests.add(&what, connections, &figures, goal, "28/s");
+        requests.add(&what, connections, &measured, goal, "28/s");
     }
     Ok(())
 }
@@ -190,12 +193,12 @@ async fn submissions(stage: &Stage, requests: &mut Requests) -> Result<(), Box<d
     ] {
         progress(&format!("{inputs} inputs, {connections} connections"));
         let job = Job::inputs(inputs);
-        let (figures, _) = workload::submit(stage, connections, &job, jobs).await?;
+        let (measured, _) = workload::submit(stage, connections, &job, jobs).await?;
         let one_large = inputs == 10_000 && connections == 1;
         let goal = one_large.then_some(Goal::Within(Duration::from_secs(2)));
         let existing = if inputs == 100 { "89 ms" } else { "10.2 s" };
         let what = format!("submit, {inputs} inputs");
-        requests.add(&what, connections, &figures, goal, existing);
+        requests.add(&what, connections, &measured, goal, existing);
     }
     Ok(())
 }
@@ -208,9 +211,11 @@ async fn lists(
     for connections in CONNECTIONS {
         progress(&format!("lists, {connections} connections"));
         let calls = repeated(Call::get("/jobs?limit=1000"), arguments.duration());
-        let figures = drive(&stage.user(), connections, calls, drop).await?;
+        let measured = stage
+            .load(Sender::User(As::User), connections, calls, drop)
+            .await?;
         let what = format!("list 1,000 of {} jobs", arguments.stored_jobs);
-        requests.add(&what, connections, &figures, None, "");
+        requests.add(&what, connections, &measured, None, "");
     }
     Ok(())
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use cts_tests::load::Figures;
 use cts_tests::markdown::Table;
 
+use crate::stage::Measured;
+
 /// What a measurement should reach.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Goal {
@@ -50,6 +52,7 @@ impl Requests {
             "requests/s",
             "p50 ms",
             "p99 ms",
+            "service's CPU ms",
             "goal",
             "existing system",
         ]))
@@ -59,10 +62,13 @@ impl Requests {
         &mut self,
         what: &str,
         connections: usize,
-        figures: &Figures,
+        measured: &Measured,
         goal: Option<Goal>,
         existing: &str,
     ) {
+        let Measured { figures, cpu } = measured;
+        #[expect(clippy::cast_precision_loss, reason = "nobody waits for 2^53 requests")]
+        let requests = figures.count() as f64;
         let millis = |share| format!("{:.2}", figures.quantile(share).as_secs_f64() * 1e3);
         let goal = goal.map(|goal| format!("{goal}: {}", verdict(goal.reached(figures))));
         self.0.row(&[
@@ -72,6 +78,7 @@ impl Requests {
             &rate(figures.per_second()),
             &millis(0.5),
             &millis(0.99),
+            &format!("{:.3}", cpu.as_secs_f64() * 1e3 / requests),
             &goal.unwrap_or_default(),
             existing,
         ]);

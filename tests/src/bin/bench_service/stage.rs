@@ -4,9 +4,10 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytes::Bytes;
 use cts_tests::binaries;
 use cts_tests::dev_service::{As, DevService, Launch};
-use cts_tests::load::Target;
+use cts_tests::load::{Call, Figures, LoadError, Target, drive};
 use cts_tests::object_store::ObjectStore;
 use cts_tests::testbed::Testbed;
 use futures::{StreamExt, TryStreamExt};
@@ -22,6 +23,34 @@ const INPUTS: u32 = 10_000;
 const PUTS_AT_ONCE: usize = 32;
 /// After a start, and after load: until memory that is only for the moment is given back.
 const SETTLE: Duration = Duration::from_secs(2);
+
+/// `/proc/PID/stat` counts in hundredths of a second, whatever the kernel's own tick (`proc_pid_stat(5)`).
+const TICK: Duration = Duration::from_millis(10);
+
+/// Who sends requests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Sender {
+    /// Without a token, on public routes.
+    Anyone,
+    /// One of the service's users.
+    User(As),
+}
+
+/// What clients saw, and what it cost the service.
+#[derive(Debug, Default)]
+pub(crate) struct Measured {
+    pub(crate) figures: Figures,
+    /// Processor time of the service, user and system, of all its threads.
+    pub(crate) cpu: Duration,
+}
+
+impl Measured {
+    /// Takes over another measurement that came after this one.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.figures.add(&other.figures);
+        self.cpu += other.cpu;
+    }
+}
 
 /// A running service with an image and inputs for jobs.
 #[derive(Debug)]
@@ -128,30 +157,51 @@ impl Stage {
         }])
     }
 
-    /// Public routes.
-    pub(crate) fn anyone(&self) -> Target {
+    /// Where requests go.
+    pub(crate) fn target(&self, sender: Sender) -> Target {
+        let token = match sender {
+            Sender::Anyone => None,
+            Sender::User(who) => Some(format!("Bearer {}", self.service.token(who))),
+        };
         Target {
             address: self.service.address(),
-            authorization: None,
+            authorization: token.and_then(|value| HeaderValue::from_str(&value).ok()),
         }
     }
 
-    /// As the owner of jobs.
-    pub(crate) fn user(&self) -> Target {
-        self.target(As::User)
+    /// Sends requests, and measures what they cost the service.
+    ///
+    /// # Errors
+    /// At the first that is not answered with a success.
+    pub(crate) async fn load(
+        &self,
+        sender: Sender,
+        connections: usize,
+        calls: impl IntoIterator<Item = Call>,
+        answered: impl FnMut(Bytes),
+    ) -> Result<Measured, LoadError> {
+        let before = self.cpu_time();
+        let figures = drive(&self.target(sender), connections, calls, answered).await?;
+        let cpu = self.cpu_time().saturating_sub(before);
+        Ok(Measured { figures, cpu })
     }
 
-    /// As an executor.
-    pub(crate) fn executor(&self) -> Target {
-        self.target(As::Executor)
-    }
-
-    fn target(&self, who: As) -> Target {
-        let value = format!("Bearer {}", self.service.token(who));
-        Target {
-            address: self.service.address(),
-            authorization: HeaderValue::from_str(&value).ok(),
-        }
+    /// The service's processor time so far; nothing once it has ended.
+    fn cpu_time(&self) -> Duration {
+        let stat = self
+            .service
+            .pid()
+            .and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok())
+            .unwrap_or_default();
+        // After the name, which is in brackets and may hold anything; utime and stime are fields 14, 15.
+        let fields = stat.rsplit_once(')').map(|(_, fields)| fields);
+        let times = fields
+            .unwrap_or_default()
+            .split_ascii_whitespace()
+            .skip(11)
+            .take(2);
+        let ticks: u32 = times.filter_map(|field| field.parse::<u32>().ok()).sum();
+        TICK * ticks
     }
 
     /// The service's resident set.

@@ -3,11 +3,12 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use cts_tests::load::{Call, Connection, Figures, drive};
+use cts_tests::dev_service::As;
+use cts_tests::load::{Call, Connection};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::stage::Stage;
+use crate::stage::{Measured, Sender, Stage};
 
 /// Containers of the large job.
 pub(crate) const CONTAINERS: u32 = 300;
@@ -49,7 +50,7 @@ pub(crate) async fn submit(
     connections: usize,
     job: &Job,
     count: usize,
-) -> Result<(Figures, Vec<String>), Box<dyn Error>> {
+) -> Result<(Measured, Vec<String>), Box<dyn Error>> {
     #[derive(Deserialize)]
     struct Submitted {
         job_id: String,
@@ -57,11 +58,13 @@ pub(crate) async fn submit(
     let call = Call::post("/jobs", &stage.submission(job.containers, job.inputs));
     let calls = std::iter::repeat_n(call, count);
     let mut answers = Vec::with_capacity(count);
-    let figures = drive(&stage.user(), connections, calls, |body| answers.push(body)).await?;
+    let owner = Sender::User(As::User);
+    let measured = stage.load(owner, connections, calls, |body| answers.push(body));
+    let measured = measured.await?;
     let ids = answers
         .iter()
         .map(|body| serde_json::from_slice(body).map(|submitted: Submitted| submitted.job_id));
-    Ok((figures, ids.collect::<Result<_, _>>()?))
+    Ok((measured, ids.collect::<Result<_, _>>()?))
 }
 
 /// Reports every state of every container: all containers' first, then all containers' second, and so
@@ -74,8 +77,9 @@ pub(crate) async fn work_off(
     connections: usize,
     jobs: &[String],
     containers: u32,
-) -> Result<Figures, Box<dyn Error>> {
-    let mut figures = Figures::default();
+) -> Result<Measured, Box<dyn Error>> {
+    let mut measured = Measured::default();
+    let executor = Sender::User(As::Executor);
     let outputs = stage.outputs();
     for state in STATES {
         let body = report(state, &outputs);
@@ -87,9 +91,9 @@ pub(crate) async fn work_off(
                 Call::put(path, &body)
             })
             .collect();
-        figures.add(&drive(&stage.executor(), connections, calls, drop).await?);
+        measured.add(&stage.load(executor, connections, calls, drop).await?);
     }
-    Ok(figures)
+    Ok(measured)
 }
 
 fn report(state: &str, outputs: &Value) -> Value {
@@ -113,7 +117,7 @@ pub(crate) async fn wait_for_ends(stage: &Stage, jobs: &[String]) -> Result<(), 
     struct Status {
         state: String,
     }
-    let mut connection = Connection::open(&stage.user()).await?;
+    let mut connection = Connection::open(&stage.target(Sender::User(As::User))).await?;
     let begun = Instant::now();
     for job in jobs {
         loop {
