@@ -14,8 +14,8 @@ use tower::{Layer, Service};
 use crate::api::error::ApiError;
 use crate::api::request_context::{with_context, with_route};
 use crate::api::{
-    admin_jobs, callbacks, docs, events, external_exec, extract, health, images, job_lists, jobs, logs,
-    metrics, nersc, notifications, response_headers, root, sites, worker_files,
+    admin_jobs, callbacks, docs, events, external_exec, extract, health, images, job_lists, jobs,
+    logs, metrics, nersc, notifications, response_headers, root, sites, worker_files,
 };
 use crate::app::App;
 use crate::error::Error;
