@@ -32,11 +32,11 @@ pub fn service(
         .router
         .fallback(|| async { extract::not_found() })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
-        .layer(from_fn(with_route))
         .layer(from_fn_with_state(
             app.config.request_limits.timeout,
             with_timeout,
         ))
+        .layer(from_fn(with_route))
         .with_state(Arc::clone(&app));
     let cors = response_headers::cors(&app.config.cors_origins);
     // Around the router, not in it: what it does comes before routing.
