@@ -301,6 +301,20 @@ mod tests {
     }
 
     #[test]
+    fn the_shortest_and_the_longest_path() {
+        let longest = format!("{}/{}", "b".repeat(63), "k".repeat(1024));
+        for (path, length) in [
+            ("buk/k", S3Path::CHARS.start()),
+            (&longest, S3Path::CHARS.end()),
+        ] {
+            assert_eq!(path.chars().count(), *length);
+            S3Path::parse(path).unwrap();
+        }
+        S3Path::parse("bu/k").unwrap_err();
+        S3Path::parse(&(longest + "k")).unwrap_err();
+    }
+
+    #[test]
     fn refuses_segments_that_name_another_place() {
         for path in [
             "", "/", ".", "..", "a/", "/a", "a/../b", "a/./b", "a//b", "a/..", "./a",

@@ -20,10 +20,10 @@ use super::extract::{PathParams, not_found};
 use super::openapi;
 
 /// What the page may do: nothing but run the scripts and styles that come with it, and call this API.
-/// Swagger UI sets styles in attributes and has its icons as `data:`.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; \
-    style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; \
-    form-action 'none'; frame-ancestors 'none'";
+/// Swagger UI has its icons as `data:`.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
+    frame-ancestors 'none'";
 
 /// The files of Swagger UI that the page uses; there are more in the package.
 const ASSETS: [&str; 3] = [

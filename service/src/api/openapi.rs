@@ -40,7 +40,7 @@ pub fn document(root_path: Option<&str>) -> Value {
             "title": "CDM Task Service",
             "version": env!("CARGO_PKG_VERSION"),
             "summary": "Runs containers over files in S3 at KBase's compute sites.",
-            "description": format!("{ABOUT}\n\n{}", errors::about()),
+            "description": format!("{ABOUT}\n\n{}", errors::ABOUT),
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": root_path.filter(|path| !path.is_empty()).unwrap_or("/")}],

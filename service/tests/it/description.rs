@@ -8,7 +8,8 @@ use std::sync::LazyLock;
 use axum::http::response::Parts;
 use axum::http::{Method, header};
 use flate2::read::GzDecoder;
-use jsonschema::Validator;
+use jsonschema::{Keyword, ValidationError, Validator};
+use regex::Regex;
 use serde_json::{Value, json};
 
 use cts_service::api::openapi;
@@ -36,8 +37,34 @@ fn validator(schema: &Value, components: &Value) -> Validator {
         .should_validate_formats(true)
         // The validator's own check refuses fractions, which ISO 8601 has.
         .with_format("duration", |text| text.parse::<jiff::Span>().is_ok())
+        .with_keyword("pattern", |_, pattern, _| {
+            let pattern = Regex::new(pattern.as_str().unwrap_or_default())
+                .map_err(|error| ValidationError::custom(error.to_string()))?;
+            Ok(Box::new(Pattern(pattern)))
+        })
         .build(&schema)
         .unwrap_or_else(|error| panic!("{schema}: {error}"))
+}
+
+/// A pattern as the service reads it: `\w` has the letters of all scripts. In the document's dialect it
+/// has those of ASCII, but the patterns are the contract's.
+struct Pattern(Regex);
+
+impl<'i> Keyword<'i> for Pattern {
+    fn validate(&self, instance: &'i Value) -> Result<(), ValidationError<'i>> {
+        if self.is_valid(instance) {
+            Ok(())
+        } else {
+            Err(ValidationError::custom(format!(
+                "does not match {}",
+                self.0
+            )))
+        }
+    }
+
+    fn is_valid(&self, instance: &'i Value) -> bool {
+        instance.as_str().is_none_or(|text| self.0.is_match(text))
+    }
 }
 
 /// The components, with no members but the described ones: what the service sends must be described,
@@ -195,6 +222,19 @@ fn described_response(operation: &Value, status: u16) -> Option<&Value> {
     responses
         .get(status.to_string())
         .or_else(|| responses.get(format!("{}XX", status / 100)))
+}
+
+#[test]
+fn patterns_mean_what_the_service_means() {
+    let validator = validator(&json!({"pattern": r"^[\w-]+$"}), &json!({}));
+    for (text, expected) in [
+        ("a-1_", true),
+        ("\u{e9}\u{661}", true),
+        ("a b", false),
+        ("a\n", false),
+    ] {
+        assert_eq!(validator.is_valid(&json!(text)), expected, "{text:?}");
+    }
 }
 
 #[test]

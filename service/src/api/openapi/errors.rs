@@ -1,38 +1,27 @@
 //! The error envelope and its codes (contract service.md, section 2).
 
-use std::fmt::Write;
-
 use cts_shared::error_code::ErrorCode;
 
 use super::schema::{Object, Schema, integer, list_of, nullable, one_of, reference, string, time};
 
-/// What is common to all errors, with the table of codes.
-pub(super) fn about() -> String {
-    let mut text = "\
-# Errors
-
-Every error has one form, see `ClientError`. Programs act on `appcode`, people read `message`; \
+/// What is common to all errors.
+pub(super) const ABOUT: &str = "\
+Every error has one form, `ClientError`. Programs act on `appcode`, people read `message`; \
 `request_validation_detail` lists the faults of a request instead, each with its place. Quote the \
-`request_id` when you ask for help.
+`request_id` when you ask for help. 503 has the header `Retry-After`: S3, the database or the identity \
+provider does not answer, and the same request may succeed after that many seconds.";
 
-503 has the header `Retry-After`: S3, the database or the identity provider does not answer, and the same \
-request may succeed after that many seconds.
-
-| appcode | apperror | status |
-|---|---|---|
-"
-    .to_owned();
-    for code in ErrorCode::ALL {
-        // Writing to a string cannot fail.
-        let _infallible = writeln!(
-            text,
-            "| {} | {} | {} |",
-            code.code(),
-            code.apperror(),
-            code.http_status()
-        );
-    }
-    text
+/// What the details of an error are, with the table of codes.
+fn about_details() -> String {
+    let row = |code: &ErrorCode| {
+        let (number, text) = (code.code(), code.apperror());
+        format!("\n| {number} | {text} | {} |", code.http_status())
+    };
+    let rows: String = ErrorCode::ALL.iter().map(row).collect();
+    format!(
+        "Why a request was refused. Members that do not apply are absent.\n\n\
+         | appcode | apperror | status |\n|---|---|---|{rows}"
+    )
 }
 
 pub(super) fn schemas() -> Vec<Schema> {
@@ -41,7 +30,7 @@ pub(super) fn schemas() -> Vec<Schema> {
             .always("error", reference(detail), "The error.")
             .build()
     };
-    let detail = |description: &'static str| {
+    let detail = |description: &str| {
         Object::new(description)
             .always("httpcode", integer(), "The HTTP status code.")
             .always("httpstatus", string(), "The HTTP status in words.")
@@ -55,7 +44,7 @@ pub(super) fn schemas() -> Vec<Schema> {
         ),
         (
             "ClientErrorDetail",
-            detail("Members that do not apply are absent.")
+            detail(&about_details())
                 .maybe_text(
                     "message",
                     "What is wrong with what, for people. Absent where there are validation details.",
@@ -63,7 +52,7 @@ pub(super) fn schemas() -> Vec<Schema> {
                 .maybe(
                     "appcode",
                     nullable(integer()),
-                    "What is wrong, for programs; the description of this API has the table.",
+                    "What is wrong, for programs; see the table.",
                 )
                 .maybe_text("apperror", "The fixed text of `appcode`.")
                 .maybe(

@@ -110,16 +110,16 @@ pub(super) fn with_default(schema: Value, default: impl Into<Value>) -> Value {
 /// The schema of an object, member by member.
 #[derive(Debug, Clone)]
 pub(super) struct Object {
-    description: &'static str,
+    description: String,
     members: Map<String, Value>,
     required: Vec<&'static str>,
     closed: bool,
 }
 
 impl Object {
-    pub(super) fn new(description: &'static str) -> Self {
+    pub(super) fn new(description: impl Into<String>) -> Self {
         Self {
-            description,
+            description: description.into(),
             members: Map::new(),
             required: Vec::new(),
             closed: false,
