@@ -27,6 +27,8 @@ pub enum Command {
     CheckConfig(CheckConfigArgs),
     /// Start everything on this machine: REST API, database file, tokens, S3 server, executors.
     Dev(Box<DevArgs>),
+    /// Print the description of the REST API, an OpenAPI document in JSON.
+    Openapi,
 }
 
 /// Where the configuration is.

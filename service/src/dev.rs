@@ -127,6 +127,7 @@ async fn serve(
             start_jobs: true,
             cleaning: Cleaning::default(),
             request_limits: RequestLimits::default(),
+            root_path: None,
             cors_origins: Vec::new(),
         },
         log_level: args.log_level,

@@ -145,7 +145,10 @@ fn identity(
             // The service starts without KBase auth too, but a wrong URL should show at once.
             tokio::spawn(async move {
                 if let Err(error) = checked.check().await {
-                    tracing::warn!(%error, "no user can be told from another now");
+                    tracing::warn!(
+                        %error,
+                        "KBase auth2 does not answer as it should; starting all the same"
+                    );
                 }
             });
             Ok(users)

@@ -22,7 +22,7 @@ use super::parameters::{self, USER_NAME};
 use super::request_context::Caller;
 
 /// Most jobs in an answer, and as many as are asked for by default.
-const MAX_JOBS: u32 = 1000;
+pub const MAX_JOBS: u32 = 1000;
 
 /// `GET /jobs`
 pub async fn list_own(

@@ -697,7 +697,7 @@ pub static ROOT_URL: Key<Url> = not_yet(
 .or("https://ci.kbase.us/services/cts");
 
 /// See [`KEYS`].
-pub static ROOT_PATH: Key<String> = not_yet(
+pub static ROOT_PATH: Key<String> = used(
     "Service",
     "root_path",
     "KBCTS_SERVICE_ROOT_PATH",

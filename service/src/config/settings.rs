@@ -176,6 +176,7 @@ fn config(reader: &Reader) -> Option<Config> {
             max_body_bytes: reader.get(&keys::MAX_BODY_BYTES)?,
             timeout: seconds(reader.get(&keys::REQUEST_TIMEOUT)?),
         },
+        root_path: reader.get(&keys::ROOT_PATH),
         cors_origins: reader.get(&keys::CORS_ORIGINS).unwrap_or_default(),
     })
 }

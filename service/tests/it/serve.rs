@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
@@ -143,6 +144,7 @@ fn get_root(address: SocketAddr) -> String {
     get(address, "/", "")
 }
 
+/// `headers` are whole lines.
 fn get(address: SocketAddr, path: &str, headers: &str) -> String {
     use std::io::Write;
     let mut stream = TcpStream::connect(address).unwrap();
@@ -195,6 +197,27 @@ async fn it_serves_until_it_is_told_to_stop() {
     assert_eq!(asked("PUT"), ["/cts/io", "/cts/logs", "/other"]);
     assert_eq!(asked("DELETE"), ["/cts/io", "/cts/logs", "/other"]);
     assert_eq!(requests.len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_kbase_auth_is_logged_and_does_not_stop_the_start() {
+    let s3 = kind_store().await;
+    let something = MockServer::start().await;
+    let mut home = Home::new(&s3.uri());
+    let token_file = home.config.lines().nth(1).unwrap().to_owned();
+    let url = format!("url = {:?}", something.uri());
+    home.config = home.config.replace(&token_file, &url);
+    let mut service = Service::start(home.command("serve"));
+    let address = service.address();
+    let warning = "KBase auth2 does not answer as it should; starting all the same";
+    // The start does not wait for it: it may have come before or after.
+    if !service.seen.iter().any(|line| line.contains(warning)) {
+        service.wait_for(warning);
+    }
+    let answer = get(address, "/whoami", "authorization: Bearer CANARY\r\n");
+    assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
+    let report = get(address, "/readyz", "");
+    assert!(report.contains("404 Not Found"), "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,6 +302,33 @@ fn faults_of_the_configuration_have_their_status() {
             text(&output)
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_site_local_is_offered_where_it_is_enabled() {
+    let s3 = kind_store().await;
+    let mut home = Home::new(&s3.uri());
+    let token = home.directory.path().join("executor.token");
+    home.config.push_str(&format!(
+        "[LocalSite]\nenabled = \"true\"\nexecutor = \"/bin/true\"\ntoken_path = {token:?}\n"
+    ));
+    let output = home.output("serve");
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output).contains("LocalSite.token_path: cannot read the secret file"));
+
+    std::fs::write(&token, "CANARY-0123456789").unwrap();
+    let mut service = Service::start(home.command("serve"));
+    let address = service.address();
+    let answer = get(address, "/sites", "");
+    let local = answer.find("\"cluster\":\"local\"").unwrap();
+    let available = answer[local..].find("\"available\":true");
+    assert!(available.is_some(), "{answer}");
+    let secret = home.directory.path().join("data").join("s3_secret");
+    assert_eq!(std::fs::read_to_string(&secret).unwrap(), SECRET);
+    let mode = secret.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    service.terminate();
+    assert_eq!(service.ended().code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
