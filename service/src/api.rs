@@ -6,6 +6,7 @@
 pub mod admin_jobs;
 pub mod callbacks;
 pub mod checks;
+pub mod docs;
 pub mod error;
 pub mod events;
 pub mod external_exec;
@@ -18,6 +19,7 @@ pub mod logs;
 pub mod metrics;
 pub mod nersc;
 pub mod notifications;
+pub mod openapi;
 pub mod parameters;
 pub mod request_context;
 pub mod response_headers;

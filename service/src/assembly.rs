@@ -188,11 +188,12 @@ impl Listening {
 /// What a service is made of.
 #[derive(Debug)]
 pub(crate) struct Parts {
-    pub(crate) data_dir: DataDir,
+    pub(crate) data_dir: Arc<DataDir>,
     pub(crate) listening: Listening,
     pub(crate) server: server::Limits,
     pub(crate) store: SqliteStore,
     pub(crate) identity: Arc<dyn Identity>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) object_store: Arc<dyn ObjectStore>,
     pub(crate) plain_http_registries: BTreeSet<String>,
     pub(crate) config: Config,
@@ -219,7 +220,8 @@ pub(crate) struct RunningService {
     server: JoinHandle<()>,
     server_stop: CancellationToken,
     answers_stop: CancellationToken,
-    _data_dir: DataDir,
+    /// Ours until everything has stopped.
+    _data_dir: Arc<DataDir>,
 }
 
 impl RunningService {
@@ -229,7 +231,7 @@ impl RunningService {
         let (events, event_receiver) = mpsc::channel(SITE_EVENTS);
         let local = local_site_settings(&parts, &url)
             .map(|settings| Arc::new(LocalSite::new(settings, events)));
-        let metrics = Arc::new(Metrics::new());
+        let metrics = parts.metrics;
         let registry = OciImageRegistry::new(RegistryOptions {
             plain_http_hosts: parts.plain_http_registries,
             ..RegistryOptions::default()

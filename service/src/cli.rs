@@ -27,14 +27,16 @@ pub enum Command {
     CheckConfig(CheckConfigArgs),
     /// Start everything on this machine: REST API, database file, tokens, S3 server, executors.
     Dev(Box<DevArgs>),
+    /// Print the description of the REST API, an OpenAPI document in JSON.
+    Openapi,
 }
 
 /// Where the configuration is.
 #[derive(Debug, Clone, Args)]
 pub struct ConfigFile {
-    /// The configuration file (TOML). Environment variables override it; without it they and the
-    /// defaults are all there is.
-    #[arg(long, value_name = "FILE", env = "KB_DEPLOYMENT_CONFIG")]
+    /// The configuration file (TOML) [default: the one that the variable `KB_DEPLOYMENT_CONFIG` names].
+    /// Environment variables override it; without it they and the defaults are all there is.
+    #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
 

@@ -42,6 +42,8 @@ pub struct Config {
     pub cleaning: Cleaning,
     /// What one request may cost.
     pub request_limits: RequestLimits,
+    /// Prefix that a reverse proxy takes away, for the API's documentation.
+    pub root_path: Option<String>,
     /// Pages of these origins (scheme, host, port) may call the service from a browser.
     pub cors_origins: Vec<HeaderValue>,
 }

@@ -29,6 +29,7 @@ use crate::config::settings::LocalSiteChoice;
 use crate::config::{Cleaning, Config, RequestLimits, WorkerFiles};
 use crate::data_dir::DataDir;
 use crate::identity::TokenFile;
+use crate::metrics::Metrics;
 use crate::object_store::{ObjectStore, S3ObjectStore};
 use crate::server;
 use crate::sqlite::SqliteStore;
@@ -60,17 +61,18 @@ pub fn run(args: DevArgs) -> Result<(), StartError> {
 
 async fn run_async(args: DevArgs) -> Result<(), StartError> {
     let stop = stop_on_signals()?;
-    let data_dir = DataDir::take(&args.data_dir)?;
+    // Kept until the S3 server has stopped: two of them over one directory would destroy it.
+    let data_dir = Arc::new(DataDir::take(&args.data_dir)?);
     let identity = TokenFile::open_or_create(&data_dir.join("tokens.toml"))?;
     identity.write_single_tokens(&data_dir.join("tokens"))?;
     let own = OwnParts {
         identity,
         listening: listen((args.bind, args.port).into()).await?,
         store: open_store(&data_dir).await?,
-        data_dir,
+        data_dir: Arc::clone(&data_dir),
     };
     // Last: what can fail at once has not.
-    let mut s3 = start_s3(&args, own.data_dir.path(), &stop).await?;
+    let mut s3 = start_s3(&args, data_dir.path(), &stop).await?;
     let outcome = serve(args, own, &mut s3, stop).await;
     if let Some(weed) = s3.weed {
         weed.stop().await;
@@ -80,7 +82,7 @@ async fn run_async(args: DevArgs) -> Result<(), StartError> {
 
 /// What is there before the S3 store is.
 struct OwnParts {
-    data_dir: DataDir,
+    data_dir: Arc<DataDir>,
     identity: TokenFile,
     listening: Listening,
     store: SqliteStore,
@@ -114,6 +116,7 @@ async fn serve(
         server: server::Limits::default(),
         store,
         identity: Arc::new(identity),
+        metrics: Arc::new(Metrics::new()),
         object_store: Arc::new(object_store),
         plain_http_registries: args.plain_http_registry.into_iter().collect(),
         config: Config {
@@ -124,6 +127,7 @@ async fn serve(
             start_jobs: true,
             cleaning: Cleaning::default(),
             request_limits: RequestLimits::default(),
+            root_path: None,
             cors_origins: Vec::new(),
         },
         log_level: args.log_level,

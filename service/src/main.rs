@@ -1,10 +1,11 @@
 //! `cts-service`: see [`cts_service`].
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 
+use cts_service::api::openapi;
 use cts_service::cli::{Cli, Command};
 use cts_service::exit::ExitStatus;
 use cts_service::{dev, serve, telemetry};
@@ -19,14 +20,31 @@ fn main() -> ExitCode {
             telemetry::init(args.log_format, args.log_level);
             dev::run(*args)
         }
+        Command::Openapi => return print_description().into(),
     };
     let status = match outcome {
         Ok(()) => ExitStatus::Done,
         Err(error) => {
             // Standard error may be closed; the exit status still tells.
-            let _closed = writeln!(std::io::stderr(), "cts-service: {error}");
+            let _closed = writeln!(io::stderr(), "cts-service: {error}");
             error.exit_status()
         }
     };
     status.into()
+}
+
+/// `cts-service openapi`
+fn print_description() -> ExitStatus {
+    match writeln!(io::stdout(), "{:#}", openapi::document(None)) {
+        Ok(()) => ExitStatus::Done,
+        // A reader such as `head` has had enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitStatus::Done,
+        Err(error) => {
+            let _closed = writeln!(
+                io::stderr(),
+                "cts-service: cannot print the API's description: {error}"
+            );
+            ExitStatus::Failed
+        }
+    }
 }

@@ -14,8 +14,8 @@ use tower::{Layer, Service};
 use crate::api::error::ApiError;
 use crate::api::request_context::{with_context, with_route};
 use crate::api::{
-    admin_jobs, callbacks, events, external_exec, extract, health, images, job_lists, jobs, logs,
-    metrics, nersc, notifications, response_headers, root, sites, worker_files,
+    admin_jobs, callbacks, docs, events, external_exec, extract, health, images, job_lists, jobs,
+    logs, metrics, nersc, notifications, response_headers, root, sites, worker_files,
 };
 use crate::app::App;
 use crate::error::Error;
@@ -28,15 +28,15 @@ pub fn service(
     app: Arc<App>,
 ) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
 {
-    let router = routes()
+    let router = routes(app.config.root_path.as_deref())
         .router
         .fallback(|| async { extract::not_found() })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
-        .layer(from_fn(with_route))
         .layer(from_fn_with_state(
             app.config.request_limits.timeout,
             with_timeout,
         ))
+        .layer(from_fn(with_route))
         .with_state(Arc::clone(&app));
     let cors = response_headers::cors(&app.config.cors_origins);
     // Around the router, not in it: what it does comes before routing.
@@ -71,10 +71,11 @@ async fn with_timeout(State(limit): State<Duration>, request: Request, next: Nex
 /// path. For what has to be complete: tests, the API's description.
 #[must_use]
 pub fn paths() -> Vec<String> {
-    routes().paths
+    routes(None).paths
 }
 
-fn routes() -> Routes {
+/// `root_path` is the prefix that a reverse proxy takes away.
+fn routes(root_path: Option<&str>) -> Routes {
     Routes::default()
         .root("/", get(root::root))
         .route("/whoami", get(root::who_am_i))
@@ -146,6 +147,10 @@ fn routes() -> Routes {
             "/external_exec/files/code_archive.tgz",
             get(worker_files::archive),
         )
+        .route("/openapi.json", docs::document(root_path))
+        .route("/docs", get(docs::page))
+        .root("/docs/{file}", get(docs::asset))
+        .route("/redoc", docs::redoc(root_path))
 }
 
 #[derive(Default)]

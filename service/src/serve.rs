@@ -17,11 +17,12 @@ use crate::assembly::{
 };
 use crate::cli::{CheckConfigArgs, ServeArgs};
 use crate::config::settings::{IdentitySettings, Loaded, LocalSiteChoice, S3Access, Settings};
-use crate::config::{Config, PathPrefix, Sources, explain};
+use crate::config::{Config, PathPrefix, Sources, WorkerFiles, explain};
 use crate::data_dir::DataDir;
 use crate::exit::ExitStatus;
-use crate::identity::{Identity, TokenFile};
+use crate::identity::{Identity, KbaseAuth, TokenFile};
 use crate::jobs::submit::WRITE_TEST_NAME;
+use crate::metrics::Metrics;
 use crate::object_store::{ObjectStore, ObjectStoreError, S3ObjectStore};
 use crate::telemetry;
 
@@ -68,15 +69,22 @@ pub fn run(args: &ServeArgs) -> Result<(), StartError> {
 
 async fn serve(settings: Settings) -> Result<(), StartError> {
     let stop = stop_on_signals()?;
-    let data_dir = DataDir::take(&settings.data_dir)?;
-    let identity = identity(&settings.identity)?;
+    let data_dir = Arc::new(DataDir::take(&settings.data_dir)?);
+    let metrics = Arc::new(Metrics::new());
+    let identity = identity(settings.identity, &metrics)?;
     let local_site = settings.local_site.map(local_site).transpose()?;
+    check_worker_files(&settings.config.worker_files)?;
     let s3 = s3_settings(settings.s3);
     let object_store = S3ObjectStore::new(&s3)?;
     let listening = listen(settings.address).await?;
     let store = open_store(&data_dir).await?;
     tokio::select! {
-        outcome = test_writing(&object_store, &settings.config) => outcome?,
+        (outcome, ()) = async {
+            tokio::join!(
+                test_writing(&object_store, &settings.config),
+                test_identity(&*identity),
+            )
+        } => outcome?,
         () = stop.cancelled() => return Ok(()),
     }
     let local_enabled = local_site.is_some();
@@ -91,6 +99,7 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
         server: settings.server,
         store,
         identity,
+        metrics,
         object_store: Arc::new(object_store),
         plain_http_registries: settings.plain_http_registries,
         config: settings.config,
@@ -116,7 +125,10 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
     outcome
 }
 
-fn identity(settings: &IdentitySettings) -> Result<Arc<dyn Identity>, StartError> {
+fn identity(
+    settings: IdentitySettings,
+    metrics: &Metrics,
+) -> Result<Arc<dyn Identity>, StartError> {
     match settings {
         IdentitySettings::TokenFile(path) => {
             if !path.is_file() {
@@ -125,11 +137,22 @@ fn identity(settings: &IdentitySettings) -> Result<Arc<dyn Identity>, StartError
                     path.display()
                 )));
             }
-            Ok(Arc::new(TokenFile::open_or_create(path)?))
+            Ok(Arc::new(TokenFile::open_or_create(&path)?))
         }
-        IdentitySettings::Kbase { url } => Err(StartError::Configuration(format!(
-            "Authentication.token_file is not set, and KBase auth ({url}) is not supported yet; set it"
-        ))),
+        IdentitySettings::Kbase(settings) => {
+            let users = Arc::new(KbaseAuth::new(settings, metrics.dependency_calls())?);
+            let checked = Arc::clone(&users);
+            // The service starts without KBase auth too, but a wrong URL should show at once.
+            tokio::spawn(async move {
+                if let Err(error) = checked.check().await {
+                    tracing::warn!(
+                        %error,
+                        "KBase auth2 does not answer as it should; starting all the same"
+                    );
+                }
+            });
+            Ok(users)
+        }
     }
 }
 
@@ -145,12 +168,38 @@ fn local_site(choice: LocalSiteChoice) -> Result<LocalSiteChoice, StartError> {
     })
 }
 
+/// What workers download is there (contract config.md).
+fn check_worker_files(files: &WorkerFiles) -> Result<(), StartError> {
+    for (key, path) in [
+        ("HTCondor.executable_path", &files.executable),
+        ("ExternalExecution.archive_path", &files.archive),
+    ] {
+        if let Some(path) = path
+            && !path.is_file()
+        {
+            return Err(StartError::Configuration(format!(
+                "{key}: {} is not a file; correct it, or leave it out if no HTCondor workers need it",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn s3_settings(access: S3Access) -> S3Settings {
     S3Settings {
         url: access.url,
         access_key: access.access_key,
         secret: Arc::new(SecretSource::from_value(access.secret)),
         verify: access.verify,
+    }
+}
+
+/// Asks whether whoever knows the users is there. Without an answer the service starts all the same: what is
+/// remembered or public works, and a restart would not help.
+async fn test_identity(identity: &dyn Identity) {
+    if let Err(error) = identity.check().await {
+        tracing::warn!(%error, "the identity provider does not answer; starting all the same");
     }
 }
 

@@ -41,7 +41,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_connections: 1024,
+            // Leaves half of the usual 1024 file descriptors to the rest of the service.
+            max_connections: 512,
             head_timeout: Duration::from_secs(30),
             max_head_bytes: 32 * 1024,
             drain_timeout: Duration::from_secs(10),

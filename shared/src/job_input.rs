@@ -2,23 +2,15 @@
 //! every fault with the place it has in the body.
 
 use indexmap::IndexMap;
-use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::job_input::rules::{CONTAINERS, CPUS, IMAGE};
 use crate::site::Site;
-use crate::validation::scalars::{TextRule, integer, word};
+use crate::validation::scalars::{integer, word};
 use crate::validation::{Checked, Fault, Members};
 use crate::wire::error::ValidationDetail;
-
-/// Containers of a job.
-const CONTAINERS: RangeInclusive<u32> = 1..=1000;
-
-/// CPUs of a container: the most that any site's nodes have.
-const CPUS: RangeInclusive<u32> = 1..=256;
-
-const IMAGE: TextRule = TextRule::of_length(1..=1000);
 
 /// A validated job submission, in the form the service holds and returns it.
 ///
@@ -58,7 +50,7 @@ const fn one() -> u32 {
 }
 
 const fn default_memory_bytes() -> u64 {
-    10_000_000
+    rules::DEFAULT_MEMORY_BYTES
 }
 
 /// Mount points, arguments and environment of every container of the job.
@@ -85,11 +77,11 @@ pub struct Parameters {
 }
 
 fn default_input_mount_point() -> String {
-    "/input_files".to_owned()
+    rules::DEFAULT_INPUT_MOUNT_POINT.to_owned()
 }
 
 fn default_output_mount_point() -> String {
-    "/output_files".to_owned()
+    rules::DEFAULT_OUTPUT_MOUNT_POINT.to_owned()
 }
 
 /// One element of `args`.
@@ -150,6 +142,11 @@ pub enum ParameterKind {
     ContainerNumber,
 }
 
+impl ParameterKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::InputFiles, Self::ManifestFile, Self::ContainerNumber];
+}
+
 /// How several input files become arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -162,6 +159,15 @@ pub enum InputFilesFormat {
     RepeatParameter,
 }
 
+impl InputFilesFormat {
+    /// Every format.
+    pub const ALL: [Self; 3] = [
+        Self::CommaSeparatedList,
+        Self::SpaceSeparatedList,
+        Self::RepeatParameter,
+    ];
+}
+
 /// What each line of a manifest file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -170,6 +176,11 @@ pub enum ManifestFileFormat {
     Files,
     /// The file's data id.
     DataIds,
+}
+
+impl ManifestFileFormat {
+    /// Every format.
+    pub const ALL: [Self; 2] = [Self::Files, Self::DataIds];
 }
 
 /// The input files in the form they were given: bare paths, or objects.
@@ -231,10 +242,10 @@ impl InputFiles {
 mod files;
 mod memory;
 mod parameters;
+pub mod rules;
 mod runtime;
 
 pub use files::ILLEGAL_S3_PATH;
-pub use parameters::MOUNT_POINT;
 pub use runtime::{InvalidRuntime, Runtime};
 
 impl JobInput {

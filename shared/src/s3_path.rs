@@ -68,6 +68,11 @@ pub struct S3Path {
 }
 
 impl S3Path {
+    /// Number of code points that a path can have: the shortest bucket, a slash and one character,
+    /// to the longest bucket, a slash and the longest key.
+    pub const CHARS: std::ops::RangeInclusive<usize> =
+        *BUCKET_CHARS.start() + 2..=*BUCKET_CHARS.end() + 1 + MAX_KEY_BYTES;
+
     /// Parses `bucket/key`. Whitespace in front and around the bucket is removed; the key is kept
     /// as it is, with trailing whitespace, a trailing `/`, `.` and `..`.
     ///

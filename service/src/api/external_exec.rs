@@ -6,10 +6,11 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::Value;
 
+use cts_shared::job_input::rules::CHECKSUM;
 use cts_shared::s3_path::S3Path;
 use cts_shared::state::job_flow::ContainerReport;
 use cts_shared::timestamp::UtcTime;
-use cts_shared::validation::scalars::{TextRule, any_text, integer};
+use cts_shared::validation::scalars::{any_text, integer};
 use cts_shared::validation::times::time;
 use cts_shared::validation::{Checked, Fault, Members, list};
 use cts_shared::wire::container::ContainerUpdate;
@@ -24,8 +25,6 @@ use super::error::ApiError;
 use super::extract::{JsonBody, PathParams};
 use super::parameters;
 use super::request_context::Caller;
-
-static CHECKSUM: TextRule = TextRule::of_length(12..=12);
 
 /// `PUT /external_exec/jobs/{job_id}/container/{container_num}/update/{new_state}`
 pub async fn update_container(

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use serde_json::Value;
 use url::Url;
 
-use cts_shared::job_input::MOUNT_POINT;
+use cts_shared::job_input::rules::MOUNT_POINT;
 use cts_shared::validation::scalars::{TextRule, any_text};
 use cts_shared::validation::{Checked, Fault, Members, list};
 use cts_shared::wire::image::{Image, ImageRegistration, Images};
@@ -23,9 +23,14 @@ use super::extract::{JsonBody, QueryParams, RestOfPath};
 use super::parameters::{self, image_name};
 use super::request_context::Caller;
 
-const MAX_URLS: usize = 20;
-static URL: TextRule = TextRule::of_length(1..=2083);
-static USAGE_NOTES: TextRule = TextRule::of_length(0..=10_000);
+/// Most web pages about an image.
+pub const MAX_URLS: usize = 20;
+
+/// A web page's URL.
+pub static URL: TextRule = TextRule::of_length(1..=2083);
+
+/// How to use an image.
+pub static USAGE_NOTES: TextRule = TextRule::of_length(0..=10_000);
 
 /// `GET /images`
 pub async fn list_images(State(app): State<Arc<App>>) -> Result<Json<Images>, ApiError> {

@@ -10,6 +10,7 @@ use cts_shared::validation::times::aware_time;
 use cts_shared::wire::job::ListJobsResponse;
 
 use crate::app::App;
+use crate::error::Error;
 use crate::identity::Role;
 use crate::job_store::JobFilter;
 use crate::jobs;
@@ -21,7 +22,7 @@ use super::parameters::{self, USER_NAME};
 use super::request_context::Caller;
 
 /// Most jobs in an answer, and as many as are asked for by default.
-const MAX_JOBS: u32 = 1000;
+pub const MAX_JOBS: u32 = 1000;
 
 /// `GET /jobs`
 pub async fn list_own(
@@ -56,6 +57,12 @@ pub async fn list_all(
         return Err(checks.refuse());
     };
     admin.require_any(&[Role::FullAdmin])?;
+    if let Some(user) = &user {
+        app.identity
+            .check_user_name(user, caller.token()?)
+            .await
+            .map_err(Error::from)?;
+    }
     list(&app, JobFilter { user, ..filter }, limit).await
 }
 

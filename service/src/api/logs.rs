@@ -4,14 +4,15 @@
 //! or with a `Range` header, which is answered as HTTP says (RFC 9110, section 14). Where both are
 //! given the header is passed over.
 
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use http_range_header::parse_range_header;
+use http_range_header::{
+    EndPosition, StartPosition, SyntacticallyCorrectRange, parse_range_header,
+};
 
 use cts_shared::container_log::LogStream;
 use cts_shared::validation::scalars::at_least;
@@ -103,32 +104,23 @@ fn whole(content: ObjectStream) -> Response {
 
 /// One range as 206. A header that makes no sense, or asks for several ranges, is passed over.
 async fn part(app: &App, log: &Log, range: &str) -> Result<Response, ApiError> {
-    let everything = ByteRange {
-        first: 0,
-        length: None,
-    };
-    let Ok(ranges) = parse_range_header(range) else {
+    let Some(range) = single_range(range) else {
+        let everything = ByteRange {
+            first: 0,
+            length: None,
+        };
         return Ok(whole(log.read(app, everything).await?));
     };
-    if ranges.ranges.len() != 1 {
-        return Ok(whole(log.read(app, everything).await?));
-    }
     let size = log.size(app).await?;
-    let satisfiable = ranges.validate(size).ok();
-    let Some(range) = satisfiable.and_then(|ranges| ranges.into_iter().next()) else {
+    let Some((first, length)) = within(&range, size) else {
         return Err(ApiError::RangeNotSatisfiable { size });
     };
-    let (first, last): (u64, u64) = RangeInclusive::into_inner(range);
-    let length = last - first + 1;
-    let content = log
-        .read(
-            app,
-            ByteRange {
-                first,
-                length: Some(length),
-            },
-        )
-        .await?;
+    let last = first + length - 1;
+    let wanted = ByteRange {
+        first,
+        length: Some(length),
+    };
+    let content = log.read(app, wanted).await?;
     let headers = [
         (
             header::CONTENT_RANGE,
@@ -138,4 +130,45 @@ async fn part(app: &App, log: &Log, range: &str) -> Result<Response, ApiError> {
     ];
     let content = Body::from_stream(content);
     Ok((StatusCode::PARTIAL_CONTENT, headers, content).into_response())
+}
+
+fn single_range(text: &str) -> Option<SyntacticallyCorrectRange> {
+    let ranges = parse_range_header(text).ok()?.ranges;
+    let [range] = ranges.as_slice() else {
+        return None;
+    };
+    match (range.start, range.end) {
+        (StartPosition::Index(first), EndPosition::Index(last)) if last < first => None,
+        _ => Some(*range),
+    }
+}
+
+/// First byte and number of bytes of a range, if any of them exists.
+fn within(range: &SyntacticallyCorrectRange, size: u64) -> Option<(u64, u64)> {
+    let first = match range.start {
+        StartPosition::Index(first) => first,
+        StartPosition::FromLast(count) => size.saturating_sub(count),
+    };
+    let end = match range.end {
+        EndPosition::Index(last) => last.saturating_add(1).min(size),
+        EndPosition::LastByte => size,
+    };
+    (first < end).then(|| (first, end - first))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_range_lies_within_the_log(text in "bytes=([0-9]{0,20}-[0-9]{0,20}|\\PC*)", size: u64) {
+            if let Some((first, length)) = single_range(&text).and_then(|range| within(&range, size)) {
+                prop_assert!(length > 0);
+                prop_assert!(first.checked_add(length).is_some_and(|end| end <= size));
+            }
+        }
+    }
 }

@@ -21,7 +21,7 @@ use super::parameters;
 use super::request_context::Caller;
 
 /// Age from which a transition counts as unsent, if the request does not say.
-const DEFAULT_AGE: Duration = Duration::from_mins(10);
+pub const DEFAULT_AGE: Duration = Duration::from_mins(10);
 
 /// Least age that may be asked for: younger transitions are on their way.
 const LEAST_AGE: Duration = Duration::from_mins(1);

@@ -6,6 +6,7 @@ use regex::Regex;
 use serde_json::Value;
 
 use cts_shared::id::ContainerNumber;
+use cts_shared::job_input::rules::IMAGE;
 use cts_shared::site::Site;
 use cts_shared::state::JobState;
 use cts_shared::validation::Checked;
@@ -36,9 +37,6 @@ pub static USER_NAME: TextRule = text_rule!(
     "a lower-case letter, then lower-case letters, digits and underscores"
 );
 
-/// Names of images.
-pub static IMAGE_NAME: TextRule = TextRule::of_length(1..=1000);
-
 /// `job_id`, `refdata_id`
 ///
 /// # Errors
@@ -52,7 +50,7 @@ pub fn id(value: &Value) -> Checked<String> {
 /// # Errors
 /// With the fault.
 pub fn image_name(value: &Value) -> Checked<String> {
-    IMAGE_NAME.check(value)
+    IMAGE.check(value)
 }
 
 /// `container_num`, `container_number`

@@ -23,6 +23,9 @@ use crate::identity::{Role, User};
 
 use super::error::{ApiError, render};
 
+/// Routes that machines ask every few seconds; that all is well is worth no line each time.
+const PROBES: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+
 /// The caller, if there was a token; a handler that needs one asks for it when it is its turn.
 #[derive(Debug, Clone)]
 pub struct Caller(Option<Identified>);
@@ -107,11 +110,13 @@ pub async fn with_context(
         let route = route.as_ref().map(MatchedPath::as_str);
         app.metrics
             .request_answered(&method, route, response.status(), elapsed);
-        tracing::info!(
-            http.status = response.status().as_u16(),
-            elapsed_ms = elapsed.as_secs_f64() * 1000.0,
-            "request"
-        );
+        let status = response.status();
+        let elapsed_ms = elapsed.as_secs_f64() * 1000.0;
+        if status.is_success() && route.is_some_and(|route| PROBES.contains(&route)) {
+            tracing::debug!(http.status = status.as_u16(), elapsed_ms, "request");
+        } else {
+            tracing::info!(http.status = status.as_u16(), elapsed_ms, "request");
+        }
         response
     }
     .instrument(span)

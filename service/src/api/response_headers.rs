@@ -1,6 +1,8 @@
 //! What every answer carries whatever it says: compression, CORS and security headers (contract
 //! service.md, section 1.4).
 
+use std::time::Duration;
+
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::Next;
@@ -12,6 +14,9 @@ use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
 /// Smaller bodies are not worth compressing.
 const MIN_COMPRESSED_BYTES: u64 = 500;
+
+/// How long a browser need not ask again whether it may; as the existing system has it.
+const PREFLIGHT_VALID_FOR: Duration = Duration::from_mins(10);
 
 /// Headers of answers that do not set them themselves. Nothing here is a page, so a browser is to
 /// load and run nothing; the API's documentation, which is one, has a policy of its own.
@@ -51,6 +56,7 @@ pub fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
             .allow_credentials(true)
             .allow_methods(AllowMethods::mirror_request())
             .allow_headers(AllowHeaders::mirror_request())
+            .max_age(PREFLIGHT_VALID_FOR)
     })
 }
 

@@ -697,7 +697,7 @@ pub static ROOT_URL: Key<Url> = not_yet(
 .or("https://ci.kbase.us/services/cts");
 
 /// See [`KEYS`].
-pub static ROOT_PATH: Key<String> = not_yet(
+pub static ROOT_PATH: Key<String> = used(
     "Service",
     "root_path",
     "KBCTS_SERVICE_ROOT_PATH",
@@ -809,7 +809,7 @@ pub static MAX_CONNECTIONS: Key<u32> = used(
     kind::FROM_ONE,
     "connections at the same time; further ones wait",
 )
-.or("1024");
+.or("512");
 
 /// See [`KEYS`].
 pub static HEAD_TIMEOUT: Key<u32> = used("Server", "head_timeout_sec", "CTS_HEAD_TIMEOUT_SEC", kind::SECONDS, "seconds a client may take to send the head of a request; idle connections are closed after it, too").or("30");

@@ -10,6 +10,9 @@ use super::keys::{AnyKey, KEYS, Key, Need, Status};
 use super::kind::{Form, Show};
 use super::suggest::nearest_variable;
 
+/// Names the configuration file (contract config.md).
+const FILE_VARIABLE: &str = "KB_DEPLOYMENT_CONFIG";
+
 /// Shown instead of a secret.
 const REDACTED: &str = "[redacted]";
 
@@ -31,14 +34,15 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The process's environment, and the file.
+    /// The process's environment, and the file; without one, the file that the environment names.
     #[must_use]
     pub fn of_process(file: Option<&Path>) -> Self {
+        // An empty variable is an unset one.
+        let named = || std::env::var_os(FILE_VARIABLE).filter(|name| !name.is_empty());
         Self {
-            // An empty variable is an unset one, also that of the file.
             file: file
-                .filter(|path| !path.as_os_str().is_empty())
-                .map(Path::to_owned),
+                .map(Path::to_owned)
+                .or_else(|| named().map(PathBuf::from)),
             environment: std::env::vars_os()
                 .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
                 .collect(),

@@ -13,6 +13,7 @@ use super::fault::{Fault, Faults};
 use super::keys;
 use super::reader::{Explained, Reader, Sources};
 use super::{Cleaning, Config, PathPrefix, RequestLimits, WorkerFiles};
+use crate::identity::KbaseAuthSettings;
 use crate::server;
 use crate::telemetry::{LogFormat, LogLevel};
 
@@ -49,10 +50,7 @@ pub enum IdentitySettings {
     /// A file with tokens.
     TokenFile(PathBuf),
     /// KBase auth.
-    Kbase {
-        /// Its root.
-        url: Url,
-    },
+    Kbase(KbaseAuthSettings),
 }
 
 /// How the S3 store is reached.
@@ -178,6 +176,7 @@ fn config(reader: &Reader) -> Option<Config> {
             max_body_bytes: reader.get(&keys::MAX_BODY_BYTES)?,
             timeout: seconds(reader.get(&keys::REQUEST_TIMEOUT)?),
         },
+        root_path: reader.get(&keys::ROOT_PATH),
         cors_origins: reader.get(&keys::CORS_ORIGINS).unwrap_or_default(),
     })
 }
@@ -186,9 +185,18 @@ fn identity(reader: &Reader) -> Option<IdentitySettings> {
     if let Some(path) = reader.get(&keys::TOKEN_FILE) {
         return Some(IdentitySettings::TokenFile(path));
     }
-    Some(IdentitySettings::Kbase {
+    Some(IdentitySettings::Kbase(KbaseAuthSettings {
         url: reader.get(&keys::AUTH_URL)?,
-    })
+        admin_roles: reader
+            .get(&keys::ADMIN_ROLES)
+            .unwrap_or_default()
+            .into_iter()
+            .collect(),
+        kbase_staff_role: reader.get(&keys::KBASE_STAFF_ROLE)?,
+        nersc_account_role: reader.get(&keys::NERSC_ACCOUNT_ROLE)?,
+        external_executor_role: reader.get(&keys::EXECUTOR_ROLE)?,
+        refdata_service_role: reader.get(&keys::REFDATA_ROLE)?,
+    }))
 }
 
 fn s3(reader: &Reader) -> Option<S3Access> {

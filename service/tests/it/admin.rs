@@ -58,29 +58,6 @@ fn admin_routes(id: &str) -> Vec<(&'static str, String, Option<Value>)> {
 }
 
 #[tokio::test]
-async fn administrators_only() {
-    let app = TestApp::new();
-    app.register_image().await;
-    let id = app.submit(1).await;
-    for (method, path, body) in admin_routes(&id) {
-        app.call("", method, &path, body.clone())
-            .await
-            .expect_error(401, 10010);
-        for user in ["alice", "bob", "executor"] {
-            app.call(user, method, &path, body.clone())
-                .await
-                .expect_error(403, 20000);
-        }
-        let answer = app.call("admin", method, &path, body).await;
-        assert!(
-            !matches!(answer.status.as_u16(), 401 | 403 | 405 | 500..),
-            "{method} {path}: {}",
-            answer.text
-        );
-    }
-}
-
-#[tokio::test]
 async fn a_job_that_does_not_exist_is_told_after_the_request_is_checked() {
     let app = TestApp::new();
     for id in [UNKNOWN, "not-a-uuid"] {

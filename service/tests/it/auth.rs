@@ -1,12 +1,18 @@
 //! Who is let in, and in which order things are found wrong (contract service.md, section 1.1).
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header;
+use cts_service::identity::{KbaseAuth, KbaseAuthSettings};
+use serde_json::{Value, json};
+use wiremock::matchers::path;
+use wiremock::{Mock, MockServer, ResponseTemplate};
 
-use crate::test_app::TestApp;
+use crate::test_app::{Answer, TestApp};
 
-async fn with_header(app: &TestApp, path: &str, value: &str) -> crate::test_app::Answer {
+async fn with_header(app: &TestApp, path: &str, value: &str) -> Answer {
     let request = Request::builder()
         .uri(path)
         .header(header::AUTHORIZATION, value)
@@ -123,4 +129,57 @@ async fn administrators_do_not_report_container_states() {
     app.call("executor", "PUT", path, body())
         .await
         .expect_error(404, 40040);
+}
+
+/// What `GET /whoami` answers when KBase auth2 answers so.
+async fn who_am_i(token: ResponseTemplate, custom_roles: &[&str]) -> Answer {
+    let auth2 = MockServer::start().await;
+    let me = json!({"user": "carol", "customroles": custom_roles});
+    let me = ResponseTemplate::new(200).set_body_json(me);
+    for (route, answer) in [("/api/V2/token", token), ("/api/V2/me", me)] {
+        Mock::given(path(route))
+            .respond_with(answer)
+            .mount(&auth2)
+            .await;
+    }
+    let app = TestApp::with(|app| {
+        let settings = KbaseAuthSettings {
+            url: auth2.uri().parse().unwrap(),
+            admin_roles: ["ADMIN".to_owned()].into(),
+            kbase_staff_role: "STAFF".to_owned(),
+            nersc_account_role: "NERSC".to_owned(),
+            external_executor_role: "EXECUTOR".to_owned(),
+            refdata_service_role: "REFDATA".to_owned(),
+        };
+        app.identity = Arc::new(KbaseAuth::new(settings, app.metrics.dependency_calls()).unwrap());
+    });
+    app.get("any", "/whoami").await
+}
+
+#[tokio::test]
+async fn users_of_kbase_auth_have_the_roles_it_gives_them() {
+    let valid = json!({"type": "Login", "cachefor": 300_000, "expires": 4_000_000_000_000_i64});
+    let valid = || ResponseTemplate::new(200).set_body_json(&valid);
+    let answer = who_am_i(valid(), &["STAFF"]).await.expect(200).json();
+    assert_eq!(answer["user"], "carol");
+    assert_eq!(answer["roles"], json!([]));
+    let admin = who_am_i(valid(), &["ADMIN", "STAFF", "NERSC"]).await;
+    assert_eq!(admin.expect(200).json()["roles"], json!(["full_admin"]));
+    who_am_i(valid(), &["ADMIN", "NERSC"])
+        .await
+        .expect_error(403, 20000);
+}
+
+#[tokio::test]
+async fn what_kbase_auth_says_becomes_the_contracts_errors() {
+    let error = |appcode: u32| {
+        ResponseTemplate::new(401).set_body_json(json!({"error": {"appcode": appcode}}))
+    };
+    who_am_i(error(10020), &[]).await.expect_error(401, 10020);
+    let fault = who_am_i(error(20000), &[]).await;
+    let fault = fault.expect_error(500, Value::Null).json();
+    assert_eq!(fault["error"]["message"], "An unexpected error occurred");
+    let away = who_am_i(ResponseTemplate::new(502), &[]).await;
+    let away = away.expect_error(503, Value::Null);
+    assert_eq!(away.headers[header::RETRY_AFTER], "10");
 }

@@ -1,8 +1,11 @@
 //! Reading jobs, who may, cancel, logs.
 
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header;
 use serde_json::json;
 
-use crate::test_app::TestApp;
+use crate::test_app::{Answer, TestApp};
 
 #[tokio::test]
 async fn only_the_owner_sees_a_job_and_the_admin_view_is_for_admins_and_executors() {
@@ -131,6 +134,118 @@ async fn logs_are_read_by_part() {
         .await
         .expect_error(400, 30010);
     app.get("bob", &log).await.expect_error(403, 20000);
+}
+
+/// A job whose container failed and left a standard error of ten bytes, and that log's path.
+async fn job_with_log(app: &TestApp) -> String {
+    app.register_image().await;
+    let id = app.submit(1).await;
+    let body = json!({"time": "2031-02-03T05:00:00Z", "admin_error": "it broke"});
+    app.objects
+        .insert(&format!("cts/logs/{id}/container-0-stdout.txt"), "", None);
+    app.objects.insert(
+        &format!("cts/logs/{id}/container-0-stderr.txt"),
+        "0123456789",
+        None,
+    );
+    app.update(&id, 0, "error", body).await.expect(204);
+    app.finish_jobs().await;
+    format!("/jobs/{id}/log/0")
+}
+
+async fn ranged(app: &TestApp, path: &str, range: &str, more: Option<&str>) -> Answer {
+    let mut request = Request::get(path)
+        .header(header::AUTHORIZATION, "Bearer alice-token")
+        .header(header::RANGE, range);
+    if let Some(if_range) = more {
+        request = request.header(header::IF_RANGE, if_range);
+    }
+    app.send(request.body(Body::empty()).unwrap()).await
+}
+
+#[tokio::test]
+async fn logs_are_read_by_range() {
+    let app = TestApp::new();
+    let log = job_with_log(&app).await + "/stderr";
+    for (range, expected, content_range) in [
+        ("bytes=0-0", "0", "bytes 0-0/10"),
+        ("bytes=3-5", "345", "bytes 3-5/10"),
+        ("bytes=7-", "789", "bytes 7-9/10"),
+        ("bytes=-4", "6789", "bytes 6-9/10"),
+        ("bytes=8-100", "89", "bytes 8-9/10"),
+        ("bytes=-100", "0123456789", "bytes 0-9/10"),
+    ] {
+        let answer = ranged(&app, &log, range, None).await.expect(206);
+        assert_eq!(answer.text, expected, "{range}");
+        assert_eq!(answer.headers["content-range"], content_range, "{range}");
+        assert_eq!(answer.headers["content-length"], expected.len().to_string());
+        assert_eq!(answer.headers["content-type"], "text/plain; charset=utf-8");
+    }
+    for range in ["bytes=10-", "bytes=100-200"] {
+        let answer = ranged(&app, &log, range, None)
+            .await
+            .expect_error(416, None::<u32>);
+        assert_eq!(answer.headers["content-range"], "bytes */10", "{range}");
+    }
+    // Passed over: other units, nonsense, several ranges.
+    for range in [
+        "lines=1-2",
+        "bytes",
+        "bytes=x-y",
+        "bytes=5-3",
+        "bytes=0-1,3-4",
+    ] {
+        let answer = ranged(&app, &log, range, None).await.expect(200);
+        assert_eq!(answer.text, "0123456789", "{range}");
+        assert_eq!(answer.headers["accept-ranges"], "bytes", "{range}");
+        assert!(!answer.headers.contains_key("content-range"));
+    }
+    // The contract's parameters win, and there is no validator for If-Range.
+    let answer = ranged(&app, &format!("{log}?seek=8"), "bytes=0-1", None).await;
+    assert_eq!(answer.expect(200).text, "89");
+    let answer = ranged(&app, &log, "bytes=0-1", Some("\"x\"")).await;
+    assert_eq!(answer.expect(200).text, "0123456789");
+}
+
+#[tokio::test]
+async fn an_empty_log_is_read_in_every_way() {
+    let app = TestApp::new();
+    let log = job_with_log(&app).await + "/stdout";
+    for query in ["", "?seek=0", "?length=5", "?seek=0&length=1"] {
+        let answer = app.get("alice", &format!("{log}{query}")).await;
+        assert_eq!(answer.expect(200).text, "", "{query}");
+    }
+    for range in ["bytes=0-", "bytes=-5"] {
+        let answer = ranged(&app, &log, range, None)
+            .await
+            .expect_error(416, None::<u32>);
+        assert_eq!(answer.headers["content-range"], "bytes */0", "{range}");
+    }
+}
+
+#[tokio::test]
+async fn all_faults_of_a_log_request_are_reported() {
+    let app = TestApp::new();
+    let answer = app
+        .get("alice", "/jobs/x!/log/y/stdout?seek=-1&length=0")
+        .await
+        .expect_error(400, 30010);
+    let details = answer.json()["error"]["request_validation_detail"].clone();
+    let found: Vec<_> = details
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|detail| (detail["loc"].clone(), detail["type"].clone()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (json!(["path", "job_id"]), json!("string_pattern_mismatch")),
+            (json!(["path", "container_num"]), json!("int_parsing")),
+            (json!(["query", "seek"]), json!("greater_than_equal")),
+            (json!(["query", "length"]), json!("greater_than_equal")),
+        ]
+    );
 }
 
 #[tokio::test]

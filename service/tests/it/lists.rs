@@ -103,6 +103,9 @@ async fn filters() {
     }
     assert_eq!(ids(&app, "admin", "/admin/jobs?user=alice").await, both);
     assert!(ids(&app, "admin", "/admin/jobs?user=bob").await.is_empty());
+    app.get("admin", "/admin/jobs?user=nobody")
+        .await
+        .expect_error(400, 10040);
     assert_eq!(ids(&app, "alice", "/jobs?user=bob").await, both);
 }
 

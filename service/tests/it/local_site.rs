@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use cts_service::compute_site::local::{LocalSite, LocalSiteSettings};
-use cts_service::compute_site::{ComputeSite, SiteEvent};
+use cts_service::compute_site::{CleanError, ComputeSite, SiteEvent};
 use cts_shared::id::JobId;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -225,4 +225,70 @@ async fn after_a_restart_lost_executors_are_told_and_waiting_containers_start() 
         "{ended:?}"
     );
     assert!(ended[1].2.contains("exit status 0"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn cleaning_removes_what_ended_executors_left_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let (sender, mut events) = mpsc::channel(8);
+    let script = "mkdir -p out/deep; echo x > out/deep/file\n\
+                  [ $CONTAINER_NUMBER = 1 ] && exec sleep 300";
+    let site = LocalSite::new(settings(directory.path(), script), sender);
+    let job = job();
+    let other = self::job();
+    let jobs_dir = directory.path().join("jobs");
+    let container = |number: u32| jobs_dir.join(job.to_string()).join(number.to_string());
+    site.start(job, vec![0, 1]).await.unwrap();
+    assert_eq!(next(&mut events).await.1, 0);
+    site.start(other, vec![0]).await.unwrap();
+    assert_eq!(next(&mut events).await.0, other);
+    // The site forgets an ended container right after it has told of it.
+    let cleaned = tokio::time::timeout(DEADLINE, async {
+        while site.clean(job, vec![0]).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    });
+    cleaned.await.unwrap();
+    assert!(!container(0).exists());
+    assert!(container(1).exists());
+    let refused = site.clean(job, vec![0, 1]).await;
+    assert!(
+        matches!(&refused, Err(CleanError::StillRunning(running)) if running == &[1]),
+        "{refused:?}"
+    );
+    assert!(container(1).exists());
+    site.cancel(job).await.unwrap();
+    site.clean(job, vec![0, 1]).await.unwrap();
+    assert!(!jobs_dir.join(job.to_string()).exists());
+    assert!(jobs_dir.join(other.to_string()).exists());
+    // Once more, and for a job that was never here.
+    site.clean(job, vec![0, 1]).await.unwrap();
+    site.clean(self::job(), vec![0]).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_executor_that_outlived_the_service_is_not_cleaned_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let (sender, _events) = mpsc::channel(8);
+    let script = settings(directory.path(), "exec sleep 300");
+    let first = LocalSite::new(script.clone(), sender.clone());
+    let job = job();
+    first.start(job, vec![0]).await.unwrap();
+    let pid_file = script.jobs_dir.join(job.to_string()).join("0/executor.pid");
+    let started = tokio::time::timeout(DEADLINE, async {
+        while !pid_file.exists() {
+            tokio::task::yield_now().await;
+        }
+    });
+    started.await.unwrap();
+    let second = LocalSite::new(script, sender);
+    let refused = second.clean(job, vec![0]).await;
+    assert!(
+        matches!(&refused, Err(CleanError::StillRunning(running)) if running == &[0]),
+        "{refused:?}"
+    );
+    assert!(pid_file.exists());
+    first.cancel(job).await.unwrap();
+    second.clean(job, vec![0]).await.unwrap();
+    assert!(!pid_file.exists());
 }

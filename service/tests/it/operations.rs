@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use http_body_util::BodyExt;
 use secrecy::SecretString;
 use serde_json::{Value, json};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 
 use cts_service::identity::{Identity, IdentityError, User};
@@ -423,6 +424,7 @@ async fn configured_origins_are_let_in_with_credentials_on_errors_too() {
         ("access-control-allow-credentials", "true"),
         ("access-control-allow-origin", ORIGIN),
         ("access-control-allow-methods", "PUT"),
+        ("access-control-max-age", "600"),
         ("access-control-allow-headers", "authorization,x-own"),
     ] {
         assert!(found.contains(&header), "{header:?} not in {found:?}");
@@ -499,7 +501,8 @@ async fn a_request_has_one_log_line_with_its_context() {
     let lines = LogLines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::registry()
-        .with(cts_service::telemetry::json_lines(move || writer.clone()));
+        .with(cts_service::telemetry::json_lines(move || writer.clone()))
+        .with(LevelFilter::INFO);
     // With a single subscriber in the process, a line that another test's thread reaches first would
     // be switched off for good, for that thread has none. A second one has it asked for each time.
     let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
@@ -515,6 +518,7 @@ async fn a_request_has_one_log_line_with_its_context() {
             .headers_mut()
             .insert(name, value.parse().unwrap());
     }
+    app.get("", "/livez").await.expect(200);
     let answer = app.send(with_headers).await.expect(404);
     let logged = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     let requests: Vec<Value> = logged

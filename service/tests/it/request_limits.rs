@@ -1,6 +1,5 @@
 //! What one request may cost, and which web pages may send it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -9,12 +8,6 @@ use axum::http::{HeaderValue, header};
 use serde_json::Value;
 
 use crate::test_app::TestApp;
-
-fn configured(change: impl FnOnce(&mut cts_service::config::Config)) -> TestApp {
-    let mut app = TestApp::new();
-    change(&mut Arc::get_mut(&mut app.app).unwrap().config);
-    app
-}
 
 fn submission(body: Body) -> Request {
     Request::builder()
@@ -28,7 +21,7 @@ fn submission(body: Body) -> Request {
 
 #[tokio::test]
 async fn a_request_that_takes_too_long_gets_503() {
-    let app = configured(|config| config.request_limits.timeout = Duration::from_millis(50));
+    let app = TestApp::with(|app| app.config.request_limits.timeout = Duration::from_millis(50));
     let never = futures::stream::pending::<Result<Bytes, std::io::Error>>();
     let answer = app
         .send(submission(Body::from_stream(never)))
@@ -42,7 +35,7 @@ async fn a_request_that_takes_too_long_gets_503() {
 
 #[tokio::test]
 async fn the_limit_of_bodies_is_the_configured_one() {
-    let app = configured(|config| config.request_limits.max_body_bytes = 10);
+    let app = TestApp::with(|app| app.config.request_limits.max_body_bytes = 10);
     app.send(submission(Body::from("[123456789]")))
         .await
         .expect_error(413, Value::Null);
@@ -76,7 +69,7 @@ async fn no_page_may_call_by_default() {
 #[tokio::test]
 async fn configured_pages_may_call_and_read_errors() {
     let origin = "https://kbase.us";
-    let app = configured(|config| config.cors_origins = vec![HeaderValue::from_static(origin)]);
+    let app = TestApp::with(|app| app.config.cors_origins = vec![HeaderValue::from_static(origin)]);
     let answer = app.send(from_page("OPTIONS", origin)).await.expect(200);
     for (name, value) in [
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, origin),

@@ -2,13 +2,14 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use wiremock::matchers::{any, method, path_regex};
+use serde_json::{Value, json};
+use wiremock::matchers::{any, method, path, path_regex};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 /// Longer than anything here takes on a busy machine.
@@ -140,12 +141,16 @@ impl Drop for Service {
 }
 
 fn get_root(address: SocketAddr) -> String {
+    get(address, "/", "")
+}
+
+/// `headers` are whole lines.
+fn get(address: SocketAddr, path: &str, headers: &str) -> String {
     use std::io::Write;
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream
-        .write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-        .unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
@@ -192,6 +197,27 @@ async fn it_serves_until_it_is_told_to_stop() {
     assert_eq!(asked("PUT"), ["/cts/io", "/cts/logs", "/other"]);
     assert_eq!(asked("DELETE"), ["/cts/io", "/cts/logs", "/other"]);
     assert_eq!(requests.len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_kbase_auth_is_logged_and_does_not_stop_the_start() {
+    let s3 = kind_store().await;
+    let something = MockServer::start().await;
+    let mut home = Home::new(&s3.uri());
+    let token_file = home.config.lines().nth(1).unwrap().to_owned();
+    let url = format!("url = {:?}", something.uri());
+    home.config = home.config.replace(&token_file, &url);
+    let mut service = Service::start(home.command("serve"));
+    let address = service.address();
+    let warning = "KBase auth2 does not answer as it should; starting all the same";
+    // The start does not wait for it: it may have come before or after.
+    if !service.seen.iter().any(|line| line.contains(warning)) {
+        service.wait_for(warning);
+    }
+    let answer = get(address, "/whoami", "authorization: Bearer CANARY\r\n");
+    assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
+    let report = get(address, "/readyz", "");
+    assert!(report.contains("404 Not Found"), "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -276,6 +302,98 @@ fn faults_of_the_configuration_have_their_status() {
             text(&output)
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_site_local_is_offered_where_it_is_enabled() {
+    let s3 = kind_store().await;
+    let mut home = Home::new(&s3.uri());
+    let token = home.directory.path().join("executor.token");
+    home.config.push_str(&format!(
+        "[LocalSite]\nenabled = \"true\"\nexecutor = \"/bin/true\"\ntoken_path = {token:?}\n"
+    ));
+    let output = home.output("serve");
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output).contains("LocalSite.token_path: cannot read the secret file"));
+
+    std::fs::write(&token, "CANARY-0123456789").unwrap();
+    let mut service = Service::start(home.command("serve"));
+    let address = service.address();
+    let answer = get(address, "/sites", "");
+    let local = answer.find("\"cluster\":\"local\"").unwrap();
+    let available = answer[local..].find("\"available\":true");
+    assert!(available.is_some(), "{answer}");
+    let secret = home.directory.path().join("data").join("s3_secret");
+    assert_eq!(std::fs::read_to_string(&secret).unwrap(), SECRET);
+    let mode = secret.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    service.terminate();
+    assert_eq!(service.ended().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_token_file_kbase_auth_knows_the_users() {
+    let auth2 = MockServer::start().await;
+    let answers = [
+        ("/", json!({"servicename": "Authentication Service"})),
+        (
+            "/api/V2/token",
+            json!({"type": "Login", "user": "bob", "cachefor": 1000, "expires": 4_000_000_000_000_u64}),
+        ),
+        (
+            "/api/V2/me",
+            json!({"user": "bob", "customroles": ["boss", "KBASE_STAFF", "HAS_NERSC_ACCOUNT"]}),
+        ),
+    ];
+    for (at, answer) in answers {
+        Mock::given(path(at))
+            .respond_with(ResponseTemplate::new(200).set_body_json(answer))
+            .mount(&auth2)
+            .await;
+    }
+    let s3 = kind_store().await;
+    let home = Home::new(&s3.uri());
+    let mut command = home.command("serve");
+    let config = home
+        .config
+        .lines()
+        .filter(|line| !line.starts_with("token_file"))
+        .map(|line| format!("{line}\n"));
+    let file = home.directory.path().join("cts.toml");
+    std::fs::write(file, config.collect::<String>()).unwrap();
+    command
+        .env("KBCTS_KBASE_AUTH2_URL", auth2.uri())
+        .env("KBCTS_KBASE_AUTH2_ADMIN_ROLES", "boss");
+    let mut service = Service::start(command);
+    let address = service.address();
+    let answer = get(address, "/whoami", "Authorization: Bearer CANARY-token\r\n");
+    assert!(
+        answer.contains(r#""user":"bob","roles":["full_admin"]"#),
+        "{answer}"
+    );
+    service.terminate();
+    assert_eq!(service.ended().code(), Some(0));
+}
+
+#[test]
+fn the_environment_alone_is_enough_and_an_empty_variable_names_no_file() {
+    let home = Home::new("http://127.0.0.1:1");
+    let mut command = home.command("check-config");
+    for (name, value) in [
+        ("KB_DEPLOYMENT_CONFIG", ""),
+        ("KBCTS_S3_URL", "http://127.0.0.1:1"),
+        ("KBCTS_S3_ACCESS_KEY", "key"),
+        ("KBCTS_S3_ACCESS_SECRET", SECRET),
+        ("KBCTS_CONTAINER_S3_LOG_DIR", "cts/logs"),
+    ] {
+        command.env(name, value);
+    }
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    // A flag comes before the variable.
+    let output = command.args(["--config", "/missing"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output).contains("configuration file /missing"));
 }
 
 #[test]

@@ -107,6 +107,24 @@ fn the_environment_alone_is_enough() {
 }
 
 #[test]
+fn users_are_those_of_kbase_without_a_token_file() {
+    let file = MINIMAL.replace(
+        "token_file = \"/etc/cts/tokens.toml\"",
+        "admin_roles_full = \"a, b\"",
+    );
+    let settings = good(&file, &[("KBCTS_KBASE_STAFF_ROLE", "STAFF")]);
+    let IdentitySettings::Kbase(auth) = settings.identity else {
+        panic!("{:?}", settings.identity);
+    };
+    assert_eq!(auth.url.as_str(), "https://ci.kbase.us/services/auth");
+    assert_eq!(auth.admin_roles, ["a", "b"].map(str::to_owned).into());
+    assert_eq!(auth.kbase_staff_role, "STAFF");
+    assert_eq!(auth.nersc_account_role, "HAS_NERSC_ACCOUNT");
+    assert_eq!(auth.external_executor_role, "CTS_EXTERNAL_EXECUTOR");
+    assert_eq!(auth.refdata_service_role, "CTS_REFDATA_SERVICE");
+}
+
+#[test]
 fn variables_override_the_file_and_empty_ones_do_not() {
     let file = with("Jobs", "max_cpu_hours = 7.5");
     let max = |environment: &[(&str, &str)]| good(&file, environment).config.max_cpu_hours;

@@ -284,3 +284,17 @@ async fn a_job_with_ten_thousand_inputs_is_accepted() {
         10_000
     );
 }
+
+#[tokio::test]
+async fn in_test_mode_jobs_are_stored_and_not_started() {
+    let app = TestApp::with(|app| app.config.start_jobs = false);
+    app.register_image().await;
+    let answer = app
+        .call("alice", "POST", "/jobs", Some(job_input()))
+        .await
+        .expect(200);
+    let id = answer.json()["job_id"].as_str().unwrap().to_owned();
+    // What was started in the background has its turn.
+    tokio::task::yield_now().await;
+    assert_eq!(app.state(&id).await, "created");
+}

@@ -42,6 +42,8 @@ use cts_shared::timestamp::UtcTime;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use crate::description;
+
 pub(crate) const CRC: &str = "6YwqZlRfOM4=";
 pub(crate) const OUTPUT_CRC: &str = "akP7S61aVgc=";
 pub(crate) const DIGEST: &str =
@@ -288,6 +290,7 @@ impl TestApp {
                 start_jobs: true,
                 cleaning: Cleaning::default(),
                 request_limits: RequestLimits::default(),
+                root_path: None,
                 cors_origins: Vec::new(),
             },
             metrics,
@@ -336,16 +339,30 @@ impl TestApp {
 
     /// The head of the answer has come, its body may not.
     pub(crate) async fn respond(&self, request: Request) -> Response {
-        router::service(Arc::clone(&self.app))
+        self.respond_as_described(request).await.0
+    }
+
+    /// The answer, and what its body must be by the API's description.
+    async fn respond_as_described(&self, request: Request) -> (Response, description::Body) {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let response = router::service(Arc::clone(&self.app))
             .oneshot(request)
             .await
-            .unwrap()
+            .unwrap();
+        let (head, body) = response.into_parts();
+        let described = description::described_body(&method, &path, &head)
+            .unwrap_or_else(|fault| panic!("{method} {path}: {}: {fault}", head.status));
+        (Response::from_parts(head, body), described)
     }
 
     pub(crate) async fn send(&self, request: Request) -> Answer {
-        let response = self.respond(request).await;
+        let place = format!("{} {}", request.method(), request.uri());
+        let (response, described) = self.respond_as_described(request).await;
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
+        if let Err(fault) = described.check(&parts, &bytes) {
+            panic!("{place}: {}: {fault}", parts.status);
+        }
         Answer {
             status: parts.status,
             headers: parts.headers,

@@ -3,24 +3,16 @@
 use indexmap::IndexSet;
 use serde_json::Value;
 
+use super::rules::{CHECKSUM, DATA_ID, INPUT_FILES};
 use super::{InputFile, InputFiles};
 use crate::s3_path::{Bucket, InvalidS3Path, S3Path, check_segments};
 use crate::unicode;
-use crate::validation::scalars::{TextRule, any_text};
+use crate::validation::scalars::any_text;
 use crate::validation::{Checked, Fault, Faults, Members, Reading, any_of, list};
 
 /// Kind of the fault of a path with a segment that cannot be part of a path on a disk. A request
 /// whose faults are all of this kind is answered with 30020, any other with 30010.
 pub const ILLEGAL_S3_PATH: &str = "illegal_s3_path";
-
-/// Most input files of a job.
-const MAX_INPUT_FILES: usize = 10_000;
-
-/// Longest output directory, with its final slash.
-const MAX_OUTPUT_DIR_CHARS: usize = 1088;
-
-const CHECKSUM: TextRule = TextRule::of_length(12..=12);
-const DATA_ID: TextRule = TextRule::of_length(1..=255);
 
 /// A broken rule that the schema cannot express.
 fn rule_broken(value: &Value, message: impl Into<String>) -> Faults {
@@ -61,8 +53,9 @@ pub(super) fn output_dir(value: &Value) -> Checked<String> {
         return Err(faults);
     }
     let directory = directory + "/";
-    if directory.chars().count() > MAX_OUTPUT_DIR_CHARS {
-        let message = format!("give at most {MAX_OUTPUT_DIR_CHARS} characters with a final slash");
+    let most = *S3Path::CHARS.end();
+    if directory.chars().count() > most {
+        let message = format!("give at most {most} characters with a final slash");
         return Err(Fault::new("string_too_long", value, message).into());
     }
     Ok(directory)
@@ -120,10 +113,11 @@ fn normalised_root(text: &str) -> Result<String, InvalidS3Path> {
 /// The input files: all paths, or all objects with a path each.
 pub(super) fn input_files(value: &Value) -> Checked<InputFiles> {
     match value {
-        Value::Array(files) if files.len() > MAX_INPUT_FILES => {
-            let message = format!("give at most {MAX_INPUT_FILES} input files");
+        Value::Array(files) if files.len() > *INPUT_FILES.end() => {
+            let most = *INPUT_FILES.end();
+            let message = format!("give at most {most} input files");
             let fault = Fault::without_input("too_long", message);
-            return Err(fault.with_bound("max_length", MAX_INPUT_FILES).into());
+            return Err(fault.with_bound("max_length", most).into());
         }
         Value::Array(files) => bare_paths_are_valid(files)?,
         Value::String(_) | Value::Object(_) => {

@@ -1,20 +1,10 @@
 //! `memory`: bytes, or a number with a unit (contract service.md, section 3.3).
 
-use std::ops::RangeInclusive;
-use std::sync::LazyLock;
-
-use regex::Regex;
 use serde_json::Value;
 
+use super::rules::{MEMORY_BYTES, MEMORY_QUANTITY};
 use crate::validation::scalars::{any_integer, integer_in_text, within};
 use crate::validation::{Checked, Fault};
-
-/// What a container may ask for.
-const BYTES: RangeInclusive<u64> = 1_000_000..=990_000_000_000;
-
-/// A number and perhaps a unit at the start of a text. What follows is ignored, as upstream does.
-static QUANTITY: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"^\s*(\d*\.?\d+)\s*(\w+)?").expect("the pattern is constant"));
 
 /// Checks an amount of memory; gives bytes.
 pub(super) fn memory(value: &Value) -> Checked<u64> {
@@ -32,12 +22,12 @@ pub(super) fn memory(value: &Value) -> Checked<u64> {
             "give bytes, or a number with a unit such as \"10GB\"",
         )
     })?;
-    within(value, bytes, BYTES)
+    within(value, bytes, MEMORY_BYTES)
 }
 
 /// Reads a number with a unit; nothing if there is no number.
 fn quantity(value: &Value, text: &str) -> Checked<Option<i128>> {
-    let Some(groups) = QUANTITY.captures(text) else {
+    let Some(groups) = MEMORY_QUANTITY.captures(text) else {
         return Ok(None);
     };
     let unit = groups.get(2).map_or("b", |unit| unit.as_str());

@@ -1,11 +1,9 @@
 //! `params`: mount points, arguments, environment.
 
-use std::sync::LazyLock;
-
 use indexmap::IndexMap;
-use regex::Regex;
 use serde_json::Value;
 
+use super::rules::{ARGUMENT, FLAG, MANIFEST_HEADER, MOUNT_POINT, VARIABLE_NAME};
 use super::{
     Argument, EnvironmentValue, InputFilesFormat, Parameter, ParameterKind, Parameters,
     default_input_mount_point, default_output_mount_point,
@@ -13,40 +11,6 @@ use super::{
 use crate::unicode;
 use crate::validation::scalars::{TextRule, boolean, word};
 use crate::validation::{Checked, Fault, Faults, Members, Reading, any_of, list};
-
-/// A rule of length and pattern.
-macro_rules! text_rule {
-    ($length:expr, $pattern:literal, $meaning:literal) => {
-        TextRule::of_pattern(
-            $length,
-            LazyLock::new(|| Regex::new($pattern).expect("the pattern is constant")),
-            $meaning,
-        )
-    };
-}
-
-/// A place in a container. (In all patterns `\w` is Unicode-aware and `$` is the end of the text.)
-pub static MOUNT_POINT: TextRule = text_rule!(
-    1..=1024,
-    r"^/(?:[\w.-]+/)*[\w.-]+/?$",
-    "an absolute path below /, of letters, digits and _.-"
-);
-static ARGUMENT: TextRule = text_rule!(
-    1..=1024,
-    r"^[\w\./][\w\./-]*$",
-    "a text of letters, digits and _./-, not starting with a hyphen"
-);
-static FLAG: TextRule = text_rule!(
-    2..=256,
-    r"^--?[a-zA-Z0-9][\w\.-]*=?$",
-    "a flag such as -i, --input or --input="
-);
-static VARIABLE_NAME: TextRule = text_rule!(
-    1..=256,
-    r"^[A-Z_][A-Z0-9_]*$",
-    "a variable name of A to Z, 0 to 9 and _, not starting with a digit"
-);
-const MANIFEST_HEADER: TextRule = TextRule::of_length(1..=1000);
 
 /// The existing service's names of the ways to read an argument or a variable's value.
 const AS_TEXT: &str = "constrained-str";

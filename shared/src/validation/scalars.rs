@@ -139,6 +139,7 @@ pub struct TextRule {
 
 impl TextRule {
     /// Only the length matters.
+    #[must_use]
     pub const fn of_length(length: RangeInclusive<usize>) -> Self {
         Self {
             length,
@@ -147,6 +148,7 @@ impl TextRule {
     }
 
     /// Length and pattern matter. `meaning` says the pattern in words, as the end of "give ...".
+    #[must_use]
     pub const fn of_pattern(
         length: RangeInclusive<usize>,
         pattern: LazyLock<Regex>,
@@ -156,6 +158,18 @@ impl TextRule {
             length,
             pattern: Some((pattern, meaning)),
         }
+    }
+
+    /// Allowed number of code points.
+    #[must_use]
+    pub const fn length(&self) -> &RangeInclusive<usize> {
+        &self.length
+    }
+
+    /// The pattern, if there is one.
+    #[must_use]
+    pub fn pattern(&self) -> Option<&str> {
+        self.pattern.as_ref().map(|(pattern, _)| pattern.as_str())
     }
 
     /// Checks a text.

@@ -231,7 +231,7 @@ async fn without_an_answer_the_last_one_counts() {
         ResponseTemplate::new(200).set_delay(PATIENCE),
     ];
     for no_answer in no_answers {
-        let auth2 = FakeAuth2::with_deadline(Duration::from_millis(500)).await;
+        let auth2 = FakeAuth2::with_deadline(Duration::from_secs(2)).await;
         auth2.know_alice(A_MOMENT).await;
         let known = auth2.user().await.unwrap();
         auth2.server.reset().await;
@@ -305,6 +305,7 @@ async fn a_stranger_waits_until_auth2_is_back() {
     assert!(
         matches!(error, crate::error::Error::Unavailable { retry_after, .. } if !retry_after.is_zero())
     );
+    let auth2 = FakeAuth2::start().await;
     for status in [429, 500, 502, 503, 504] {
         auth2.server.reset().await;
         auth2

@@ -1,0 +1,28 @@
+//! Callbacks of transfers at sites that are not served here.
+
+use super::operation::{Access, Operation, job_id};
+
+pub(super) const TAG: &str = "Callbacks";
+
+pub(super) fn operations() -> Vec<Operation> {
+    [
+        ("/callback/download/{job_id}", "download_complete", "the inputs are there"),
+        ("/callback/job/{job_id}", "job_complete", "the containers have ended"),
+        ("/callback/upload/{job_id}", "upload_complete", "the outputs are stored"),
+        ("/callback/errlogs/{job_id}", "error_log_upload_complete", "the logs are stored"),
+    ]
+    .into_iter()
+    .map(|(path, name, event)| {
+        Operation::get(path, name)
+            .about(
+                Access::Anyone,
+                &format!("A remote site says that {event}"),
+                "For jobs whose data a remote transfer service moves. No site of this service works \
+                 so: a known job is answered with `appcode` 100000.",
+            )
+            .parameter(job_id())
+            .answers_nothing("Noted.")
+            .tagged(TAG)
+    })
+    .collect()
+}
