@@ -149,7 +149,7 @@ fn routes(root_path: Option<&str>) -> Routes {
         )
         .route("/openapi.json", docs::document(root_path))
         .route("/docs", get(docs::page))
-        .root("/docs/{file}", get(docs::asset))
+        .route("/docs/{file}", get(docs::asset))
         .route("/redoc", docs::redoc(root_path))
 }
 
