@@ -555,7 +555,7 @@ impl Fuzzed {
             .split('/')
             .map(|part| match part {
                 // Half of the time the rest of the request is to be reached.
-                "{job_id}" if self.parts[0].len() % 2 == 0 => "{job_id}",
+                "{job_id}" if self.parts[0].len().is_multiple_of(2) => "{job_id}",
                 part if part.starts_with('{') => parts.next().map_or("x", String::as_str),
                 part => part,
             })

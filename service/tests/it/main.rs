@@ -18,10 +18,13 @@ mod documentation;
 mod envelope;
 mod events;
 mod images;
+#[path = "../../../shared/tests/vectors/job_flow_decisions.rs"]
 mod job_flow_decisions;
+#[path = "../../../shared/tests/vectors/job_input_decisions.rs"]
 mod job_input_decisions;
 mod jobs;
 mod lists;
+#[path = "../../../shared/tests/vectors/loader.rs"]
 mod loader;
 mod local_site;
 mod openapi;
