@@ -118,3 +118,59 @@ async fn the_public_endpoints() {
     assert_eq!(sites[1]["available"], true);
     assert_eq!(sites[1]["unavailable_reason"], json!(null));
 }
+
+#[tokio::test]
+async fn every_path_answers_other_methods_with_405_and_a_slash_too_many_with_307() {
+    let app = TestApp::new();
+    for path in cts_service::router::paths() {
+        let path = path
+            .replace("{*rest}", "a/b")
+            .replace("{job_id}", "x%20y")
+            .replace(['{', '}'], "");
+        for method in ["HEAD", "PATCH", "OPTIONS"] {
+            let answer = app.call("", method, &path, None).await.expect(405);
+            let allow = answer.headers[header::ALLOW].to_str().unwrap();
+            assert!(!allow.contains("HEAD"), "{path}: {allow}");
+        }
+        // The rest of a path may end in a slash, or be empty.
+        if path == "/" || path == "/images" || path.ends_with("a/b") {
+            continue;
+        }
+        for method in ["GET", "PUT", "POST", "DELETE"] {
+            let target = format!("{path}/?a=b%20c&d");
+            let answer = app.call("", method, &target, None).await.expect(307);
+            assert_eq!(
+                answer.headers[header::LOCATION],
+                format!("{path}?a=b%20c&d")
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_rest_of_a_path_keeps_its_slashes() {
+    let app = TestApp::new();
+    app.register_image().await;
+    for name in [
+        "reg.example.org/kbase/sh:1",
+        "reg.example.org%2Fkbase%2Fsh:1",
+    ] {
+        app.get("", &format!("/images/{name}")).await.expect(200);
+    }
+    for name in ["reg.example.org//kbase/sh:1", "/kbase", "kbase/", "/"] {
+        let answer = app.get("", &format!("/images/{name}")).await;
+        answer.expect_error(400, 30040);
+    }
+    app.get("", &format!("/images/{}", "a".repeat(1001)))
+        .await
+        .expect_error(400, 30010);
+    app.call("", "GET", "/admin/images/x", None)
+        .await
+        .expect_error(405, None::<u32>);
+    app.call("", "POST", "/admin/images/", None)
+        .await
+        .expect_error(401, 10010);
+    app.call("alice", "POST", "/admin/images/", None)
+        .await
+        .expect_error(400, 30010);
+}

@@ -1,6 +1,7 @@
 //! Builds a service for one test and talks to it.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
+use tower::util::BoxCloneService;
 
 use cts_service::api::events::MAX_FOLLOWERS;
 use cts_service::app::App;
@@ -162,6 +164,8 @@ impl ComputeSite for RecordingSite {
 
 pub(crate) struct TestApp {
     pub(crate) app: Arc<App>,
+    /// Made once: making it builds the API's description, too.
+    service: std::sync::Mutex<BoxCloneService<Request, Response, Infallible>>,
     pub(crate) objects: Arc<MemoryObjectStore>,
     pub(crate) site: Arc<RecordingSite>,
     pub(crate) clock: Arc<TestClock>,
@@ -301,8 +305,10 @@ impl TestApp {
         };
         customise(&mut app);
         let config = app.config.clone();
+        let app = Arc::new(app);
         Self {
-            app: Arc::new(app),
+            service: BoxCloneService::new(router::service(Arc::clone(&app))).into(),
+            app,
             objects,
             site,
             clock,
@@ -345,10 +351,8 @@ impl TestApp {
     /// The answer, and what its body must be by the API's description.
     async fn respond_as_described(&self, request: Request) -> (Response, description::Body) {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let response = router::service(Arc::clone(&self.app))
-            .oneshot(request)
-            .await
-            .unwrap();
+        let service = self.service.lock().unwrap().clone();
+        let response = service.oneshot(request).await.unwrap();
         let (head, body) = response.into_parts();
         let described = description::described_body(&method, &path, &head)
             .unwrap_or_else(|fault| panic!("{method} {path}: {}: {fault}", head.status));

@@ -99,16 +99,17 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     }
     if arguments.wants(Part::Updates) {
         updates(&stage, &mut requests).await?;
+        memory.add("after all updates", stage.resident_bytes()?, None, "");
     }
     if arguments.wants(Part::Submissions) {
         submissions(&stage, &mut requests).await?;
+        memory.add(
+            "after all submissions",
+            stage.resident_bytes()?,
+            None,
+            "243",
+        );
     }
-    memory.add(
-        "after all of the load",
-        stage.resident_bytes()?,
-        None,
-        "243",
-    );
     if arguments.wants(Part::Stored) {
         progress(&format!("storing {} jobs", arguments.stored_jobs));
         stage.restart_with(arguments.stored_jobs).await?;
