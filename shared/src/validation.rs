@@ -2,7 +2,7 @@
 //!
 //! A check is a function from a JSON value to [`Checked`]: the value in our types, or every fault
 //! in it. A fault's path is built from the inside out: whoever looks into a member or an element
-//! adds its name ([`Faults::under`]), so that a check knows nothing of where its value stands.
+//! adds its name (`Faults::under`), so that a check knows nothing of where its value stands.
 //!
 //! The kinds of faults and their places are those of the existing service's validation library,
 //! because clients read them; the words are ours.
@@ -139,7 +139,7 @@ impl Fault {
     }
 }
 
-/// The faults of a document, at most [`MAX_FAULTS`] of them.
+/// The faults of a document, at most 1000 of them.
 #[derive(Debug, Default)]
 pub struct Faults {
     kept: Vec<Fault>,

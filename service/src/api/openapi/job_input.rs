@@ -124,7 +124,7 @@ fn job_input(description: &'static str, memory: Value, parameters: &str) -> Obje
             "runtime",
             with_default(duration(), Runtime::default().to_string()),
             &format!(
-                "Longest time a container may run, {} to {}. When submitting, also seconds as a number, or \
+                "Longest time a container may run, {} to {}; seconds may have a fraction. When submitting, also seconds as a number, or \
                  a clock time such as `1 day, 01:30:00`.",
                 Runtime::MIN,
                 Runtime::MAX
