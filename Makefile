@@ -93,7 +93,7 @@ bench-service: ## Load the service: requests a second, latencies, memory; a quie
 	$(CARGO) build --locked --profile load -p cts-tests -p cts-store-prefill \
 	    --bin bench_service --bin cts-store-prefill
 	@status=0; \
-	{ $(testbed) up && timeout 900 $(target_dir)/load/bench_service; } || status=$$?; \
+	{ $(testbed) up && timeout 1800 $(target_dir)/load/bench_service; } || status=$$?; \
 	if [ -z "$${KEEP:-}" ]; then $(testbed) down || status=1; fi; \
 	exit $$status
 

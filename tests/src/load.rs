@@ -19,7 +19,7 @@ pub use connection::Connection;
 pub use figures::Figures;
 
 /// For all requests of one run: a service that hangs must not hang the benchmark.
-const DEADLINE: Duration = Duration::from_secs(300);
+const DEADLINE: Duration = Duration::from_secs(600);
 
 /// One request.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 /// Longest latency that is told apart; above it, all count as this.
-const LONGEST: Duration = Duration::from_secs(300);
+const LONGEST: Duration = Duration::from_secs(600);
 /// Latencies are kept to three digits.
 const DIGITS: u8 = 3;
 
@@ -18,7 +18,7 @@ pub struct Figures {
 
 impl Default for Figures {
     fn default() -> Self {
-        let longest = u64::try_from(LONGEST.as_nanos()).expect("five minutes in nanoseconds fit");
+        let longest = u64::try_from(LONGEST.as_nanos()).expect("ten minutes in nanoseconds fit");
         Self {
             latencies: Histogram::new_with_max(longest, DIGITS).expect("the bounds are in order"),
             elapsed: Duration::ZERO,

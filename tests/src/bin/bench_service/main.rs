@@ -92,35 +92,41 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let mut stage = Stage::set(&testbed, &data).await?;
     let mut requests = Requests::new();
     let mut memory = Memory::new();
+    let measured = measure(arguments, &mut stage, &mut requests, &mut memory).await;
+    // Also when something failed: what was measured before that took minutes.
+    writeln!(std::io::stdout().lock(), "{machine}\n{requests}\n{memory}")?;
+    stage.strike().await?;
+    measured
+}
+
+async fn measure(
+    arguments: &Arguments,
+    stage: &mut Stage,
+    requests: &mut Requests,
+    memory: &mut Memory,
+) -> Result<(), Box<dyn Error>> {
     memory.add("after start", stage.resident_bytes()?, Some(40.0), "188");
     stage.register_image().await?;
     if arguments.wants(Part::Reads) {
-        reads(arguments, &stage, &mut requests).await?;
+        reads(arguments, stage, requests).await?;
     }
     if arguments.wants(Part::Updates) {
-        updates(&stage, &mut requests).await?;
+        updates(stage, requests).await?;
         memory.add("after all updates", stage.resident_bytes()?, None, "");
     }
     if arguments.wants(Part::Submissions) {
-        submissions(&stage, &mut requests).await?;
-        memory.add(
-            "after all submissions",
-            stage.resident_bytes()?,
-            None,
-            "243",
-        );
+        submissions(stage, requests).await?;
+        let bytes = stage.resident_bytes()?;
+        memory.add("after all submissions", bytes, None, "243");
     }
     if arguments.wants(Part::Stored) {
         progress(&format!("storing {} jobs", arguments.stored_jobs));
         stage.restart_with(arguments.stored_jobs).await?;
         let what = format!("after start, {} jobs stored", arguments.stored_jobs);
         memory.add(&what, stage.resident_bytes()?, None, "");
-        lists(arguments, &stage, &mut requests).await?;
+        lists(arguments, stage, requests).await?;
         memory.add("after the lists", stage.resident_bytes()?, None, "");
     }
-    stage.strike().await?;
-    let mut output = std::io::stdout().lock();
-    writeln!(output, "{machine}\n{requests}\n{memory}")?;
     Ok(())
 }
 
