@@ -23,7 +23,7 @@ use crate::identity::User;
 use crate::job_store::NewJob;
 use crate::{images, jobs};
 
-/// Input objects asked about at the same time.
+/// Input objects of one job asked about at the same time.
 const CONCURRENT_HEADS: usize = 64;
 
 /// Name of the object by which the right to write to an output directory is tried. It is put and
