@@ -25,7 +25,7 @@ const MAX_FAULTS: usize = 1000;
 const MAX_SHOWN_CHARS: usize = 200;
 
 /// Longest name of a member that is shown. Every fault below the member carries the name.
-const MAX_SHOWN_NAME_CHARS: usize = 256;
+const MAX_SHOWN_NAME_CHARS: usize = 1024;
 
 /// What a check gives.
 pub type Checked<T> = Result<T, Faults>;
