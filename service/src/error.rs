@@ -44,17 +44,11 @@ impl Error {
         }
     }
 
-    /// A fault at one place of the request; parts of `loc` that are numbers are places in lists.
-    pub fn invalid(kind: &str, loc: &[&str], message: impl Into<String>) -> Self {
+    /// A fault of a whole part of the request: `body` or `query`.
+    pub fn invalid(part: &str, message: impl Into<String>) -> Self {
         Self::Invalid(vec![ValidationDetail {
-            kind: kind.to_owned(),
-            loc: loc
-                .iter()
-                .map(|&part| match part.parse::<usize>() {
-                    Ok(index) => index.into(),
-                    Err(_) => part.into(),
-                })
-                .collect(),
+            kind: "value_error".to_owned(),
+            loc: vec![part.into()],
             msg: message.into(),
             input: None,
             ctx: None,
@@ -91,10 +85,8 @@ impl From<ObjectStoreError> for Error {
     fn from(error: ObjectStoreError) -> Self {
         let message = error.to_string();
         match error {
-            ObjectStoreError::NoSuchObject { .. } => {
-                Self::refused(ErrorCode::S3PathNotFound, message)
-            }
-            ObjectStoreError::NoSuchBucket { .. } => {
+            // A missing bucket, too (contract service.md, section 4).
+            ObjectStoreError::NoSuchObject { .. } | ObjectStoreError::NoSuchBucket { .. } => {
                 Self::refused(ErrorCode::S3PathNotFound, message)
             }
             ObjectStoreError::Denied { .. } => {

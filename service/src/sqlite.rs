@@ -35,7 +35,7 @@ pub struct SqliteStore {
 
 #[derive(Debug)]
 struct Readers {
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -66,7 +66,7 @@ impl SqliteStore {
         Ok(Self {
             writer: Writer::start(connection)?,
             readers: Arc::new(Readers {
-                permits: Semaphore::new(READERS),
+                permits: Arc::new(Semaphore::new(READERS)),
                 idle: Mutex::new(idle),
             }),
         })
@@ -78,14 +78,15 @@ impl SqliteStore {
         action: &'static str,
         query: impl FnOnce(&Connection) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let readers = Arc::clone(&self.readers);
-        let permit = readers
-            .permits
-            .acquire()
+        let permit = Arc::clone(&self.readers.permits)
+            .acquire_owned()
             .await
             .map_err(|_| StoreError::Closed)?;
         let pool = Arc::clone(&self.readers);
-        let result = tokio::task::spawn_blocking(move || {
+        tokio::task::spawn_blocking(move || {
+            // Goes with the query, which ends even when nobody waits for it any more: there is a
+            // connection for each permit.
+            let _permit = permit;
             let connection = pool
                 .idle
                 .lock()
@@ -103,9 +104,7 @@ impl SqliteStore {
         .map_err(|error| StoreError::Failed {
             action,
             cause: error.to_string(),
-        })?;
-        drop(permit);
-        result
+        })?
     }
 }
 
@@ -155,5 +154,42 @@ impl ReadError {
             },
             Self::Corrupt { what, cause } => StoreError::Corrupt { what, cause },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn queries_that_nobody_waits_for_any_more_do_not_fail_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&directory.path().join("cts.sqlite")).unwrap();
+        let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let released = Arc::new(Mutex::new(released));
+        for _ in 0..READERS {
+            let (started, released) = (started.clone(), Arc::clone(&released));
+            let query = store.read("wait", move |_| {
+                started.send(()).unwrap();
+                released.lock().unwrap().recv().unwrap();
+                Ok(())
+            });
+            // Dropped while the query runs: a client has gone away.
+            tokio::select! {
+                _ = query => unreachable!("nothing was released"),
+                _ = starts.recv() => {}
+            }
+        }
+        let mut other = std::pin::pin!(store.read("ask", |_| Ok(7)));
+        let too_early = tokio::time::timeout(Duration::from_millis(100), &mut other).await;
+        assert!(too_early.is_err(), "{too_early:?}");
+        for _ in 0..READERS {
+            release.send(()).unwrap();
+        }
+        let answer = tokio::time::timeout(Duration::from_secs(10), other).await;
+        assert_eq!(answer.unwrap().unwrap(), 7);
     }
 }

@@ -27,11 +27,13 @@ impl JobId {
 impl FromStr for JobId {
     type Err = InvalidJobId;
 
-    /// Accepts every form a UUID parser takes: any case, with or without hyphens, braces, `urn:uuid:`.
+    /// Takes the one form in which ids are written, so that each job has one name only.
     fn from_str(text: &str) -> Result<Self, InvalidJobId> {
-        Uuid::parse_str(text.trim())
+        Uuid::try_parse(text)
+            .ok()
+            .filter(|id| *id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()) == *text)
             .map(Self)
-            .map_err(|_| InvalidJobId(text.to_owned()))
+            .ok_or_else(|| InvalidJobId(text.to_owned()))
     }
 }
 

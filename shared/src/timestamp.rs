@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use jiff::fmt::temporal::Pieces;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, civil};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -13,6 +14,9 @@ use serde_json::{Number, Value};
 /// Numbers beyond this, either way, are milliseconds since the epoch, others seconds. The existing
 /// service's validation library draws the line here (in seconds: the year 2603).
 const MOST_SECONDS: i64 = 20_000_000_000;
+
+/// 0001-01-01T00:00:00Z
+const FIRST_SECOND: i64 = -62_135_596_800;
 
 /// A UTC point in time with microsecond resolution. Serialises in the success-body form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,7 +48,7 @@ impl UtcTime {
     ///
     /// # Errors
     ///
-    /// When it is none of these, or beyond the years -9999 to 9999.
+    /// When it is none of these, or beyond the years 1 to 9999, which four digits can write.
     pub fn parse_lenient(value: &Value) -> Result<Self, InvalidTime> {
         let timestamp = match value {
             Value::Number(number) => from_number(number),
@@ -54,6 +58,7 @@ impl UtcTime {
             _ => None,
         };
         timestamp
+            .filter(|timestamp| timestamp.as_second() >= FIRST_SECOND)
             .map(Self::new)
             .ok_or_else(|| InvalidTime(value.clone()))
     }
@@ -90,10 +95,19 @@ pub struct InvalidTime(Value);
 
 fn from_iso(text: &str) -> Option<Timestamp> {
     let with_offset = text.parse::<Timestamp>().ok();
-    with_offset.or_else(|| {
-        let naive: civil::DateTime = text.parse().ok()?;
-        TimeZone::UTC.to_timestamp(naive).ok()
-    })
+    with_offset
+        .or_else(|| {
+            let naive: civil::DateTime = text.parse().ok()?;
+            TimeZone::UTC.to_timestamp(naive).ok()
+        })
+        .or_else(|| end_of_time(text))
+}
+
+/// What some write for "never": the last two days of 9999, which [`Timestamp`] does not reach.
+fn end_of_time(text: &str) -> Option<Timestamp> {
+    let last_day = Timestamp::MAX.to_zoned(TimeZone::UTC).date();
+    let date = Pieces::parse(text).ok()?.date();
+    (date >= last_day).then_some(Timestamp::MAX)
 }
 
 fn from_number(number: &Number) -> Option<Timestamp> {
@@ -203,6 +217,12 @@ mod tests {
             (json!(-1), "1969-12-31T23:59:59Z"),
             (json!("1600000000"), "2020-09-13T12:26:40Z"),
             (json!("1600000000.5"), "2020-09-13T12:26:40.500000Z"),
+            (json!("0001-01-01T00:00:00Z"), "0001-01-01T00:00:00Z"),
+            (
+                json!("9999-12-31T23:59:59.999999+00:00"),
+                "9999-12-30T22:00:00.999999Z",
+            ),
+            (json!("9999-12-31"), "9999-12-30T22:00:00.999999Z"),
         ] {
             assert_eq!(read(&value).as_deref(), Some(expected), "{value}");
         }
@@ -221,6 +241,10 @@ mod tests {
             json!("2031-02-03T24:00:00"),
             json!("\"2031\""),
             json!("04:05:06"),
+            json!("0000-12-31T23:59:59Z"),
+            json!("-000005-01-02T03:04:05Z"),
+            json!("9999-12-32T00:00:00Z"),
+            json!(-300_000_000_000_000_i64),
             json!(1e20),
             json!(-1e300),
             json!(i64::MAX),
@@ -248,6 +272,19 @@ mod tests {
             }
             let json = serde_json::to_value(time).unwrap();
             prop_assert_eq!(serde_json::from_value::<UtcTime>(json).unwrap(), time);
+        }
+
+        #[test]
+        fn what_is_read_is_written_so_that_it_reads_as_the_same(
+            value in prop_oneof![
+                any::<i64>().prop_map(Value::from),
+                (-400_000_000_000_000_i64..400_000_000_000_000).prop_map(Value::from),
+                "-?[0-9]{4,6}-(0[1-9]|1[0-2])-[0-3][0-9](T[0-2][0-9]:00:00Z)?".prop_map(Value::from),
+            ]
+        ) {
+            if let Ok(time) = UtcTime::parse_lenient(&value) {
+                prop_assert_eq!(UtcTime::parse_lenient(&json!(time.to_string())), Ok(time));
+            }
         }
 
         #[test]

@@ -24,6 +24,9 @@ const MAX_FAULTS: usize = 1000;
 /// Longest text that is shown as the input of a fault.
 const MAX_SHOWN_CHARS: usize = 200;
 
+/// Longest name of a member that is shown. Every fault below the member carries the name.
+const MAX_SHOWN_NAME_CHARS: usize = 1024;
+
 /// What a check gives.
 pub type Checked<T> = Result<T, Faults>;
 
@@ -181,7 +184,7 @@ impl Faults {
 
     /// The same faults, seen from the object that has them in its member `name`.
     pub fn under_member(self, name: &str) -> Self {
-        self.under(&Step::Member(name.to_owned()))
+        self.under(&Step::Member(shown_name(name)))
     }
 
     /// The same faults, seen from the list that has them in its element `index`.
@@ -232,6 +235,14 @@ impl Faults {
             details.push(Fault::without_input("too_many_faults", message).into_detail(part));
         }
         details
+    }
+}
+
+/// The name, or its beginning if it is very long.
+fn shown_name(name: &str) -> String {
+    match name.char_indices().nth(MAX_SHOWN_NAME_CHARS) {
+        Some((end, _)) => format!("{}...", name.split_at(end).0),
+        None => name.to_owned(),
     }
 }
 
@@ -301,7 +312,8 @@ impl<'a> Members<'a> {
     pub fn finish(mut self) -> Faults {
         for (name, value) in self.object {
             if !self.known.contains(&name.as_str()) {
-                let message = format!("remove {name:?}; the members are {}", self.known.join(", "));
+                let known = self.known.join(", ");
+                let message = format!("remove {:?}; the members are {known}", shown_name(name));
                 let fault = Faults::from(Fault::new("extra_forbidden", value, message));
                 self.faults.add(fault.under_member(name));
             }

@@ -109,14 +109,15 @@ pub fn render(
         }
         _ => {}
     }
-    let (code, details) = match &*error {
-        ApiError::UseCase(Error::Invalid(details)) => {
-            (Error::Invalid(Vec::new()).code(), Some(details.clone()))
-        }
-        ApiError::UseCase(error) => (error.code(), None),
+    let code = match &*error {
+        ApiError::UseCase(error) => error.code(),
         ApiError::MethodNotAllowed
         | ApiError::BodyTooLarge { .. }
-        | ApiError::RangeNotSatisfiable { .. } => (None, None),
+        | ApiError::RangeNotSatisfiable { .. } => None,
+    };
+    let details = match &*error {
+        ApiError::UseCase(Error::Invalid(details)) => Some(details.clone()),
+        _ => None,
     };
     let body = ErrorEnvelope {
         error: ErrorDetail {

@@ -16,6 +16,11 @@ use crate::app::App;
 use crate::error::Error;
 
 use super::error::ApiError;
+use super::request_context::Caller;
+
+/// Largest body that is read where there is no user, only to tell what is wrong with its JSON before the
+/// caller is refused: every route that reads one needs a user. Strangers cost no more memory than that.
+pub const MAX_ANONYMOUS_BODY_BYTES: usize = 1024 * 1024;
 
 /// A request body whose syntax is checked. Extracting it comes first: bad JSON is reported even
 /// without a token.
@@ -61,10 +66,19 @@ impl FromRequest<Arc<App>> for JsonBody {
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let json = is_json(request.headers());
-        let limit = app.config.request_limits.max_body_bytes;
-        let bytes = axum::body::to_bytes(request.into_body(), limit)
-            .await
-            .map_err(|error| body_error(&error, limit))?;
+        let (mut head, body) = request.into_parts();
+        let caller = Caller::from_request_parts(&mut head, app).await?;
+        let mut limit = app.config.request_limits.max_body_bytes;
+        if caller.user().is_err() {
+            limit = limit.min(MAX_ANONYMOUS_BODY_BYTES);
+        }
+        let bytes = match axum::body::to_bytes(body, limit).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                caller.user()?;
+                return Err(body_error(&error, limit));
+            }
+        };
         if bytes.is_empty() {
             return Ok(Self::Absent);
         }
@@ -87,8 +101,7 @@ fn body_error(error: &axum::Error, limit: usize) -> ApiError {
     }
     // The connection broke: nobody reads the answer.
     ApiError::from(Error::invalid(
-        "value_error",
-        &["body"],
+        "body",
         format!("the request body could not be read: {error}"),
     ))
 }
@@ -186,8 +199,7 @@ impl<S: Send + Sync> FromRequestParts<S> for QueryParams {
             .await
             .map_err(|error| {
                 ApiError::from(Error::invalid(
-                    "value_error",
-                    &["query"],
+                    "query",
                     format!("the query string cannot be read: {error}"),
                 ))
             })?;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use url::Url;
 
 use cts_shared::job_input::rules::MOUNT_POINT;
-use cts_shared::validation::scalars::{TextRule, any_text};
+use cts_shared::validation::scalars::TextRule;
 use cts_shared::validation::{Checked, Fault, Members, list};
 use cts_shared::wire::image::{Image, ImageRegistration, Images};
 
@@ -101,7 +101,8 @@ fn registration(body: &Value) -> Checked<ImageRegistration> {
         (Some(urls), Some(usage_notes), Some(from_image)) if faults.is_empty() => {
             Ok(ImageRegistration {
                 urls,
-                usage_notes,
+                // An empty text is none given: it does not clear what is inherited.
+                usage_notes: usage_notes.filter(|notes| !notes.is_empty()),
                 from_image,
             })
         }
@@ -119,8 +120,6 @@ fn urls(value: &Value) -> Checked<Vec<String>> {
 
 /// An http(s) URL in its normal form.
 fn web_url(value: &Value) -> Checked<String> {
-    let text = any_text(value)?.trim();
-    URL.check(value)?;
     let fault = |kind| {
         Fault::new(
             kind,
@@ -128,7 +127,14 @@ fn web_url(value: &Value) -> Checked<String> {
             "give a URL that starts with http:// or https://",
         )
     };
-    let url = Url::parse(text).map_err(|_| fault("url_parsing"))?;
+    let text = value.as_str().ok_or_else(|| fault("url_type"))?;
+    let most = *URL.length().end();
+    if text.chars().count() > most {
+        let message = format!("give a URL of at most {most} characters");
+        let fault = Fault::new("url_too_long", value, message);
+        return Err(fault.with_bound("max_length", most).into());
+    }
+    let url = Url::parse(text.trim()).map_err(|_| fault("url_parsing"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(fault("url_scheme").into());
     }

@@ -49,14 +49,20 @@ pub async fn submit(
     body: JsonBody,
 ) -> Result<Json<SubmitJobResponse>, ApiError> {
     let user = caller.user()?;
-    let body = body
-        .required()
-        .map_err(|faults| Error::Invalid(faults.into_details("body")))?;
-    let job_input = JobInput::from_json(body).map_err(invalid_job_input)?;
+    let job_input = submission(&body)?;
+    // The checks take their time, and the JSON of 10,000 files its room.
+    drop(body);
     let id = jobs::submit::submit_job(&app, user, job_input).await?;
     Ok(Json(SubmitJobResponse {
         job_id: id.to_string(),
     }))
+}
+
+fn submission(body: &JsonBody) -> Result<JobInput, Error> {
+    let body = body
+        .required()
+        .map_err(|faults| Error::Invalid(faults.into_details("body")))?;
+    JobInput::from_json(body).map_err(invalid_job_input)
 }
 
 /// Faults that are all about path segments have a code of their own.

@@ -1,8 +1,5 @@
 //! What path and query parameters may be, named as in the contract's OpenAPI document.
 
-use std::sync::LazyLock;
-
-use regex::Regex;
 use serde_json::Value;
 
 use cts_shared::id::ContainerNumber;
@@ -12,29 +9,18 @@ use cts_shared::state::JobState;
 use cts_shared::validation::Checked;
 use cts_shared::validation::scalars::{TextRule, at_least, word};
 
-/// A rule of length and pattern.
-macro_rules! text_rule {
-    ($length:expr, $pattern:literal, $meaning:literal) => {
-        TextRule::of_pattern(
-            $length,
-            LazyLock::new(|| Regex::new($pattern).expect("the pattern is constant")),
-            $meaning,
-        )
-    };
-}
-
 /// Ids of jobs and reference data.
-pub static ID: TextRule = text_rule!(
+pub static ID: TextRule = TextRule::of_pattern(
     1..=50,
     r"^[\w-]+$",
-    "only letters, digits, underscores and hyphens"
+    "only letters, digits, underscores and hyphens",
 );
 
 /// Names of users.
-pub static USER_NAME: TextRule = text_rule!(
+pub static USER_NAME: TextRule = TextRule::of_pattern(
     1..=100,
     r"^[a-z][a-z\d_]*$",
-    "a lower-case letter, then lower-case letters, digits and underscores"
+    "a lower-case letter, then lower-case letters, digits and underscores",
 );
 
 /// `job_id`, `refdata_id`

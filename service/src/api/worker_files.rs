@@ -44,7 +44,10 @@ async fn serve(
         ApiError::from(Error::refused(ErrorCode::NotFound, message))
     };
     let file = file.ok_or_else(|| missing("the service's configuration names no such file"))?;
-    if !file.is_file() {
+    let is_there = tokio::fs::metadata(file)
+        .await
+        .is_ok_and(|metadata| metadata.is_file());
+    if !is_there {
         tracing::error!(path = %file.display(), "a file for workers is not there");
         return Err(missing(
             "the file that the configuration names is not there",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header;
+use cts_service::api::extract::MAX_ANONYMOUS_BODY_BYTES;
 use cts_service::identity::{KbaseAuth, KbaseAuthSettings};
 use serde_json::{Value, json};
 use wiremock::matchers::path;
@@ -82,6 +83,20 @@ async fn json_syntax_comes_before_the_user_and_the_user_before_the_rest() {
         .expect_error(401, 10010);
     app.get("", "/jobs/!!!").await.expect_error(401, 10010);
     app.get("alice", "/jobs/!!!").await.expect_error(400, 30010);
+}
+
+#[tokio::test]
+async fn of_strangers_no_large_body_is_read() {
+    let app = TestApp::new();
+    let large = format!("[{}", " ".repeat(MAX_ANONYMOUS_BODY_BYTES));
+    let submission = || Request::post("/jobs").header(header::CONTENT_TYPE, "application/json");
+    let stranger = submission().body(Body::from(large.clone())).unwrap();
+    app.send(stranger).await.expect_error(401, 10010);
+    let alice = submission()
+        .header(header::AUTHORIZATION, "Bearer alice-token")
+        .body(Body::from(large))
+        .unwrap();
+    app.send(alice).await.expect_error(400, 30010);
 }
 
 #[tokio::test]

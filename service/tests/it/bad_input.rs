@@ -8,7 +8,7 @@ use axum::extract::Request;
 use axum::http::{Method, header};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as ProptestConfig, TestRunner};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use cts_service::router;
 
@@ -379,6 +379,18 @@ async fn documents_with_one_odd_value() {
             assert_proper(&answer, &format!("{method} {path} {shown}"));
         }
     }
+}
+
+#[tokio::test]
+async fn a_small_request_gets_no_large_answer() {
+    let (app, _) = app_with_job().await;
+    // Each of the faults in the value stands below the long name.
+    let value: Map<String, Value> = (0..1000).map(|n| (n.to_string(), json!(1))).collect();
+    let mut job = job_input();
+    job["params"]["environment"] = json!({"A".repeat(100_000): value});
+    let answer = app.call("alice", "POST", "/jobs", Some(job)).await;
+    let answer = answer.expect_error(400, 30010);
+    assert!(answer.text.len() < 2_000_000, "{} bytes", answer.text.len());
 }
 
 #[tokio::test]

@@ -78,7 +78,9 @@ async fn an_image_can_inherit_from_another() {
     app.call("admin", "POST", &format!("{SH}:1"), Some(body))
         .await
         .expect(200);
-    let body = json!({"from_image": "reg.example.org/kbase/sh:1", "urls": []});
+    let body = json!({
+        "from_image": "reg.example.org/kbase/sh:1", "urls": [], "usage_notes": "",
+    });
     let image = app
         .call("admin", "POST", &format!("{SH}:2"), Some(body))
         .await
@@ -95,14 +97,35 @@ async fn an_image_can_inherit_from_another() {
 #[tokio::test]
 async fn faults_of_the_body_have_their_place() {
     let app = TestApp::new();
-    for (body, loc) in [
-        (json!([]), json!(["body"])),
-        (json!({"more": 1}), json!(["body", "more"])),
-        (json!({"usage_notes": 1}), json!(["body", "usage_notes"])),
-        (json!({"urls": "x"}), json!(["body", "urls"])),
+    let long = format!("https://example.org/{}", "x".repeat(2083));
+    for (body, kind, loc) in [
+        (json!([]), "model_attributes_type", json!(["body"])),
+        (
+            json!({"more": 1}),
+            "extra_forbidden",
+            json!(["body", "more"]),
+        ),
+        (
+            json!({"usage_notes": 1}),
+            "string_type",
+            json!(["body", "usage_notes"]),
+        ),
+        (json!({"urls": "x"}), "list_type", json!(["body", "urls"])),
         (
             json!({"urls": ["https://example.org", "ftp://example.org"]}),
+            "url_scheme",
             json!(["body", "urls", 1]),
+        ),
+        (json!({"urls": [1]}), "url_type", json!(["body", "urls", 0])),
+        (
+            json!({"urls": [""]}),
+            "url_parsing",
+            json!(["body", "urls", 0]),
+        ),
+        (
+            json!({"urls": [long]}),
+            "url_too_long",
+            json!(["body", "urls", 0]),
         ),
     ] {
         let answer = app
@@ -111,5 +134,6 @@ async fn faults_of_the_body_have_their_place() {
             .expect_error(400, 30010);
         let details = &answer.json()["error"]["request_validation_detail"];
         assert_eq!(details[0]["loc"], loc);
+        assert_eq!(details[0]["type"], kind);
     }
 }

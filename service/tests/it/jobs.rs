@@ -35,6 +35,19 @@ async fn only_the_owner_sees_a_job_and_the_admin_view_is_for_admins_and_executor
 }
 
 #[tokio::test]
+async fn a_job_has_one_id() {
+    let app = TestApp::new();
+    app.register_image().await;
+    let id = app.submit(1).await;
+    app.get("alice", &format!("/jobs/{id}")).await.expect(200);
+    for other in [id.to_uppercase(), id.replace('-', "")] {
+        app.get("alice", &format!("/jobs/{other}"))
+            .await
+            .expect_error(404, 40040);
+    }
+}
+
+#[tokio::test]
 async fn only_the_admin_view_has_the_notifications() {
     let app = TestApp::new();
     app.register_image().await;

@@ -147,6 +147,27 @@ async fn a_clock_that_is_wrong_is_recorded_and_never_a_reason_to_refuse() {
 }
 
 #[tokio::test]
+async fn no_time_that_is_taken_makes_a_container_unreadable() {
+    let app = TestApp::new();
+    app.register_image().await;
+    let id = app.submit(5).await;
+    for (container, (time, status)) in (0..).zip([
+        (json!("0001-01-01T00:00:00Z"), 204),
+        (json!("9999-12-31T23:59:59Z"), 204),
+        (json!(-20_000_000_000_i64), 204),
+        (json!("-009999-01-02T01:59:59Z"), 400),
+        (json!(-300_000_000_000_000_i64), 400),
+    ]) {
+        app.update(&id, container, "job_submitting", json!({"time": time}))
+            .await
+            .expect(status);
+        app.get("admin", &format!("/admin/jobs/{id}/container/{container}"))
+            .await
+            .expect(200);
+    }
+}
+
+#[tokio::test]
 async fn a_failed_container_ends_the_job_in_error_with_logs() {
     let app = TestApp::new();
     app.register_image().await;

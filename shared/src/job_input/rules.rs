@@ -48,41 +48,30 @@ pub static MANIFEST_HEADER: TextRule = TextRule::of_length(1..=1000);
 pub static MEMORY_QUANTITY: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"^\s*(\d*\.?\d+)\s*(\w+)?").expect("the pattern is constant"));
 
-/// A rule of length and pattern.
-macro_rules! text_rule {
-    ($length:expr, $pattern:literal, $meaning:literal) => {
-        TextRule::of_pattern(
-            $length,
-            LazyLock::new(|| Regex::new($pattern).expect("the pattern is constant")),
-            $meaning,
-        )
-    };
-}
-
 /// A place in the container.
-pub static MOUNT_POINT: TextRule = text_rule!(
+pub static MOUNT_POINT: TextRule = TextRule::of_pattern(
     1..=1024,
     r"^/(?:[\w.-]+/)*[\w.-]+/?$",
-    "an absolute path below /, of letters, digits and _.-"
+    "an absolute path below /, of letters, digits and _.-",
 );
 
 /// A literal argument, or the value of an environment variable.
-pub static ARGUMENT: TextRule = text_rule!(
+pub static ARGUMENT: TextRule = TextRule::of_pattern(
     1..=1024,
     r"^[\w\./][\w\./-]*$",
-    "a text of letters, digits and _./-, not starting with a hyphen"
+    "a text of letters, digits and _./-, not starting with a hyphen",
 );
 
 /// A flag among the arguments.
-pub static FLAG: TextRule = text_rule!(
+pub static FLAG: TextRule = TextRule::of_pattern(
     2..=256,
     r"^--?[a-zA-Z0-9][\w\.-]*=?$",
-    "a flag such as -i, --input or --input="
+    "a flag such as -i, --input or --input=",
 );
 
 /// Name of an environment variable.
-pub static VARIABLE_NAME: TextRule = text_rule!(
+pub static VARIABLE_NAME: TextRule = TextRule::of_pattern(
     1..=256,
     r"^[A-Z_][A-Z0-9_]*$",
-    "a variable name of A to Z, 0 to 9 and _, not starting with a digit"
+    "a variable name of A to Z, 0 to 9 and _, not starting with a digit",
 );

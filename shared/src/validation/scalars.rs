@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use regex::Regex;
 use serde::de::DeserializeOwned;
@@ -133,8 +133,16 @@ pub fn at_least(value: &Value, least: u64) -> Checked<u64> {
 #[derive(Debug)]
 pub struct TextRule {
     length: RangeInclusive<usize>,
-    /// Pattern and what it means in words, as the end of "give ...".
-    pattern: Option<(LazyLock<Regex>, &'static str)>,
+    pattern: Option<Pattern>,
+}
+
+#[derive(Debug)]
+struct Pattern {
+    text: &'static str,
+    /// Made from `text` at the first use.
+    regex: OnceLock<Regex>,
+    /// What it means in words, as the end of "give ...".
+    meaning: &'static str,
 }
 
 impl TextRule {
@@ -148,15 +156,21 @@ impl TextRule {
     }
 
     /// Length and pattern matter. `meaning` says the pattern in words, as the end of "give ...".
+    ///
+    /// `pattern` must be a regular expression that compiles: the first check would panic.
     #[must_use]
     pub const fn of_pattern(
         length: RangeInclusive<usize>,
-        pattern: LazyLock<Regex>,
+        pattern: &'static str,
         meaning: &'static str,
     ) -> Self {
         Self {
             length,
-            pattern: Some((pattern, meaning)),
+            pattern: Some(Pattern {
+                text: pattern,
+                regex: OnceLock::new(),
+                meaning,
+            }),
         }
     }
 
@@ -169,7 +183,7 @@ impl TextRule {
     /// The pattern, if there is one.
     #[must_use]
     pub fn pattern(&self) -> Option<&str> {
-        self.pattern.as_ref().map(|(pattern, _)| pattern.as_str())
+        self.pattern.as_ref().map(|pattern| pattern.text)
     }
 
     /// Checks a text.
@@ -191,13 +205,21 @@ impl TextRule {
             let fault = Fault::new("string_too_short", value, message);
             return Err(fault.with_bound("min_length", least).into());
         }
-        if let Some((pattern, meaning)) = &self.pattern
-            && !pattern.is_match(text)
+        if let Some(pattern) = &self.pattern
+            && !pattern.regex().is_match(text)
         {
-            let fault = Fault::new("string_pattern_mismatch", value, format!("give {meaning}"));
-            return Err(fault.with_bound("pattern", pattern.as_str()).into());
+            let message = format!("give {}", pattern.meaning);
+            let fault = Fault::new("string_pattern_mismatch", value, message);
+            return Err(fault.with_bound("pattern", pattern.text).into());
         }
         Ok(text.to_owned())
+    }
+}
+
+impl Pattern {
+    fn regex(&self) -> &Regex {
+        self.regex
+            .get_or_init(|| Regex::new(self.text).expect("the pattern is constant"))
     }
 }
 
