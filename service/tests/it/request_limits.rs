@@ -1,10 +1,10 @@
-//! What one request may cost, and which web pages may send it.
+//! What one request may cost.
 
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
-use axum::http::{HeaderValue, header};
+use axum::http::header;
 use serde_json::Value;
 
 use crate::test_app::TestApp;
@@ -42,48 +42,4 @@ async fn the_limit_of_bodies_is_the_configured_one() {
     app.send(submission(Body::from("[12345678]")))
         .await
         .expect_error(400, 30010);
-}
-
-fn from_page(method: &str, origin: &str) -> Request {
-    Request::builder()
-        .method(method)
-        .uri("/jobs")
-        .header(header::ORIGIN, origin)
-        .header(header::ACCESS_CONTROL_REQUEST_METHOD, "POST")
-        .header(header::ACCESS_CONTROL_REQUEST_HEADERS, "authorization")
-        .body(Body::empty())
-        .unwrap()
-}
-
-#[tokio::test]
-async fn no_page_may_call_by_default() {
-    let app = TestApp::new();
-    for method in ["OPTIONS", "POST"] {
-        let answer = app.send(from_page(method, "https://kbase.us")).await;
-        let allowed = header::ACCESS_CONTROL_ALLOW_ORIGIN;
-        assert!(!answer.headers.contains_key(allowed), "{method}");
-        assert_ne!(answer.status, 200);
-    }
-}
-
-#[tokio::test]
-async fn configured_pages_may_call_and_read_errors() {
-    let origin = "https://kbase.us";
-    let app = TestApp::with(|app| app.config.cors_origins = vec![HeaderValue::from_static(origin)]);
-    let answer = app.send(from_page("OPTIONS", origin)).await.expect(200);
-    for (name, value) in [
-        (header::ACCESS_CONTROL_ALLOW_ORIGIN, origin),
-        (header::ACCESS_CONTROL_ALLOW_CREDENTIALS, "true"),
-        (header::ACCESS_CONTROL_ALLOW_METHODS, "POST"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization"),
-    ] {
-        assert_eq!(answer.headers[&name], value, "{name}");
-    }
-    let answer = app.send(from_page("POST", origin)).await.expect(401);
-    assert_eq!(answer.headers[header::ACCESS_CONTROL_ALLOW_ORIGIN], origin);
-    let answer = app
-        .send(from_page("OPTIONS", "https://evil.example.org"))
-        .await;
-    let allowed = header::ACCESS_CONTROL_ALLOW_ORIGIN;
-    assert!(!answer.headers.contains_key(allowed));
 }

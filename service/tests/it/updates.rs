@@ -81,6 +81,25 @@ async fn a_repeated_report_changes_nothing_and_is_no_fault() {
 }
 
 #[tokio::test]
+async fn a_repeated_report_with_other_data_is_refused() {
+    let app = TestApp::new();
+    app.register_image().await;
+    let id = app.submit(1).await;
+    for state in ["job_submitting", "job_submitted"] {
+        app.update(&id, 0, state, body(1)).await.expect(204);
+    }
+    let exited = |code: i64| json!({"time": time(2), "exit_code": code});
+    app.update(&id, 0, "upload_submitting", exited(0))
+        .await
+        .expect(204);
+    let answer = app
+        .update(&id, 0, "upload_submitting", exited(1))
+        .await
+        .expect_error(404, 40050);
+    assert!(answer.message().contains("different"), "{}", answer.text);
+}
+
+#[tokio::test]
 async fn illegal_reports_are_refused_with_the_current_state() {
     let app = TestApp::new();
     app.register_image().await;

@@ -144,8 +144,12 @@ pub enum Refusal {
         /// How many there are.
         num_containers: usize,
     },
-    /// The container is in a state that the reported one cannot follow.
-    #[error("container {container} cannot go to state {next}, it is in state {current}")]
+    /// The container is in a state that the reported one cannot follow, or in that very state, with
+    /// other data.
+    #[error(
+        "container {container} cannot go to state {next}, it is in state {current}{}",
+        if current == next { " already, and the data reported with that was different" } else { "" }
+    )]
     ContainerState {
         /// The container.
         container: ContainerNumber,
@@ -155,7 +159,10 @@ pub enum Refusal {
         next: JobState,
     },
     /// The job is in a state that the new one cannot follow.
-    #[error("the job cannot go to state {next}, it is in state {current}")]
+    #[error(
+        "the job cannot go to state {next}, it is in state {current}{}",
+        if current == next { " already" } else { "" }
+    )]
     JobState {
         /// Its state.
         current: JobState,
