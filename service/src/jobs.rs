@@ -22,12 +22,16 @@ pub mod report;
 pub mod resume;
 pub mod submit;
 
-/// The id of a job named in a request. Ids that are not UUIDs belong to no job.
+/// The id of a job named in a request. What is not an id, in the form in which ids are written, belongs
+/// to no job.
 ///
 /// # Errors
 /// 40040.
 pub fn job_id(text: &str) -> Result<JobId, Error> {
-    JobId::from_str(text).map_err(|_| no_such_job(text))
+    JobId::from_str(text)
+        .ok()
+        .filter(|id| id.to_string() == text)
+        .ok_or_else(|| no_such_job(text))
 }
 
 fn no_such_job(id: impl std::fmt::Display) -> Error {

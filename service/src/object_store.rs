@@ -107,5 +107,18 @@ pub trait ObjectStore: Send + Sync + std::fmt::Debug {
     ) -> BoxFuture<'a, Result<(), ObjectStoreError>>;
 }
 
+/// Name of the object by which the right to write below a prefix is tried.
+pub const WRITE_TEST_NAME: &str = "__cts_write_test_a7d1__";
+
+/// Tries to write an object, which should have that name: puts it and deletes it at once.
+///
+/// # Errors
+/// As [`ObjectStoreError`] says.
+pub async fn try_writing(store: &dyn ObjectStore, path: &S3Path) -> Result<(), ObjectStoreError> {
+    let content = Bytes::from_static(b"written and deleted by the CDM Task Service\n");
+    store.put(path, content).await?;
+    store.delete(path).await
+}
+
 /// Chunks of an object's content.
 pub type ObjectStream = futures::stream::BoxStream<'static, Result<Bytes, std::io::Error>>;

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{OriginalUri, Request, State};
+use axum::http::{Method, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{MethodRouter, any, delete, get, post, put};
-use tower::{Layer, Service};
+use tower::{Layer, Service, ServiceExt};
 
 use crate::api::error::ApiError;
 use crate::api::request_context::{with_context, with_route};
@@ -46,9 +47,24 @@ pub fn service(
         .fallback_service(service)
         .layer(response_headers::compression());
     if let Some(cors) = cors {
-        service = service.layer(cors);
+        let without = service.clone();
+        service = service
+            .layer(cors)
+            .layer(from_fn_with_state(without, only_preflights));
     }
     service.layer(from_fn(response_headers::security_headers))
+}
+
+/// Hides what is no preflight from the CORS layer, which answers every OPTIONS as if it were one.
+async fn only_preflights(State(service): State<Router>, request: Request, next: Next) -> Response {
+    let asks_leave = request
+        .headers()
+        .contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    if request.method() == Method::OPTIONS && !asks_leave {
+        service.oneshot(request).await.into_response()
+    } else {
+        next.run(request).await
+    }
 }
 
 /// Gives a request up whose answer does not begin in time.

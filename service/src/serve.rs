@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::join_all;
 
 use cts_net::s3::S3Settings;
@@ -21,9 +20,10 @@ use crate::config::{Config, PathPrefix, Sources, WorkerFiles, explain};
 use crate::data_dir::DataDir;
 use crate::exit::ExitStatus;
 use crate::identity::{Identity, KbaseAuth, TokenFile};
-use crate::jobs::submit::WRITE_TEST_NAME;
 use crate::metrics::Metrics;
-use crate::object_store::{ObjectStore, ObjectStoreError, S3ObjectStore};
+use crate::object_store::{
+    ObjectStore, ObjectStoreError, S3ObjectStore, WRITE_TEST_NAME, try_writing,
+};
 use crate::telemetry;
 
 /// How long the S3 store may take to take the test objects before the service starts without its answer.
@@ -254,7 +254,5 @@ async fn test_writing_below(
 ) -> Result<(), ObjectStoreError> {
     let path = prefix.join(WRITE_TEST_NAME);
     let path = S3Path::parse(&path).map_err(|_| ObjectStoreError::NoSuchBucket { path })?;
-    let content = Bytes::from_static(b"written and deleted by the CDM Task Service\n");
-    store.put(&path, content).await?;
-    store.delete(&path).await
+    try_writing(store, &path).await
 }

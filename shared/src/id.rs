@@ -27,13 +27,11 @@ impl JobId {
 impl FromStr for JobId {
     type Err = InvalidJobId;
 
-    /// Takes the one form in which ids are written, so that each job has one name only.
+    /// Accepts every form a UUID parser takes: any case, with or without hyphens, braces, `urn:uuid:`.
     fn from_str(text: &str) -> Result<Self, InvalidJobId> {
-        Uuid::try_parse(text)
-            .ok()
-            .filter(|id| *id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()) == *text)
+        Uuid::parse_str(text.trim())
             .map(Self)
-            .ok_or_else(|| InvalidJobId(text.to_owned()))
+            .map_err(|_| InvalidJobId(text.to_owned()))
     }
 }
 

@@ -7,8 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cts_net::http::{describe_transport_error, read_bounded};
 use cts_net::secret::SecretSource;
-use cts_net::tls::{TlsError, Verify, certificate_refusal, http_client_builder};
+use cts_net::tls::{TlsError, Verify, http_client_builder};
 use cts_shared::error_code::ErrorCode;
 use cts_shared::id::{ContainerNumber, JobId};
 use cts_shared::state::JobState;
@@ -16,7 +17,6 @@ use cts_shared::wire::container::{Container, ContainerUpdate};
 use cts_shared::wire::error::{ErrorDetail, ErrorEnvelope};
 use cts_shared::wire::job::AdminJob;
 use cts_shared::wire::root::{Root, WhoAmI};
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Method, StatusCode};
@@ -139,38 +139,9 @@ impl HttpCoordinator {
         let status = response.status();
         let text = read_bounded(response, max_bytes)
             .await
-            .map_err(unavailable)?;
+            .map_err(|error| unavailable(error.to_string()))?;
         classify(&call, status, text)
     }
-}
-
-/// The cause at the end of the chain says what happened; reqwest's own text only repeats the URL,
-/// which is in the call's name.
-fn describe_transport_error(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".to_owned();
-    }
-    if let Some(refusal) = certificate_refusal(error) {
-        return refusal;
-    }
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
-}
-
-async fn read_bounded(response: reqwest::Response, max_bytes: usize) -> Result<Vec<u8>, String> {
-    let mut body = response.bytes_stream();
-    let mut text = Vec::new();
-    while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|error| describe_transport_error(&error))?;
-        if text.len() + chunk.len() > max_bytes {
-            return Err(format!("the answer is larger than {max_bytes} bytes"));
-        }
-        text.extend_from_slice(&chunk);
-    }
-    Ok(text)
 }
 
 /// Contract executor.md, section 3.

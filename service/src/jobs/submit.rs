@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
 use cts_shared::error_code::ErrorCode;
@@ -21,14 +20,11 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::identity::User;
 use crate::job_store::NewJob;
+use crate::object_store::{WRITE_TEST_NAME, try_writing};
 use crate::{images, jobs};
 
 /// Input objects of one job asked about at the same time.
 const CONCURRENT_HEADS: usize = 64;
-
-/// Name of the object by which the right to write to an output directory is tried. It is put and
-/// deleted at once.
-pub(crate) const WRITE_TEST_NAME: &str = "__cts_write_test_a7d1__";
 
 /// Checks and stores a job, and has it started in the background. Returns its id.
 ///
@@ -194,13 +190,11 @@ async fn check_output_dir(app: &App, job_input: &JobInput) -> Result<(), Error> 
     let path = S3Path::parse(&format!("{output_dir}{WRITE_TEST_NAME}")).map_err(|error| {
         Error::refused(ErrorCode::IllegalS3Path, format!("output_dir: {error}"))
     })?;
-    app.object_store
-        .put(
-            &path,
-            Bytes::from_static(b"written and deleted by the CDM Task Service\n"),
-        )
-        .await?;
-    app.object_store.delete(&path).await?;
+    // In a task of its own, which goes on when the caller does not wait: nothing may be left behind.
+    let store = Arc::clone(&app.object_store);
+    tokio::spawn(async move { try_writing(&*store, &path).await })
+        .await
+        .map_err(|error| Error::Internal(format!("the write test of a submission: {error}")))??;
     Ok(())
 }
 

@@ -1,6 +1,17 @@
 //! Every check of a submission, in its order.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cts_service::object_store::{
+    ByteRange, MemoryObjectStore, ObjectHead, ObjectStore, ObjectStoreError, ObjectStream,
+};
+use cts_shared::s3_path::{Bucket, S3Path};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::test_app::{CRC, TestApp, job_input};
 
@@ -203,6 +214,80 @@ async fn trouble_with_s3_is_not_the_callers_fault() {
     );
     app.objects.set_down(false);
     app.submit_job(job_input()).await;
+}
+
+/// Stores objects, and answers a PUT only when told to.
+#[derive(Debug)]
+struct SlowPuts {
+    objects: Arc<MemoryObjectStore>,
+    stored: Semaphore,
+    answers: Semaphore,
+}
+
+impl ObjectStore for SlowPuts {
+    fn head<'a>(&'a self, path: &'a S3Path) -> BoxFuture<'a, Result<ObjectHead, ObjectStoreError>> {
+        self.objects.head(path)
+    }
+
+    fn get<'a>(
+        &'a self,
+        path: &'a S3Path,
+        range: ByteRange,
+    ) -> BoxFuture<'a, Result<ObjectStream, ObjectStoreError>> {
+        self.objects.get(path, range)
+    }
+
+    fn put<'a>(
+        &'a self,
+        path: &'a S3Path,
+        body: Bytes,
+    ) -> BoxFuture<'a, Result<(), ObjectStoreError>> {
+        async move {
+            self.objects.put(path, body).await?;
+            self.stored.add_permits(1);
+            let _answered = self.answers.acquire().await;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn delete<'a>(&'a self, path: &'a S3Path) -> BoxFuture<'a, Result<(), ObjectStoreError>> {
+        async move {
+            self.objects.delete(path).await?;
+            self.stored.add_permits(1);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn ensure_bucket<'a>(
+        &'a self,
+        bucket: &'a Bucket,
+    ) -> BoxFuture<'a, Result<(), ObjectStoreError>> {
+        self.objects.ensure_bucket(bucket)
+    }
+}
+
+#[tokio::test]
+async fn a_caller_who_goes_away_leaves_no_test_object_behind() {
+    let store = Arc::new(SlowPuts {
+        objects: Arc::new(MemoryObjectStore::default()),
+        stored: Semaphore::new(0),
+        answers: Semaphore::new(0),
+    });
+    let app = TestApp::with(|app| app.object_store = Arc::clone(&store) as _);
+    app.register_image().await;
+    let changed = async || store.stored.acquire().await.unwrap().forget();
+    tokio::select! {
+        answer = app.call("alice", "POST", "/jobs", Some(job_input())) => panic!("{answer:?}"),
+        () = changed() => {}
+    }
+    assert_eq!(store.objects.paths().len(), 1);
+    store.answers.add_permits(1);
+    tokio::time::timeout(Duration::from_secs(10), changed())
+        .await
+        .unwrap();
+    assert!(store.objects.paths().is_empty());
 }
 
 #[tokio::test]

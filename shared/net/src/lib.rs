@@ -1,7 +1,8 @@
-//! Adapters that both CTS binaries need: trust roots and HTTP clients ([`tls`]), secrets read from
-//! files ([`secret`]), the S3 client's settings ([`s3`]), the lookup of images in a registry
+//! Adapters that both CTS binaries need: trust roots and HTTP clients ([`tls`]), bounded
+//! answers ([`http`]), secrets read from files ([`secret`]), the S3 client's settings ([`s3`]), the lookup of images in a registry
 //! ([`registry`]). What only one binary needs lives in that binary.
 
+pub mod http;
 pub mod registry;
 pub mod s3;
 pub mod secret;

@@ -10,7 +10,8 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use url::Url;
 
-use cts_net::tls::{TlsError, Verify, certificate_refusal, http_client_builder};
+use cts_net::http::{BodyError, describe_transport_error, read_bounded};
+use cts_net::tls::{TlsError, Verify, http_client_builder};
 
 use crate::identity::IdentityError;
 use crate::metrics::{Dependency, DependencyCalls, Outcome};
@@ -202,9 +203,16 @@ impl Auth2 {
         let response = request
             .send()
             .await
-            .map_err(|error| unavailable(url, &describe(&error)))?;
+            .map_err(|error| unavailable(url, &describe_transport_error(&error)))?;
         let status = response.status();
-        let body = read_bounded(url, response).await?;
+        let body = read_bounded(response, MAX_ANSWER_BYTES)
+            .await
+            .map_err(|error| match error {
+                BodyError::Transport(cause) => unavailable(url, &cause),
+                BodyError::TooLarge { max_bytes } => {
+                    unexpected(url, &format!("more than {max_bytes} bytes"))
+                }
+            })?;
         if status != StatusCode::OK {
             return Err(classify(url, status, &body));
         }
@@ -212,27 +220,6 @@ impl Auth2 {
         serde_json::from_slice(&body)
             .map_err(|_| unexpected(url, "something that is not the JSON it should be"))
     }
-}
-
-async fn read_bounded(
-    url: &Url,
-    mut response: reqwest::Response,
-) -> Result<Vec<u8>, IdentityError> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response
-        .chunk()
-        .await
-        .map_err(|error| unavailable(url, &describe(&error)))?
-    {
-        if body.len() + chunk.len() > MAX_ANSWER_BYTES {
-            return Err(unexpected(
-                url,
-                &format!("more than {MAX_ANSWER_BYTES} bytes"),
-            ));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
 }
 
 /// What an answer that is not 200 means.
@@ -261,19 +248,4 @@ fn unavailable(url: &Url, cause: &str) -> IdentityError {
 
 fn unexpected(url: &Url, what: &str) -> IdentityError {
     IdentityError::Unexpected(format!("KBase auth2 answered GET {url} with {what}"))
-}
-
-/// The cause at the end of the chain says what happened; the first only repeats the URL.
-fn describe(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".to_owned();
-    }
-    if let Some(refusal) = certificate_refusal(error) {
-        return refusal;
-    }
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
