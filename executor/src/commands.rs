@@ -201,7 +201,7 @@ pub fn plan_of(
 ) -> Result<(AdminJob, ContainerPlan), Box<dyn std::error::Error>> {
     let job = read_job(&arguments.job)?;
     let log_path = log_path
-        .or(job.job.logpath.as_deref())
+        .or(job.job.result.logpath.as_deref())
         .unwrap_or("<S3_ERROR_LOG_PATH>");
     let worker = WorkerFacts {
         log_path: log_path.trim_matches('/').to_owned(),

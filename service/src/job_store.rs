@@ -19,7 +19,8 @@ use cts_shared::timestamp::UtcTime;
 use cts_shared::wire::container::Container;
 use cts_shared::wire::image::JobImage;
 use cts_shared::wire::job::{
-    AdminJob, HtcondorDetails, Job, JobInputPreview, JobPreview, JobStatus, StateTransition,
+    AdminJob, HtcondorDetails, Job, JobInputPreview, JobPreview, JobResult, JobStatus,
+    StateTransition,
 };
 
 use crate::error::Error;
@@ -152,19 +153,15 @@ impl JobSummary {
 impl StoredJob {
     fn into_view(self, admin: bool) -> Job {
         let status = self.summary.status(admin);
-        let outcome = self.summary.outcome;
+        let mut outcome = self.summary.outcome;
+        let outputs = outcome.outputs.take();
         Job {
             status,
             job_input: self.job_input,
             image: self.image,
             input_file_count: self.input_file_count,
-            cpu_hours: outcome.statistics.cpu_hours,
-            cpu_factor: outcome.statistics.cpu_factor,
-            max_memory: outcome.statistics.max_memory,
-            output_file_count: outcome.output_file_count,
-            error: outcome.error,
-            logpath: outcome.logpath,
-            outputs: outcome.outputs,
+            result: result_view(outcome),
+            outputs,
         }
     }
 
@@ -196,19 +193,24 @@ impl ListedJob {
     #[must_use]
     pub fn into_preview(self) -> JobPreview {
         let status = self.summary.status(false);
-        let outcome = self.summary.outcome;
         JobPreview {
             status,
             job_input: self.job_input,
             image: self.image,
             input_file_count: self.input_file_count,
-            cpu_hours: outcome.statistics.cpu_hours,
-            cpu_factor: outcome.statistics.cpu_factor,
-            max_memory: outcome.statistics.max_memory,
-            output_file_count: outcome.output_file_count,
-            error: outcome.error,
-            logpath: outcome.logpath,
+            result: result_view(self.summary.outcome),
         }
+    }
+}
+
+fn result_view(outcome: JobOutcome) -> JobResult {
+    JobResult {
+        cpu_hours: outcome.statistics.cpu_hours,
+        cpu_factor: outcome.statistics.cpu_factor,
+        max_memory: outcome.statistics.max_memory,
+        output_file_count: outcome.output_file_count,
+        error: outcome.error,
+        logpath: outcome.logpath,
     }
 }
 

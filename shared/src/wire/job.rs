@@ -59,18 +59,9 @@ pub struct JobStatus {
     pub admin_meta: Map<String, Value>,
 }
 
-/// A job as its owner sees it: answer of `GET /jobs/{id}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Job {
-    /// Id, state, transitions, owner, notes.
-    #[serde(flatten)]
-    pub status: JobStatus,
-    /// What was submitted, `input_files` always as objects with checksums.
-    pub job_input: JobInput,
-    /// The image at submission.
-    pub image: JobImage,
-    /// Number of input files.
-    pub input_file_count: u64,
+/// What a job came to, as far as it is known, without its outputs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct JobResult {
     /// CPU hours used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_hours: Option<f64>,
@@ -89,6 +80,23 @@ pub struct Job {
     /// S3 path below which the container logs are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logpath: Option<String>,
+}
+
+/// A job as its owner sees it: answer of `GET /jobs/{id}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Id, state, transitions, owner, notes.
+    #[serde(flatten)]
+    pub status: JobStatus,
+    /// What was submitted, `input_files` always as objects with checksums.
+    pub job_input: JobInput,
+    /// The image at submission.
+    pub image: JobImage,
+    /// Number of input files.
+    pub input_file_count: u64,
+    /// What it came to.
+    #[serde(flatten)]
+    pub result: JobResult,
     /// What the containers wrote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outputs: Option<Vec<S3File>>,
@@ -112,24 +120,9 @@ pub struct JobPreview {
     pub image: JobImage,
     /// Number of input files.
     pub input_file_count: u64,
-    /// CPU hours used.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpu_hours: Option<f64>,
-    /// CPU time used over CPU time reserved.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpu_factor: Option<f64>,
-    /// Largest memory of a container, in bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_memory: Option<u64>,
-    /// Number of output files.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub output_file_count: Option<u64>,
-    /// What went wrong, for the user.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// S3 path below which the container logs are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub logpath: Option<String>,
+    /// What it came to.
+    #[serde(flatten)]
+    pub result: JobResult,
 }
 
 /// Answer of `GET /jobs` and `GET /admin/jobs`.
