@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use cts_shared::id::JobId;
+
+use crate::background::finisher::DueJobs;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::identity::Identity;
@@ -45,10 +48,18 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Whether what the service depends on is there.
     pub readiness: Readiness,
-    /// Wakes the finisher when a job can end; see [`crate::background::finisher`].
-    pub job_pending: Notify,
+    /// To the finisher, when a job can end.
+    pub due_jobs: DueJobs,
     /// One permit for each client that may follow events; see [`crate::api::events`].
     pub followers: Arc<Semaphore>,
     /// Cancelled when the service stops: answers that never end by themselves end then.
     pub stopping: CancellationToken,
+}
+
+impl App {
+    /// Something is to be done to end this job.
+    pub fn tell_due(&self, job: JobId) {
+        // Without a finisher (the service stops) it is found in the store at the next start.
+        let _nobody_listens = self.due_jobs.send(job);
+    }
 }

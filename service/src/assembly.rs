@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -229,6 +229,7 @@ impl RunningService {
     pub(crate) async fn start(parts: Parts) -> Self {
         let url = parts.listening.local_url();
         let (events, event_receiver) = mpsc::channel(SITE_EVENTS);
+        let (due_jobs, due) = mpsc::unbounded_channel();
         let local = local_site_settings(&parts, &url)
             .map(|settings| Arc::new(LocalSite::new(settings, events)));
         let metrics = parts.metrics;
@@ -258,14 +259,14 @@ impl RunningService {
             config: parts.config,
             metrics,
             readiness: Readiness::default(),
-            job_pending: Notify::new(),
+            due_jobs,
             followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
             stopping: CancellationToken::new(),
         });
 
         let background_stop = CancellationToken::new();
         let watcher = site_watcher::run(Arc::clone(&app), event_receiver, background_stop.clone());
-        let finisher = finisher::run(Arc::clone(&app), background_stop.clone());
+        let finisher = finisher::run(Arc::clone(&app), due, background_stop.clone());
         let mut background = vec![
             ("site watcher", tokio::spawn(watcher)),
             ("finisher", tokio::spawn(finisher)),

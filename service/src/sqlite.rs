@@ -113,6 +113,10 @@ fn configure(connection: &Connection) -> Result<(), rusqlite::Error> {
     // An answered request must survive a power cut, not only a killed process.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    // 16 MiB of log before it is copied into the database (SQLite: 4 MiB): pages that change again
+    // and again are copied once. The file may stay as large.
+    connection.pragma_update(None, "wal_autocheckpoint", 4096)?;
+    connection.pragma_update(None, "journal_size_limit", 32 * 1024 * 1024)?;
     connection.busy_timeout(std::time::Duration::from_secs(10))
 }
 

@@ -111,7 +111,8 @@ pub async fn with_context(
         app.metrics
             .request_answered(&method, route, response.status(), elapsed);
         let status = response.status();
-        let elapsed_ms = elapsed.as_secs_f64() * 1000.0;
+        // To the microsecond.
+        let elapsed_ms = (elapsed.as_secs_f64() * 1e6).round() / 1e3;
         if status.is_success() && route.is_some_and(|route| PROBES.contains(&route)) {
             tracing::debug!(http.status = status.as_u16(), elapsed_ms, "request");
         } else {

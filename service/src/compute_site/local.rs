@@ -251,13 +251,22 @@ impl Shared {
 
     /// One container from its place in the queue to the end of its executor.
     async fn run(&self, job: JobId, container: ContainerNumber, stop: CancellationToken) {
-        let ended = tokio::select! {
-            // Not started: nothing to report, a restarted service takes it up again.
-            () = stop.cancelled() => None,
-            permit = self.room.acquire() => match permit {
-                Ok(_permit) => Some(self.run_executor(job, container, &stop).await),
-                Err(_closed) => None,
+        let ended = match ExecutorProcess::previous(&self.settings, job, container) {
+            PreviousRun::Never => tokio::select! {
+                biased;
+                // Not started: nothing to report, a restarted service takes it up again.
+                () = stop.cancelled() => None,
+                permit = self.room.acquire() => match permit {
+                    Ok(_permit) => Some(self.start_executor(job, container, &stop).await),
+                    Err(_closed) => None,
+                },
             },
+            PreviousRun::Alive(process) => {
+                // It runs whether or not there is room, and must be told to stop when the job is.
+                let _permit = self.room.try_acquire();
+                Some(self.watch(process, &stop).await)
+            }
+            PreviousRun::Gone(ended) => Some(ended),
         };
         if let Some(ended) = ended {
             tracing::info!(job.id = %job, container.num = container, ended = %ended.summary, "executor ended");
@@ -274,21 +283,21 @@ impl Shared {
         self.forget(job, container);
     }
 
-    /// Starts the executor, or finds it again, and waits for its end. Returns how it ended.
-    async fn run_executor(
+    /// Starts the executor and waits for its end. Returns how it ended.
+    async fn start_executor(
         &self,
         job: JobId,
         container: ContainerNumber,
         stop: &CancellationToken,
     ) -> Ended {
-        let mut process = match ExecutorProcess::previous(&self.settings, job, container) {
-            PreviousRun::Never => match ExecutorProcess::spawn(&self.settings, job, container) {
-                Ok(process) => process,
-                Err(ended) => return ended,
-            },
-            PreviousRun::Alive(process) => process,
-            PreviousRun::Gone(ended) => return ended,
-        };
+        match ExecutorProcess::spawn(&self.settings, job, container) {
+            Ok(process) => self.watch(process, stop).await,
+            Err(ended) => ended,
+        }
+    }
+
+    /// Waits for the executor's end, and has it end when told to stop. Returns how it ended.
+    async fn watch(&self, mut process: ExecutorProcess, stop: &CancellationToken) -> Ended {
         tokio::select! {
             ended = process.wait() => ended,
             () = stop.cancelled() => {

@@ -38,7 +38,7 @@ pub async fn cancel_any(app: &App, id: JobId) -> Result<(), Error> {
         .ok_or_else(|| no_such_job(id))?;
     tracing::info!(job.id = %id, "job is being canceled");
     if change.pending.is_some() {
-        app.job_pending.notify_one();
+        app.tell_due(id);
     }
     Ok(())
 }

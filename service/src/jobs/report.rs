@@ -42,7 +42,7 @@ pub async fn report_container(
         tracing::info!(job.id = %job, container.num = container, container.state = %state, "container changed state");
     }
     if change.pending.is_some() {
-        app.job_pending.notify_one();
+        app.tell_due(job);
     }
     Ok(())
 }
@@ -90,7 +90,7 @@ pub async fn handle_site_event(app: &App, event: SiteEvent) -> Result<(), Error>
         tracing::warn!(job.id = %job, container.num = container, reason = %description, "container lost its executor");
     }
     if change.pending.is_some() {
-        app.job_pending.notify_one();
+        app.tell_due(job);
     }
     Ok(())
 }

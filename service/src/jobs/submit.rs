@@ -23,7 +23,7 @@ use crate::job_store::NewJob;
 use crate::object_store::{WRITE_TEST_NAME, try_writing};
 use crate::{images, jobs};
 
-/// Input objects asked about at the same time.
+/// Input objects of one job asked about at the same time.
 const CONCURRENT_HEADS: usize = 64;
 
 /// Checks and stores a job, and has it started in the background. Returns its id.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use rand::Rng;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::io::ReaderStream;
 
 use cts_net::s3::S3Settings;
@@ -29,11 +31,19 @@ const ATTEMPTS: u32 = 3;
 /// Longest wait before the second attempt; doubled for each further one, and jittered.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 
+/// HEADs under way at the same time, over all requests. More do not get their answers sooner, and
+/// first come, first served lets a job of one input in between those of 10,000.
+const CONCURRENT_HEADS: usize = 64;
+
+/// Longest wait for one of them: behind the largest jobs it is a second, so the store must be stuck.
+const HEAD_QUEUE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Any S3 store.
 #[derive(Clone)]
 pub struct S3ObjectStore {
     client: Client,
     url: String,
+    heads: Arc<Semaphore>,
 }
 
 impl fmt::Debug for S3ObjectStore {
@@ -53,13 +63,29 @@ impl S3ObjectStore {
         Ok(Self {
             client: cts_net::s3::client(settings)?,
             url: settings.url.to_string(),
+            heads: Arc::new(Semaphore::new(CONCURRENT_HEADS)),
         })
+    }
+
+    /// Waits for the turn of a HEAD, which lasts until the permit is dropped.
+    async fn head_turn(&self, path: &S3Path) -> Result<SemaphorePermit<'_>, ObjectStoreError> {
+        match tokio::time::timeout(HEAD_QUEUE_TIMEOUT, self.heads.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) | Err(_) => Err(ObjectStoreError::Unavailable {
+                path: path.to_string(),
+                cause: format!(
+                    "{CONCURRENT_HEADS} other requests have been waiting for {} s",
+                    HEAD_QUEUE_TIMEOUT.as_secs()
+                ),
+            }),
+        }
     }
 }
 
 impl ObjectStore for S3ObjectStore {
     fn head<'a>(&'a self, path: &'a S3Path) -> BoxFuture<'a, Result<ObjectHead, ObjectStoreError>> {
         async move {
+            let _turn = self.head_turn(path).await?;
             let head = with_retries(path, || {
                 self.client
                     .head_object()

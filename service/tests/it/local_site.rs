@@ -292,3 +292,42 @@ async fn an_executor_that_outlived_the_service_is_not_cleaned_away() {
     second.clean(job, vec![0]).await.unwrap();
     assert!(!pid_file.exists());
 }
+
+/// Others may have taken all the room before the service comes to it again.
+#[tokio::test]
+async fn an_executor_that_outlived_the_service_is_stopped_though_there_is_no_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let (sender, _events) = mpsc::channel(8);
+    let script = "trap 'exit 143' TERM; mkfifo fifo; touch started; read x < fifo";
+    let started = |job: JobId, container: u32| {
+        let path = format!("jobs/{job}/{container}/started");
+        let path = directory.path().join(path);
+        async move {
+            let deadline = tokio::time::Instant::now() + DEADLINE;
+            while !path.exists() {
+                assert!(tokio::time::Instant::now() < deadline, "not started");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    };
+    let before = LocalSite::new(settings(directory.path(), script), sender);
+    let outlived = job();
+    before.start(outlived, vec![0]).await.unwrap();
+    started(outlived, 0).await;
+
+    let (sender, mut events) = mpsc::channel(8);
+    let after = LocalSite::new(settings(directory.path(), script), sender);
+    let fresh = job();
+    after.start(fresh, vec![0, 1]).await.unwrap();
+    started(fresh, 0).await;
+    started(fresh, 1).await;
+    after.start(outlived, vec![0]).await.unwrap();
+    tokio::time::timeout(DEADLINE, after.cancel(outlived))
+        .await
+        .unwrap()
+        .unwrap();
+    let (ended, _, description) = next(&mut events).await;
+    assert_eq!(ended, outlived);
+    assert!(description.contains("outlived a restart"), "{description}");
+    after.shut_down().await;
+}

@@ -299,7 +299,8 @@ impl TestApp {
             },
             metrics,
             readiness: Readiness::default(),
-            job_pending: Notify::new(),
+            // No finisher runs: tests call it when they want it.
+            due_jobs: tokio::sync::mpsc::unbounded_channel().0,
             followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
             stopping: CancellationToken::new(),
         };
