@@ -245,7 +245,7 @@ mod parameters;
 pub mod rules;
 mod runtime;
 
-pub use files::ILLEGAL_S3_PATH;
+pub use files::{ILLEGAL_S3_PATH, s3_path};
 pub use runtime::{InvalidRuntime, Runtime};
 
 impl JobInput {

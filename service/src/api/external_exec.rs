@@ -7,12 +7,12 @@ use axum::http::StatusCode;
 use serde_json::Value;
 
 use cts_shared::job_input::rules::CHECKSUM;
-use cts_shared::s3_path::S3Path;
+use cts_shared::job_input::s3_path;
 use cts_shared::state::job_flow::ContainerReport;
 use cts_shared::timestamp::UtcTime;
 use cts_shared::validation::scalars::{any_text, integer};
 use cts_shared::validation::times::time;
-use cts_shared::validation::{Checked, Fault, Members, list};
+use cts_shared::validation::{Checked, Members, list};
 use cts_shared::wire::container::ContainerUpdate;
 use cts_shared::wire::job::S3File;
 
@@ -78,11 +78,7 @@ fn container_update(body: &Value) -> Checked<(UtcTime, ContainerUpdate)> {
 
 fn output(value: &Value) -> Checked<S3File> {
     let mut members = Members::of(value)?;
-    let file = members.required("file", |value| {
-        S3Path::parse(any_text(value)?)
-            .map(|path| path.to_string())
-            .map_err(|error| Fault::new("value_error", value, error.to_string()).into())
-    });
+    let file = members.required("file", s3_path);
     let crc64nvme = members.optional("crc64nvme", |value| CHECKSUM.check(value));
     let faults = members.finish();
     match (file, crc64nvme) {
@@ -101,24 +97,27 @@ mod tests {
     fn every_fault_has_its_place() {
         let body = json!({
             "exit_code": "x",
-            "outputs": [{"file": "buk/a"}, {"file": "nope"}, 1, {"file": "buk/b", "more": 1}],
+            "outputs": [
+                {"file": "buk/a"}, {"file": "nope"}, 1, {"file": "buk/b", "more": 1}, {"file": 1},
+            ],
             "admin_error": 3,
             "more": "is passed over",
         });
         let faults = container_update(&body).unwrap_err().into_details("body");
-        let places: Vec<String> = faults
+        let found: Vec<_> = faults
             .iter()
-            .map(|fault| serde_json::to_string(&fault.loc).unwrap())
+            .map(|fault| (Value::from(fault.loc.clone()), fault.kind.as_str()))
             .collect();
         assert_eq!(
-            places,
+            found,
             [
-                r#"["body","time"]"#,
-                r#"["body","exit_code"]"#,
-                r#"["body","outputs",1,"file"]"#,
-                r#"["body","outputs",2]"#,
-                r#"["body","outputs",3,"more"]"#,
-                r#"["body","admin_error"]"#,
+                (json!(["body", "time"]), "missing"),
+                (json!(["body", "exit_code"]), "int_parsing"),
+                (json!(["body", "outputs", 1, "file"]), "value_error"),
+                (json!(["body", "outputs", 2]), "model_attributes_type"),
+                (json!(["body", "outputs", 3, "more"]), "extra_forbidden"),
+                (json!(["body", "outputs", 4, "file"]), "value_error"),
+                (json!(["body", "admin_error"]), "string_type"),
             ]
         );
     }

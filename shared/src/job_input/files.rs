@@ -19,8 +19,12 @@ fn rule_broken(value: &Value, message: impl Into<String>) -> Faults {
     Fault::new("value_error", value, message).into()
 }
 
-/// An S3 path, normalised. Whether it can be a file is another question; see [`illegal_segments`].
-fn s3_path(value: &Value) -> Checked<String> {
+/// An S3 path, normalised. Whether it can be a file on a disk is another question, with a code of its own:
+/// [`ILLEGAL_S3_PATH`].
+///
+/// # Errors
+/// With the fault, when it is none.
+pub fn s3_path(value: &Value) -> Checked<String> {
     let text = value
         .as_str()
         .ok_or_else(|| rule_broken(value, "give an S3 path: bucket/key"))?;
