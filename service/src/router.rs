@@ -197,12 +197,14 @@ impl Routes {
     }
 }
 
-/// 307 to the same path without the slash, query kept.
+/// 307 to the same path without the slash, query kept. Told relative to the path asked for, which a
+/// proxy may have shortened.
 async fn without_slash(OriginalUri(uri): OriginalUri) -> Response {
     let path = uri.path().trim_end_matches('/');
+    let last = path.rsplit('/').next().unwrap_or_default();
     let target = match uri.query() {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
+        Some(query) => format!("../{last}?{query}"),
+        None => format!("../{last}"),
     };
     Redirect::temporary(&target).into_response()
 }

@@ -76,6 +76,26 @@ pub struct Parameters {
     pub environment: Option<IndexMap<String, EnvironmentValue>>,
 }
 
+impl Parameters {
+    /// Bytes of the arguments and of the names and values of environment variables that are given as
+    /// text; what input files and container numbers fill in does not count.
+    #[must_use]
+    pub fn literal_bytes(&self) -> usize {
+        let args = self.args.iter().flatten().map(|argument| match argument {
+            Argument::Literal(text) => text.len(),
+            Argument::Parameter(_) => 0,
+        });
+        let environment = self.environment.iter().flatten().map(|(name, value)| {
+            name.len()
+                + match value {
+                    EnvironmentValue::Literal(text) => text.len(),
+                    EnvironmentValue::Parameter(_) => 0,
+                }
+        });
+        args.chain(environment).sum()
+    }
+}
+
 fn default_input_mount_point() -> String {
     rules::DEFAULT_INPUT_MOUNT_POINT.to_owned()
 }

@@ -26,12 +26,17 @@ use crate::{images, jobs};
 /// Input objects of one job asked about at the same time.
 const CONCURRENT_HEADS: usize = 64;
 
+/// Most bytes of arguments and environment variables: what Linux passes to a program where its stack
+/// may have the usual 8 MiB (execve(2), "Limits on size of arguments and environment").
+const MAX_COMMAND_BYTES: usize = 2 * 1024 * 1024;
+
 /// Checks and stores a job, and has it started in the background. Returns its id.
 ///
 /// # Errors
 /// In the contract's order: 30001 (limits), 30040 and 40030 (image), 30001, 40060 and 30400
-/// (reference data), 30001 (mount points), 20010 and 40010 (output directory), 30020 and 30001 (places of the inputs),
-/// 20010, 40010, 30001 and 30030 (input objects), 60020 and 60010 (site) and the site's own;
+/// (reference data), 20010 and 40010 (output directory), 20010, 40010, 30001 and 30030 (input objects),
+/// then what only this service checks: 30001 (mount points, size of the command), 30020 and 30001 (places
+/// of the inputs); then 60020 and 60010 (site) and the site's own;
 /// [`Error::Unavailable`] when S3 does not answer.
 pub async fn submit_job(
     app: &Arc<App>,
@@ -41,10 +46,11 @@ pub async fn submit_job(
     check_limits(&app.config, &job_input)?;
     let image = registered_image(app, &job_input).await?;
     check_refdata(&job_input, &image)?;
-    check_mounts(&job_input, &image)?;
     check_output_dir(app, &job_input).await?;
-    check_places(&job_input)?;
     let files = check_input_files(app, job_input.input_files.to_files()).await?;
+    check_mounts(&job_input, &image)?;
+    check_command_size(&job_input)?;
+    check_places(&job_input)?;
     app.sites
         .open(job_input.cluster, &*app.site_store)
         .await?
@@ -165,6 +171,21 @@ fn check_mounts(job_input: &JobInput, image: &JobImage) -> Result<(), Error> {
     mounts.extend(refdata.map(|path| ("params.refdata_mount_point", path.as_str())));
     check_mount_points(&mounts)
         .map_err(|error| Error::refused(ErrorCode::IllegalParameter, error.to_string()))
+}
+
+/// Linux does not start a program with more, and lists of jobs carry it.
+fn check_command_size(job_input: &JobInput) -> Result<(), Error> {
+    let size = job_input.params.literal_bytes();
+    if size > MAX_COMMAND_BYTES {
+        return Err(Error::refused(
+            ErrorCode::IllegalParameter,
+            format!(
+                "params.args and params.environment have {size} bytes together; no program can be \
+                 started with more than {MAX_COMMAND_BYTES}, put them into an input file"
+            ),
+        ));
+    }
+    Ok(())
 }
 
 async fn check_output_dir(app: &App, job_input: &JobInput) -> Result<(), Error> {

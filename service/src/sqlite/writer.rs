@@ -1,6 +1,8 @@
 //! The one thread that writes. It takes changes from a queue, runs each in a savepoint, commits what
 //! waited together at once, and answers only after the commit.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -49,7 +51,14 @@ impl Writer {
             .spawn(move || {
                 let mut batch = Vec::with_capacity(BATCH);
                 while tasks.blocking_recv_many(&mut batch, BATCH) > 0 {
-                    session.commit_batch(&mut batch);
+                    let done = catch_unwind(AssertUnwindSafe(|| session.commit_batch(&mut batch)));
+                    if done.is_err() {
+                        // Without this thread nothing could be stored any more. Those who waited are
+                        // told that it failed.
+                        tracing::error!("storing changes panicked; they are not stored");
+                        batch.clear();
+                        session.roll_back();
+                    }
                     committed.send_modify(|count| *count += 1);
                 }
             })
@@ -97,9 +106,12 @@ impl Writer {
             .send(task)
             .await
             .map_err(|_| E::from(StoreError::Closed))?;
-        receiver
-            .await
-            .unwrap_or_else(|_| Err(E::from(StoreError::Closed)))
+        receiver.await.unwrap_or_else(|_| {
+            Err(E::from(StoreError::Failed {
+                action,
+                cause: "it was given up because of a fault in the program".to_owned(),
+            }))
+        })
     }
 }
 
@@ -122,14 +134,18 @@ impl Session {
         let committed =
             begun.and_then(|()| self.connection.execute_batch("COMMIT").map_err(failed));
         if committed.is_err() {
-            self.records.clear();
-            // After a failed COMMIT the transaction may still be open; where there is none, this
-            // fails and says nothing new.
-            let _no_transaction = self.connection.execute_batch("ROLLBACK");
+            self.roll_back();
         }
         for answer in answers {
             answer(committed.clone());
         }
+    }
+
+    fn roll_back(&mut self) {
+        self.records.clear();
+        // After a failed COMMIT the transaction may still be open; where there is none, this fails
+        // and says nothing new.
+        let _no_transaction = self.connection.execute_batch("ROLLBACK");
     }
 
     /// Begins a transaction, and forgets the records if another process has written meanwhile.

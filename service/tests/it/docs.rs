@@ -25,7 +25,7 @@ async fn redoc_leads_to_the_page() {
     let answer = app.get("", "/redoc").await.expect(307);
     assert_eq!(answer.headers[header::LOCATION], "/docs");
     let answer = app.get("", "/docs/").await.expect(307);
-    assert_eq!(answer.headers[header::LOCATION], "/docs");
+    assert_eq!(answer.headers[header::LOCATION], "../docs");
 }
 
 #[tokio::test]

@@ -45,18 +45,6 @@ fn refusals() -> Vec<(&'static str, Value, u16, u32)> {
             40030,
         ),
         (
-            "mount points that overlap",
-            json!({"params": {"input_mount_point": "/d", "output_mount_point": "/d/out"}}),
-            400,
-            30001,
-        ),
-        (
-            "a mount point of the system's",
-            json!({"params": {"input_mount_point": "/proc/x"}}),
-            400,
-            30001,
-        ),
-        (
             "output below the logs",
             json!({"output_dir": "cts/logs/mine"}),
             403,
@@ -74,19 +62,6 @@ fn refusals() -> Vec<(&'static str, Value, u16, u32)> {
             404,
             40010,
         ),
-        (
-            "same place",
-            json!({"input_files": ["cts/x/a.txt", "cts/y/a.txt"]}),
-            400,
-            30001,
-        ),
-        (
-            "a directory of the other",
-            json!({"input_files": ["cts/x/a", "cts/x/a/b"], "input_roots": ["cts"]}),
-            400,
-            30001,
-        ),
-        ("dots", json!({"input_files": ["cts/x/../a"]}), 400, 30020),
         (
             "missing input",
             json!({"input_files": ["cts/io/in/none"]}),
@@ -111,6 +86,31 @@ fn refusals() -> Vec<(&'static str, Value, u16, u32)> {
             400,
             30030,
         ),
+        (
+            "mount points that overlap",
+            json!({"params": {"input_mount_point": "/d", "output_mount_point": "/d/out"}}),
+            400,
+            30001,
+        ),
+        (
+            "a mount point of the system's",
+            json!({"params": {"input_mount_point": "/proc/x"}}),
+            400,
+            30001,
+        ),
+        (
+            "same place",
+            json!({"input_files": ["cts/x/a.txt", "cts/y/a.txt"]}),
+            400,
+            30001,
+        ),
+        (
+            "a directory of the other",
+            json!({"input_files": ["cts/x/a", "cts/x/a/b"], "input_roots": ["cts"]}),
+            400,
+            30001,
+        ),
+        ("dots", json!({"input_files": ["cts/x/../a"]}), 400, 30020),
         ("site", json!({"cluster": "kbase"}), 400, 60020),
         (
             "unknown site",
@@ -138,9 +138,17 @@ async fn app() -> TestApp {
     app
 }
 
+/// Inputs that only collide.
+fn insert_colliding(app: &TestApp) {
+    for path in ["cts/x/a.txt", "cts/y/a.txt", "cts/x/a", "cts/x/a/b"] {
+        app.objects.insert(path, "x", Some(CRC));
+    }
+}
+
 #[tokio::test]
 async fn each_fault_is_refused_and_leaves_no_trace() {
     let app = app().await;
+    insert_colliding(&app);
     for (name, changes, status, appcode) in refusals() {
         let before = app.objects.paths();
         let answer = app
@@ -168,7 +176,7 @@ async fn each_fault_is_refused_and_leaves_no_trace() {
 #[tokio::test]
 async fn of_two_faults_the_earlier_check_speaks() {
     let app = app().await;
-    // "dots" is found with the places of the inputs, all others where they stand.
+    insert_colliding(&app);
     let faults = refusals();
     for pair in faults.windows(2) {
         let [(first, changes, status, appcode), (second, more, ..)] = pair else {
@@ -382,4 +390,36 @@ async fn in_test_mode_jobs_are_stored_and_not_started() {
     // What was started in the background has its turn.
     tokio::task::yield_now().await;
     assert_eq!(app.state(&id).await, "created");
+}
+
+#[tokio::test]
+async fn a_command_that_linux_cannot_start_is_refused() {
+    let app = app().await;
+    let mut job = job_input();
+    let argument = "a".repeat(1024);
+    job["params"] = json!({"args": vec![&argument; 2048]});
+    app.submit_job(job.clone()).await;
+    job["params"]["environment"] = json!({"X": "y"});
+    let answer = app.call("alice", "POST", "/jobs", Some(job)).await;
+    let answer = answer.expect_error(400, 30001);
+    assert!(answer.message().contains("2097154"), "{}", answer.text);
+}
+
+/// What only this service checks comes after what the existing one checks, too.
+#[tokio::test]
+async fn the_contracts_checks_come_first() {
+    let app = app().await;
+    app.objects.insert("cts/io/in/b/a.txt", "x", Some(CRC));
+    let mut job = job_input();
+    job["input_files"] = json!(["cts/io/in/a.txt", "cts/io/in/b/a.txt", "cts/io/in/none.txt"]);
+    job["params"] = json!({"input_mount_point": "/etc"});
+    let submit =
+        async |job: &serde_json::Value| app.call("alice", "POST", "/jobs", Some(job.clone())).await;
+    submit(&job).await.expect_error(404, 40010);
+    app.objects.insert("cts/io/in/none.txt", "x", Some(CRC));
+    let mounts = submit(&job).await.expect_error(400, 30001);
+    assert!(mounts.message().contains("/etc"), "{}", mounts.text);
+    job["params"] = json!({});
+    let places = submit(&job).await.expect_error(400, 30001);
+    assert!(places.message().contains("a.txt"), "{}", places.text);
 }

@@ -63,6 +63,32 @@ async fn one_that_fails_does_not_take_others_with_it() {
     );
 }
 
+/// A fault of the program in one change must not be the end of all.
+#[tokio::test]
+async fn a_change_that_panics_is_not_stored_and_others_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    let id = insert(&store, 1).await.id;
+    let before = store.job_record(id).await.unwrap();
+    store
+        .change_job(
+            id,
+            Box::new(|record| {
+                record.transitions.clear();
+                panic!("a fault of the test's own")
+            }),
+        )
+        .await
+        .unwrap_err();
+    assert_eq!(store.job_record(id).await.unwrap(), before);
+    store
+        .change_job(id, reported(0, JobState::JobSubmitting, at(20)))
+        .await
+        .unwrap();
+    let record = store.job_record(id).await.unwrap().unwrap();
+    assert_eq!(record.state(), JobState::JobSubmitting);
+}
+
 /// The store remembers the records of changing jobs; what another process writes must show.
 #[tokio::test]
 async fn what_another_process_wrote_is_seen_by_the_next_change() {
