@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use cts_shared::id::JobId;
 
+use crate::api::events::Followers;
 use crate::background::finisher::DueJobs;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -50,8 +50,8 @@ pub struct App {
     pub readiness: Readiness,
     /// To the finisher, when a job can end.
     pub due_jobs: DueJobs,
-    /// One permit for each client that may follow events; see [`crate::api::events`].
-    pub followers: Arc<Semaphore>,
+    /// Who follows events.
+    pub followers: Arc<Followers>,
     /// Cancelled when the service stops: answers that never end by themselves end then.
     pub stopping: CancellationToken,
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +18,6 @@ use cts_net::secret::SecretError;
 use cts_net::tls::TlsError;
 use cts_shared::site::Site;
 
-use crate::api::events::MAX_FOLLOWERS;
 use crate::app::App;
 use crate::background::{cleaner, finisher, site_watcher, starter};
 use crate::clock::SystemClock;
@@ -260,7 +259,7 @@ impl RunningService {
             metrics,
             readiness: Readiness::default(),
             due_jobs,
-            followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+            followers: Arc::default(),
             stopping: CancellationToken::new(),
         });
 

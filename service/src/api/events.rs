@@ -16,7 +16,7 @@ use axum::http::HeaderMap;
 use axum::response::sse;
 use axum::response::{IntoResponse, Response, Sse};
 use futures::Stream;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 
 use cts_shared::error_code::ErrorCode;
 use cts_shared::validation::scalars::boolean;
@@ -31,8 +31,11 @@ use super::error::ApiError;
 use super::extract::QueryParams;
 use super::request_context::Caller;
 
-/// Clients that follow at the same time.
-pub const MAX_FOLLOWERS: usize = 256;
+mod followers;
+
+pub use followers::{Followers, MAX_FOLLOWERS, MAX_FOLLOWERS_OF_A_USER};
+
+use followers::Place;
 
 /// Transitions read at a time.
 const BATCH: u32 = 500;
@@ -72,10 +75,15 @@ pub async fn follow(
     if all {
         user.require_any(&[Role::FullAdmin])?;
     }
-    let permit = Arc::clone(&app.followers)
-        .try_acquire_owned()
-        .map_err(|_| Error::Unavailable {
-            message: format!("{MAX_FOLLOWERS} clients follow events already"),
+    let place = app
+        .followers
+        .enter(&user.name)
+        .ok_or_else(|| Error::Unavailable {
+            message: format!(
+                "{MAX_FOLLOWERS_OF_A_USER} clients of user {}, or {MAX_FOLLOWERS} in all, follow \
+                 events already; close some",
+                user.name
+            ),
             retry_after: Duration::from_secs(30),
         })?;
     // Before anything is read, so that nothing is missed in between.
@@ -104,7 +112,7 @@ pub async fn follow(
         last,
         changes,
         read: VecDeque::new(),
-        _permit: permit,
+        _place: place,
     };
     let keep_alive = sse::KeepAlive::new().interval(KEEP_ALIVE);
     Ok(Sse::new(follower.events())
@@ -121,7 +129,7 @@ struct Follower {
     last: Option<String>,
     changes: watch::Receiver<u64>,
     read: VecDeque<Event>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Follower {

@@ -7,7 +7,7 @@ use axum::response::Response;
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use cts_service::api::events::MAX_FOLLOWERS;
+use cts_service::api::events::MAX_FOLLOWERS_OF_A_USER;
 
 use crate::test_app::TestApp;
 
@@ -172,7 +172,7 @@ async fn everybody_sees_their_own_jobs_and_administrators_all() {
 async fn followers_are_bounded_and_let_go_when_the_service_stops() {
     let app = TestApp::new();
     let mut followers = Vec::new();
-    for _ in 0..MAX_FOLLOWERS {
+    for _ in 0..MAX_FOLLOWERS_OF_A_USER {
         followers.push(Events::of(app.open("alice", "/events", &[]).await));
     }
     let refused = app

@@ -15,12 +15,11 @@ use http_body_util::BodyExt;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde_json::{Map, Value, json};
-use tokio::sync::{Mutex, Notify, Semaphore};
+use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tower::util::BoxCloneService;
 
-use cts_service::api::events::MAX_FOLLOWERS;
 use cts_service::app::App;
 use cts_service::background::finisher::finish_pending_jobs;
 use cts_service::clock::Clock;
@@ -301,7 +300,7 @@ impl TestApp {
             readiness: Readiness::default(),
             // No finisher runs: tests call it when they want it.
             due_jobs: tokio::sync::mpsc::unbounded_channel().0,
-            followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+            followers: Arc::default(),
             stopping: CancellationToken::new(),
         };
         customise(&mut app);
