@@ -4,8 +4,6 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use cts_shared::id::JobId;
-
 use crate::api::events::Followers;
 use crate::background::finisher::DueJobs;
 use crate::clock::Clock;
@@ -54,12 +52,4 @@ pub struct App {
     pub followers: Arc<Followers>,
     /// Cancelled when the service stops: answers that never end by themselves end then.
     pub stopping: CancellationToken,
-}
-
-impl App {
-    /// Something is to be done to end this job.
-    pub fn tell_due(&self, job: JobId) {
-        // Without a finisher (the service stops) it is found in the store at the next start.
-        let _nobody_listens = self.due_jobs.send(job);
-    }
 }

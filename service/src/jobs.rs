@@ -1,15 +1,16 @@
 //! What can be done with jobs: no HTTP here, and no SQL.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use cts_shared::error_code::ErrorCode;
 use cts_shared::id::JobId;
-use cts_shared::state::job_flow::{JobRecord, Refusal};
+use cts_shared::state::job_flow::{Change, JobRecord, Refusal};
 
 use crate::app::App;
 use crate::error::Error;
 use crate::identity::User;
-use crate::job_store::{JobFilter, JobSummary, ListedJob, StoredJob};
+use crate::job_store::{JobFilter, JobStep, JobSummary, ListedJob, StoredJob};
 
 pub mod admin_meta;
 pub mod cancel;
@@ -107,6 +108,34 @@ fn check_owner(user: &User, job: &JobSummary) -> Result<(), Error> {
         ErrorCode::Unauthorized,
         format!("User {} may not access job {}", user.name, job.id),
     ))
+}
+
+/// Takes a step on a job, and tells the finisher if something is to be done then. Both happen once this
+/// was polled, even if the caller goes away. None if there is no such job.
+///
+/// # Errors
+/// The refusal's code, or a failure of the store.
+pub async fn change<F>(app: &Arc<App>, id: JobId, step: F) -> Result<Option<Change>, Error>
+where
+    F: Fn(&mut JobRecord) -> Result<Change, Refusal> + Send + 'static,
+{
+    let step: JobStep =
+        Box::new(move |record| step(record).map_err(|refusal| refused_step(id, &refusal)));
+    let app = Arc::clone(app);
+    let changed = tokio::spawn(async move {
+        let change = app.jobs.change_job(id, step).await?;
+        if change
+            .as_ref()
+            .is_some_and(|change| change.pending.is_some())
+        {
+            // Without a finisher (the service stops) it is found in the store at the next start.
+            let _nobody_listens = app.due_jobs.send(id);
+        }
+        Ok(change)
+    });
+    changed
+        .await
+        .unwrap_or_else(|error| Err(Error::Internal(format!("changing job {id}: {error}"))))
 }
 
 /// A refused step of a job, for the caller.

@@ -33,7 +33,7 @@ pub async fn run(app: Arc<App>, mut events: mpsc::Receiver<SiteEvent>, stop: Can
     }
 }
 
-async fn record(app: &App, event: SiteEvent) {
+async fn record(app: &Arc<App>, event: SiteEvent) {
     for attempt in 1..=ATTEMPTS {
         match handle_site_event(app, event.clone()).await {
             Ok(()) => return,

@@ -1,19 +1,21 @@
 //! Canceling a job (contract service.md, section 5.4).
 
+use std::sync::Arc;
+
 use cts_shared::id::JobId;
 
 use crate::app::App;
 use crate::error::Error;
 use crate::identity::User;
 
-use super::{get_own_summary, no_such_job, refused_step};
+use super::{change, get_own_summary, no_such_job};
 
 /// The owner cancels a job: it is `canceling` when this returns. Its executors are stopped and the
 /// job ends in `canceled` in the background.
 ///
 /// # Errors
 /// 40040 (also if it has ended or is being canceled), 20000, or a failure of the store.
-pub async fn cancel_own(app: &App, user: &User, id: JobId) -> Result<(), Error> {
+pub async fn cancel_own(app: &Arc<App>, user: &User, id: JobId) -> Result<(), Error> {
     get_own_summary(app, user, id).await?;
     cancel_any(app, id).await
 }
@@ -22,23 +24,12 @@ pub async fn cancel_own(app: &App, user: &User, id: JobId) -> Result<(), Error> 
 ///
 /// # Errors
 /// 40040 (also if it has ended or is being canceled), or a failure of the store.
-pub async fn cancel_any(app: &App, id: JobId) -> Result<(), Error> {
+pub async fn cancel_any(app: &Arc<App>, id: JobId) -> Result<(), Error> {
     let now = app.clock.now();
-    let change = app
-        .jobs
-        .change_job(
-            id,
-            Box::new(move |record| {
-                record
-                    .cancel(now)
-                    .map_err(|refusal| refused_step(id, &refusal))
-            }),
-        )
-        .await?
-        .ok_or_else(|| no_such_job(id))?;
-    tracing::info!(job.id = %id, "job is being canceled");
-    if change.pending.is_some() {
-        app.tell_due(id);
+    let canceled = change(app, id, move |record| record.cancel(now)).await?;
+    if canceled.is_none() {
+        return Err(no_such_job(id));
     }
+    tracing::info!(job.id = %id, "job is being canceled");
     Ok(())
 }

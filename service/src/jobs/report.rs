@@ -1,14 +1,16 @@
 //! An executor reports a state of its container (contract service.md, section 5.2).
 
+use std::sync::Arc;
+
 use cts_shared::id::{ContainerNumber, JobId};
 use cts_shared::state::JobState;
-use cts_shared::state::job_flow::{ContainerReport, Refusal};
+use cts_shared::state::job_flow::{Change, ContainerReport, Refusal};
 
 use crate::app::App;
 use crate::compute_site::SiteEvent;
 use crate::error::Error;
 
-use super::{no_such_job, refused_step};
+use super::{change, no_such_job};
 
 /// Records the report and lifts the job's state, in one step. The same report again changes
 /// nothing and is no fault.
@@ -17,32 +19,22 @@ use super::{no_such_job, refused_step};
 /// 40040, 100000, 30001 (data the state needs is missing), 40050 (no such container, or it is in a
 /// state that the reported one cannot follow), or a failure of the store.
 pub async fn report_container(
-    app: &App,
+    app: &Arc<App>,
     job: JobId,
     container: ContainerNumber,
     report: ContainerReport,
 ) -> Result<(), Error> {
     let state = report.state;
-    let change = app
-        .jobs
-        .change_job(
-            job,
-            Box::new(move |record| {
-                record
-                    .apply_report(container, &report)
-                    .map_err(|refusal| refused_step(job, &refusal))
-            }),
-        )
-        .await?
-        .ok_or_else(|| no_such_job(job))?;
+    let change = change(app, job, move |record| {
+        record.apply_report(container, &report)
+    })
+    .await?
+    .ok_or_else(|| no_such_job(job))?;
     for transition in &change.transitions {
         tracing::info!(job.id = %job, job.state = %transition.state, "job changed state");
     }
     if !change.is_empty() {
         tracing::info!(job.id = %job, container.num = container, container.state = %state, "container changed state");
-    }
-    if change.pending.is_some() {
-        app.tell_due(job);
     }
     Ok(())
 }
@@ -52,7 +44,7 @@ pub async fn report_container(
 ///
 /// # Errors
 /// A failure of the store.
-pub async fn handle_site_event(app: &App, event: SiteEvent) -> Result<(), Error> {
+pub async fn handle_site_event(app: &Arc<App>, event: SiteEvent) -> Result<(), Error> {
     let SiteEvent::ExecutorEnded {
         job,
         container,
@@ -67,30 +59,22 @@ pub async fn handle_site_event(app: &App, event: SiteEvent) -> Result<(), Error>
         admin_error: Some(description.clone()),
         traceback: (!last_output.is_empty()).then_some(last_output),
     };
-    let change = app
-        .jobs
-        .change_job(
-            job,
-            Box::new(
-                move |record| match record.apply_report(container, &report) {
-                    // The executor reported the end itself, as it should.
-                    Err(Refusal::ContainerState { current, .. }) if current.is_terminal() => {
-                        Ok(Default::default())
-                    }
-                    outcome => outcome.map_err(|refusal| refused_step(job, &refusal)),
-                },
-            ),
-        )
-        .await?;
+    let change = change(app, job, move |record| {
+        match record.apply_report(container, &report) {
+            // The executor reported the end itself, as it should.
+            Err(Refusal::ContainerState { current, .. }) if current.is_terminal() => {
+                Ok(Change::default())
+            }
+            outcome => outcome,
+        }
+    })
+    .await?;
     let Some(change) = change else {
         tracing::warn!(job.id = %job, "an executor ended that belongs to no stored job");
         return Ok(());
     };
     if !change.is_empty() {
         tracing::warn!(job.id = %job, container.num = container, reason = %description, "container lost its executor");
-    }
-    if change.pending.is_some() {
-        app.tell_due(job);
     }
     Ok(())
 }

@@ -77,3 +77,21 @@ async fn what_old_jobs_left_behind_is_removed() {
     assert_eq!(cleaned(&old).await, true);
     assert_eq!(cleaned(&running).await, false);
 }
+
+/// The one who reports may go away before the answer: an executor that is killed, a browser.
+#[tokio::test]
+async fn a_job_is_told_to_the_finisher_though_nobody_waits_for_the_change() {
+    let (sender, mut due) = tokio::sync::mpsc::unbounded_channel();
+    let app = TestApp::with(|app| app.due_jobs = sender);
+    app.register_image().await;
+    let job = app.submit(1).await;
+    {
+        let id = job.parse().unwrap();
+        let mut cancel = std::pin::pin!(cts_service::jobs::cancel::cancel_any(&app.app, id));
+        // As far as it goes at once; then its caller is gone.
+        let _waiting = futures::poll!(&mut cancel);
+    }
+    let told = tokio::time::timeout(Duration::from_secs(20), due.recv()).await;
+    assert_eq!(told.unwrap().unwrap().to_string(), job);
+    assert_eq!(app.state(&job).await, "canceling");
+}
