@@ -37,7 +37,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
 ///
 /// # Errors
 /// When the store fails.
-pub async fn start_waiting_jobs(app: &App, age: Duration) -> Result<(), Error> {
+pub async fn start_waiting_jobs(app: &Arc<App>, age: Duration) -> Result<(), Error> {
     let before = app.clock.now().minus(age);
     for (id, site) in app.jobs.unstarted_jobs(before, BATCH).await? {
         match start_on_site(app, site, id).await {

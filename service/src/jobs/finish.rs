@@ -5,6 +5,7 @@
 //! due follows from its record, so it is found again after a crash.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 
@@ -18,7 +19,7 @@ use crate::app::App;
 use crate::error::Error;
 use crate::object_store::ObjectStoreError;
 
-use super::refused_step;
+use super::change;
 
 /// Objects asked about at the same time.
 const CONCURRENT_HEADS: usize = 32;
@@ -27,7 +28,7 @@ const CONCURRENT_HEADS: usize = 32;
 ///
 /// # Errors
 /// When S3, the site or the store does not answer: the job stays due.
-pub async fn finish_job(app: &App, id: JobId) -> Result<(), Error> {
+pub async fn finish_job(app: &Arc<App>, id: JobId) -> Result<(), Error> {
     let Some(record) = app.jobs.job_record(id).await? else {
         return Ok(());
     };
@@ -43,23 +44,16 @@ pub async fn finish_job(app: &App, id: JobId) -> Result<(), Error> {
     let log_path = app.config.log_dir.join(id);
     let logs_stored = logs_stored(app, &log_path, &record).await?;
     let now = app.clock.now();
-    let change = app
-        .jobs
-        .change_job(
-            id,
-            Box::new(move |record| {
-                let evidence = Evidence {
-                    statistics: Statistics::default(),
-                    checksums: &checksums,
-                    log_path: &log_path,
-                    logs_stored,
-                };
-                record
-                    .finish(&evidence, now)
-                    .map_err(|refusal| refused_step(id, &refusal))
-            }),
-        )
-        .await?;
+    let change = change(app, id, move |record| {
+        let evidence = Evidence {
+            statistics: Statistics::default(),
+            checksums: &checksums,
+            log_path: &log_path,
+            logs_stored,
+        };
+        record.finish(&evidence, now)
+    })
+    .await?;
     for transition in change.iter().flat_map(|change| &change.transitions) {
         tracing::info!(job.id = %id, job.state = %transition.state, "job ended");
     }

@@ -27,6 +27,7 @@ mod lists;
 #[path = "../../../shared/tests/vectors/loader.rs"]
 mod loader;
 mod local_site;
+mod log_lines;
 mod openapi;
 mod operations;
 mod request_limits;

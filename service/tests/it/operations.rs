@@ -2,8 +2,8 @@
 //! log lines.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::sync::{Arc, Mutex};
+use std::io::Read;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -23,6 +23,7 @@ use cts_service::job_store::StoreError;
 use cts_service::site_store::SiteStore;
 use cts_shared::site::Site;
 
+use crate::log_lines::{LogLines, log_to};
 use crate::test_app::{Answer, OUTPUT_CRC, TestApp, request};
 
 const ORIGIN: &str = "https://narrative.kbase.us";
@@ -487,21 +488,6 @@ async fn a_panic_is_an_internal_error_that_only_administrators_see() {
     app.get("alice", "/whoami").await.expect(200);
 }
 
-/// What is logged.
-#[derive(Clone, Default)]
-struct LogLines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for LogLines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn a_request_has_one_log_line_with_its_context() {
     let lines = LogLines::default();
@@ -509,10 +495,7 @@ async fn a_request_has_one_log_line_with_its_context() {
     let subscriber = tracing_subscriber::registry()
         .with(cts_service::telemetry::json_lines(move || writer.clone()))
         .with(LevelFilter::INFO);
-    // With a single subscriber in the process, a line that another test's thread reaches first would
-    // be switched off for good, for that thread has none. A second one has it asked for each time.
-    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let _logging = log_to(subscriber);
     let app = TestApp::new();
     let mut with_headers = request("alice", "GET", "/jobs/xyz?secret=1", None);
     for (name, value) in [
@@ -526,7 +509,7 @@ async fn a_request_has_one_log_line_with_its_context() {
     }
     app.get("", "/livez").await.expect(200);
     let answer = app.send(with_headers).await.expect(404);
-    let logged = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let logged = lines.text();
     let requests: Vec<Value> = logged
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())

@@ -93,3 +93,12 @@ pub(crate) async fn insert(store: &impl JobStore, containers: u32) -> NewJob {
         .expect("a job is stored");
     job
 }
+
+/// The step that has a job fail.
+pub(crate) fn failed(time: UtcTime) -> JobStep {
+    Box::new(move |record| {
+        record
+            .fail("for users", "for administrators", None, time)
+            .map_err(|refusal| Error::Internal(refusal.to_string()))
+    })
+}

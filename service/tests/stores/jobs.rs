@@ -10,7 +10,7 @@ use cts_shared::state::JobState;
 use cts_shared::state::job_flow::{Change, Pending};
 
 use crate::Store;
-use crate::fixtures::{at, insert, reported};
+use crate::fixtures::{self, at, insert, reported};
 
 pub(crate) async fn check<S: Store, F: Future<Output = S>>(fresh: &mut impl FnMut() -> F) {
     what_is_stored_is_read(&fresh().await).await;
@@ -181,14 +181,7 @@ async fn running_jobs_are_those_that_have_not_ended(store: &impl JobStore) {
     let running = insert(store, 1).await.id;
     let failed = insert(store, 1).await.id;
     store
-        .change_job(
-            failed,
-            Box::new(|record| {
-                record
-                    .fail("for users", "for administrators", None, at(30))
-                    .map_err(|refusal| Error::Internal(refusal.to_string()))
-            }),
-        )
+        .change_job(failed, fixtures::failed(at(30)))
         .await
         .expect("a legal step");
     assert_eq!(
@@ -271,14 +264,7 @@ async fn jobs_are_cleaned_once_they_have_ended(store: &impl JobStore) {
     let running = insert(store, 1).await.id;
     let ended = insert(store, 1).await.id;
     store
-        .change_job(
-            ended,
-            Box::new(|record| {
-                record
-                    .fail("", "", None, at(30))
-                    .map_err(|refusal| Error::Internal(refusal.to_string()))
-            }),
-        )
+        .change_job(ended, fixtures::failed(at(30)))
         .await
         .unwrap();
     assert_eq!(store.jobs_to_clean(at(30), 10).await.unwrap(), []);

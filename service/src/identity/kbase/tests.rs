@@ -1,13 +1,15 @@
 //! Against an auth2 that answers as the real one does: its routes, headers, error bodies.
 
-use std::io::Write;
-use std::sync::Mutex;
-
 use serde_json::{Value, json};
 use wiremock::matchers::{header, method, path, query_param};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::*;
+
+#[path = "../../../tests/it/log_lines.rs"]
+mod log_lines;
+
+use log_lines::{LogLines, log_to};
 
 /// Found in no log line and no error.
 const TOKEN: &str = "CANARYCANARYCANARYCANARYCANARYCA";
@@ -483,21 +485,6 @@ async fn the_check_wants_an_auth2() {
     }
 }
 
-/// What is logged, in bytes.
-#[derive(Clone, Default)]
-struct LogLines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for LogLines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn tokens_are_in_no_log_line_and_no_error() {
     let lines = LogLines::default();
@@ -506,10 +493,7 @@ async fn tokens_are_in_no_log_line_and_no_error() {
         .with_max_level(tracing::Level::TRACE)
         .with_writer(move || writer.clone())
         .finish();
-    // With a single subscriber in the process, a line that another test's thread reaches first would
-    // be switched off for good, for that thread has none. A second one has it asked for each time.
-    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let _logging = log_to(subscriber);
     let mut texts = Vec::new();
     for answer in [
         auth2_error(401, 10020),
@@ -537,7 +521,7 @@ async fn tokens_are_in_no_log_line_and_no_error() {
         };
         tokio::time::timeout(PATIENCE, asked).await.unwrap();
     }
-    let logged = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let logged = lines.text();
     assert!(
         logged.contains("its last answer about the user is used"),
         "{logged}"
