@@ -92,6 +92,8 @@ impl Report {
             outputs: None,
             admin_error: None,
             traceback: None,
+            attempt: None,
+            usage: None,
         };
         Self { state, body }
     }

@@ -239,6 +239,8 @@ pub fn container_view(job: JobId, number: ContainerNumber, record: ContainerReco
         outputs: record.outputs,
         admin_error: record.admin_error,
         traceback: record.traceback,
+        attempts: Vec::new(),
+        usage: None,
     }
 }
 

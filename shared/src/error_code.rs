@@ -37,6 +37,7 @@ pub enum ErrorCode {
     ImageTagExists,
     ImageDigestExists,
     RefdataExists,
+    AttemptSuperseded,
     ResourceUnavailable,
     JobFlowInactive,
     JobFlowUnavailable,
@@ -45,7 +46,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in numeric order.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::AuthenticationFailed,
         Self::NoToken,
         Self::InvalidToken,
@@ -76,6 +77,7 @@ impl ErrorCode {
         Self::ImageTagExists,
         Self::ImageDigestExists,
         Self::RefdataExists,
+        Self::AttemptSuperseded,
         Self::ResourceUnavailable,
         Self::JobFlowInactive,
         Self::JobFlowUnavailable,
@@ -116,6 +118,8 @@ impl ErrorCode {
             Self::ImageTagExists => (50000, "Image tag exists", 400),
             Self::ImageDigestExists => (50010, "Image digest exists", 400),
             Self::RefdataExists => (50100, "Refdata already exists", 400),
+            // Not in the contract: see wire::attempt.
+            Self::AttemptSuperseded => (50200, "Attempt superseded", 409),
             Self::ResourceUnavailable => (60000, "Resource unavailable", 400),
             Self::JobFlowInactive => (60010, "Job flow inactive", 400),
             Self::JobFlowUnavailable => (60020, "Job flow unavailable", 400),

@@ -69,6 +69,8 @@ fn container_update(body: &Value) -> Checked<(UtcTime, ContainerUpdate)> {
                 outputs,
                 admin_error,
                 traceback,
+                attempt: None,
+                usage: None,
             };
             Ok((time, update))
         }

@@ -59,6 +59,8 @@ impl ContainerReport {
             outputs,
             admin_error,
             traceback,
+            attempt: _,
+            usage: _,
         } = body;
         Self {
             state,

@@ -7,6 +7,14 @@ use crate::timestamp::UtcTime;
 /// The value of [`Root::service_name`]; clients check it.
 pub const SERVICE_NAME: &str = "CDM Task Service";
 
+/// In [`Root::capabilities`]: the same update again changes nothing and is no fault.
+pub const IDEMPOTENT_UPDATES: &str = "idempotent_updates";
+/// In [`Root::capabilities`]: executors announce themselves ([`crate::wire::attempt`]).
+pub const ATTEMPTS: &str = "attempts";
+/// In [`Root::capabilities`]: updates may carry
+/// [`usage`](crate::wire::container::ContainerUpdate::usage).
+pub const USAGE: &str = "usage";
+
 /// The root answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Root {
@@ -43,4 +51,12 @@ pub struct AllowedPath {
     pub path: String,
     /// Always `write`.
     pub perm: String,
+}
+
+impl Root {
+    /// Whether the service has an addition to the contract, by its name.
+    #[must_use]
+    pub fn can(&self, capability: &str) -> bool {
+        self.capabilities.iter().any(|known| known == capability)
+    }
 }
