@@ -10,6 +10,7 @@ use crate::config::RunConfig;
 use crate::container_engine::{EngineError, STOP_MARGIN};
 use crate::exit::ExitStatus;
 use crate::failure::RunFailure;
+use crate::report::attempt::Attempt;
 use crate::report::{self, Budget, ReportError};
 use crate::run_state::{Event, Outcome, Phase};
 use crate::shutdown::{Interrupted, Shutdown};
@@ -74,6 +75,7 @@ impl Run<'_> {
     /// Ends a run some of whose reports the service did not take; `failure` is what else went wrong.
     async fn fail_to_report(self, error: &ReportError, failure: Option<RunFailure>) -> ExitStatus {
         let budget = match error {
+            ReportError::Superseded => return superseded(),
             ReportError::JobEnded { state } => {
                 tracing::info!(%state, "the job has ended meanwhile, nothing more is reported");
                 if self.has_logs
@@ -107,7 +109,8 @@ impl Run<'_> {
             Phase::Ended(_) => Phase::Publishing,
             phase => phase,
         };
-        let report = send_failure(self.config, self.parts, phase, failure, budget);
+        let attempt = self.attempt.as_deref();
+        let report = send_failure(self.config, self.parts, attempt, phase, failure, budget);
         match self.shutdown.unless_interrupted(report).await {
             Ok(status) => status,
             Err(Interrupted) => signal_status(self.shutdown),
@@ -177,6 +180,7 @@ fn note_removal(removed: Result<Result<(), EngineError>, Elapsed>) {
 pub(super) async fn send_failure(
     config: &RunConfig,
     parts: &Parts,
+    attempt: Option<&Attempt>,
     phase: Phase,
     failure: RunFailure,
     budget: Budget,
@@ -192,6 +196,7 @@ pub(super) async fn send_failure(
                     parts.coordinator.as_ref(),
                     parts.clock.as_ref(),
                     budget,
+                    attempt,
                     &report,
                 );
                 match sent.await {
@@ -201,6 +206,7 @@ pub(super) async fn send_failure(
                         tracing::info!(%state, "the job has ended meanwhile");
                         return ExitStatus::Done;
                     }
+                    Err(ReportError::Superseded) => return superseded(),
                     Err(error) => tracing::error!(
                         job.id = %config.job,
                         "the failure could not be reported: {error}"
@@ -211,6 +217,15 @@ pub(super) async fn send_failure(
         Err(illegal) => tracing::error!("{illegal}"),
     }
     ExitStatus::Failed
+}
+
+/// Another executor carries the container out: everything else is its business.
+fn superseded() -> ExitStatus {
+    tracing::warn!(
+        "another attempt runs this container now; this one ends without a report, and nothing of it is \
+         published from now on"
+    );
+    ExitStatus::Done
 }
 
 pub(super) fn signal_status(shutdown: &Shutdown) -> ExitStatus {

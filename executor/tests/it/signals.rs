@@ -11,25 +11,13 @@ use cts_executor::object_store::faulty::{Fault, FaultyStore, Operation};
 use cts_executor::object_store::memory::MemoryStore;
 use serde_json::json;
 
-use super::bed::{Answer, Bed, DEADLINE, JOB_ID, Service, job};
+use super::bed::{Answer, Bed, JOB_ID, Service, eventually, job};
 
 async fn bed(script: Script, answers: BTreeMap<usize, Answer>) -> Bed {
     let document = job(&json!({}), &["buk/a/x"], 1, "buk/out");
     let bed = Bed::new(Service::new(document, answers, false), script).await;
     bed.put("buk/a/x", b"");
     bed
-}
-
-/// Polls `happened` until it is so.
-async fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + DEADLINE;
-    while !happened() {
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "{what} never happened"
-        );
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
