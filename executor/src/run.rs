@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::RunConfig;
+use crate::config::{CLEANUP_TIMEOUT, RunConfig};
 use crate::container_engine::{ContainerEngine, EngineError, RunningContainer};
 use crate::coordinator::Coordinator;
 use crate::exit::ExitStatus;
@@ -134,7 +134,7 @@ pub async fn run(config: &RunConfig, parts: &Parts, shutdown: &Shutdown) -> Exit
     tokio::pin!(opening);
     let Ok(opened) = shutdown.unless_interrupted(&mut opening).await else {
         // The log files are wanted all the same, unless the disk hangs.
-        let _in_time = timeout(finish::CLEANUP_TIMEOUT, opening).await;
+        let _in_time = timeout(CLEANUP_TIMEOUT, opening).await;
         return finish::signal_status(shutdown);
     };
     let identity = Identity::new();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cts_shared::error_code::ErrorCode;
+use cts_shared::state::JobState;
 use cts_shared::wire::attempt::{AttemptNotice, AttemptStanding};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -203,6 +204,16 @@ impl Attempt {
         if let Err(error) = retry(clock, budget, what, || self.renew_once()).await {
             self.stop(told_superseded(error));
         }
+    }
+
+    /// Asks once whether the job is being canceled while this attempt is the current one. Not certain: no.
+    pub async fn is_job_canceled(&self) -> bool {
+        let asked = self.renew_once().await;
+        let state = match self.end() {
+            Some(ReportError::JobEnded { state }) => state,
+            _ => return false,
+        };
+        asked.is_ok() && matches!(state, JobState::Canceling | JobState::Canceled)
     }
 
     async fn renew_once(&self) -> Result<(), CoordinatorError> {

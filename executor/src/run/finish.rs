@@ -6,7 +6,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Parts, Run, Stop};
-use crate::config::RunConfig;
+use crate::config::{CLEANUP_TIMEOUT, RunConfig};
 use crate::container_engine::{EngineError, STOP_MARGIN};
 use crate::exit::ExitStatus;
 use crate::failure::RunFailure;
@@ -19,9 +19,8 @@ use crate::shutdown::{Interrupted, Shutdown};
 /// whole budget a second time would hold the worker for hours (contract executor.md, section 6.23).
 const LAST_REPORT_BUDGET: Duration = Duration::from_secs(5 * 60);
 
-/// After a signal everything must be over ten seconds after the stop grace. Cleaning up gets this much
-/// of it, also when the engine hangs.
-pub(super) const CLEANUP_TIMEOUT: Duration = Duration::from_secs(8);
+/// An upload of logs that is told to stop needs a moment to leave nothing half done.
+const LOG_MARGIN: Duration = Duration::from_secs(1);
 
 /// Removing a container at an end without a signal: a busy engine needs its time, and nobody waits.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(2 * 60);
@@ -141,6 +140,7 @@ impl Run<'_> {
         let Some(engine) = self.engine.clone() else {
             return;
         };
+        let has_run = self.has_logs;
         let grace = self.config.limits.stop_grace;
         let now = Instant::now();
         let deadline = match self.container.take() {
@@ -163,6 +163,27 @@ impl Run<'_> {
         };
         if timeout_at(deadline, engine.settle()).await.is_err() {
             tracing::warn!("a container may be left behind: the engine gave no answer in time");
+        }
+        if has_run {
+            self.save_logs_of_canceled_job(deadline).await;
+        }
+    }
+
+    /// The batch system stops an executor when its job is canceled, and also when the worker is wanted for
+    /// something else. Only in the first case is this container's log its last one and worth the time that
+    /// is left.
+    async fn save_logs_of_canceled_job(&self, deadline: Instant) {
+        let Some(attempt) = &self.attempt else { return };
+        let asked = timeout_at(deadline - LOG_MARGIN, attempt.is_job_canceled());
+        if !matches!(asked.await, Ok(true)) {
+            return;
+        }
+        let left = deadline.saturating_duration_since(Instant::now() + LOG_MARGIN);
+        match self.save_logs_on_the_way_out(left).await {
+            Ok(()) => tracing::info!("the job was canceled; the container's logs are stored"),
+            Err(problem) => {
+                tracing::warn!("the container's logs could not be stored: {problem}");
+            }
         }
     }
 }

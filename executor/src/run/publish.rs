@@ -105,7 +105,8 @@ impl Run<'_> {
         store: &Arc<dyn ObjectStore>,
     ) -> Result<Option<String>, Stop> {
         let cancel = self.halt.child_token();
-        match self.upload_logs(&plan.log_prefix, store, &cancel).await {
+        let saving = self.upload_logs(&plan.log_prefix, store, LOG_TIMEOUT, &cancel);
+        match saving.await {
             Err(_) if self.halt.is_cancelled() => Err(self.why_halted()),
             saved => Ok(saved.err()),
         }
@@ -113,10 +114,24 @@ impl Run<'_> {
 
     /// As [`Self::save_logs`], when nothing of the run is left but its settings.
     pub(super) async fn save_logs_after_failure(&self) -> Result<(), String> {
+        let cancel = self.shutdown.token().child_token();
+        self.save_logs_in_the_end(LOG_TIMEOUT, &cancel).await
+    }
+
+    /// As [`Self::save_logs_after_failure`], after a signal, in the time that is left.
+    pub(super) async fn save_logs_on_the_way_out(&self, limit: Duration) -> Result<(), String> {
+        let cancel = CancellationToken::new();
+        self.save_logs_in_the_end(limit, &cancel).await
+    }
+
+    async fn save_logs_in_the_end(
+        &self,
+        limit: Duration,
+        cancel: &CancellationToken,
+    ) -> Result<(), String> {
         let store = (self.parts.open_store)().map_err(|failure| failure.failure.to_string())?;
         let prefix = log_prefix(&self.config.log_path.to_string(), self.config.container);
-        let cancel = self.shutdown.token().child_token();
-        self.upload_logs(&prefix, &store, &cancel).await
+        self.upload_logs(&prefix, &store, limit, cancel).await
     }
 
     /// Bounded in time: logs must not hold up a report for ever. When it is over the upload is told to
@@ -125,6 +140,7 @@ impl Run<'_> {
         &self,
         prefix: &str,
         store: &Arc<dyn ObjectStore>,
+        limit: Duration,
         cancel: &CancellationToken,
     ) -> Result<(), String> {
         // The prefix was checked when the settings were read.
@@ -143,13 +159,13 @@ impl Run<'_> {
         let engine = self.transfers(store);
         let saving = engine.upload(items, counters, cancel);
         tokio::pin!(saving);
-        match timeout(LOG_TIMEOUT, &mut saving).await {
+        match timeout(limit, &mut saving).await {
             Ok(saved) => saved.map(drop).map_err(|error| error.to_string()),
             Err(_) => {
                 cancel.cancel();
                 // What it says now follows from being told to stop.
                 let _cancelled = saving.await;
-                Err(format!("not done within {} s", LOG_TIMEOUT.as_secs()))
+                Err(format!("not done within {} s", limit.as_secs()))
             }
         }
     }

@@ -333,3 +333,38 @@ async fn a_service_that_stays_away_before_the_upload_fails_the_run() {
     assert_eq!(bed.objects("logs"), Vec::<String>::new());
     bed.assert_nothing_left();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_while_announcing() {
+    let (bed, _clock) = bed(Script::default(), BTreeMap::from([(2, Answer::Never)])).await;
+    let stop = async {
+        eventually("the announcement", || bed.service.calls().len() == 2).await;
+        bed.shutdown.request(15);
+    };
+    let (status, ()) = tokio::join!(bed.run(), stop);
+    assert_eq!(status.code(), 143);
+    bed.assert_nothing_left();
+}
+
+/// The batch system's way to cancel is a signal: the job's owner still finds the log. One who is evicted
+/// leaves it to the next attempt.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_signal_the_logs_are_kept_only_if_the_job_is_canceled() {
+    for (canceled, away, logs) in [(true, false, 2), (false, false, 0), (true, true, 0)] {
+        let (bed, _clock) = bed(running(), BTreeMap::new()).await;
+        let stop = async {
+            eventually("the report", || bed.service.reported().len() == 2).await;
+            if canceled {
+                bed.service.set_job_state("canceling");
+                bed.service.no_longer_want();
+            }
+            bed.service.set_away(away);
+            bed.shutdown.request(15);
+        };
+        let (status, ()) = tokio::join!(bed.run(), stop);
+        assert_eq!(status.code(), 143);
+        assert_eq!(bed.objects("logs").len(), logs, "{canceled} {away}");
+        assert_eq!(bed.service.reported(), ["job_submitting", "job_submitted"]);
+        bed.assert_nothing_left();
+    }
+}
