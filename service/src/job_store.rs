@@ -14,6 +14,7 @@ use cts_shared::id::{ContainerNumber, JobId};
 use cts_shared::job_input::JobInput;
 use cts_shared::site::Site;
 use cts_shared::state::JobState;
+use cts_shared::state::attempts::AttemptRecord;
 use cts_shared::state::job_flow::{Change, ContainerRecord, JobOutcome, JobRecord};
 use cts_shared::timestamp::UtcTime;
 use cts_shared::wire::container::Container;
@@ -239,8 +240,8 @@ pub fn container_view(job: JobId, number: ContainerNumber, record: ContainerReco
         outputs: record.outputs,
         admin_error: record.admin_error,
         traceback: record.traceback,
-        attempts: Vec::new(),
-        usage: None,
+        attempts: record.attempts.iter().map(AttemptRecord::to_view).collect(),
+        usage: record.usage,
     }
 }
 

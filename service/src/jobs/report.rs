@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cts_shared::id::{ContainerNumber, JobId};
 use cts_shared::state::JobState;
-use cts_shared::state::job_flow::{Change, ContainerReport, Refusal};
+use cts_shared::state::job_flow::{Change, ContainerReport, Refusal, Reporter};
 
 use crate::app::App;
 use crate::compute_site::SiteEvent;
@@ -58,6 +58,8 @@ pub async fn handle_site_event(app: &Arc<App>, event: SiteEvent) -> Result<(), E
         outputs: None,
         admin_error: Some(description.clone()),
         traceback: (!last_output.is_empty()).then_some(last_output),
+        usage: None,
+        from: Reporter::Site,
     };
     let change = change(app, job, move |record| {
         match record.apply_report(container, &report) {

@@ -20,7 +20,7 @@ use cts_shared::id::JobId;
 use cts_shared::site::Site;
 use cts_shared::state::JobState;
 use cts_shared::state::job_flow::{
-    Change, ContainerReport, Evidence, JobRecord, Refusal, Statistics,
+    Change, ContainerReport, Evidence, JobRecord, Refusal, Reporter, Statistics,
 };
 use cts_shared::timestamp::UtcTime;
 use cts_shared::wire::job::S3File;
@@ -137,6 +137,8 @@ impl Step {
                     outputs: Some(vec![output(container)]),
                     admin_error: Some(format!("container {container} broke")),
                     traceback: None,
+                    usage: None,
+                    from: Reporter::Unnumbered,
                 },
             ),
             Self::Queue { second } => record.queued(at(second)),
@@ -155,6 +157,7 @@ impl Step {
                             cpu_hours: Some(0.5),
                             ..Statistics::default()
                         },
+                        statistics_due: false,
                         checksums: &checksums,
                         log_path: "buk/logs/x",
                         logs_stored: stored,

@@ -29,6 +29,8 @@ fn report(container: u32, state: JobState, second: i64) -> ContainerReport {
         outputs: Some(vec![output(container)]),
         admin_error: Some("it broke".to_owned()),
         traceback: None,
+        usage: None,
+        from: Reporter::Unnumbered,
     }
 }
 
@@ -40,6 +42,7 @@ fn finish(record: &mut JobRecord, second: i64) -> Change {
         .collect();
     let evidence = Evidence {
         statistics: Statistics::default(),
+        statistics_due: false,
         checksums: &checksums,
         log_path: "logs/job",
         logs_stored: false,
@@ -176,6 +179,7 @@ fn completing_without_what_was_reported_is_an_error() {
             cpu_hours: Some(1.0),
             ..Statistics::default()
         },
+        statistics_due: false,
         checksums: &HashMap::new(),
         log_path: "logs/job",
         logs_stored: true,
