@@ -170,6 +170,11 @@ fn status(description: &'static str, transition: &str) -> Object {
             admin_meta(),
             "What administrators noted on it.",
         )
+        .maybe(
+            "site_notice",
+            reference("SiteNotice"),
+            "What keeps it from going on at its site, if something does.",
+        )
 }
 
 /// A job without the long lists.
@@ -293,6 +298,16 @@ pub(super) fn schemas() -> Vec<Schema> {
             Object::new("The new job.")
                 .always("job_id", string(), "Its id.")
                 .build(),
+        ),
+        (
+            "SiteNotice",
+            Object::new(
+                "Something at a job's site that keeps it waiting: no machine fits, the batch system holds \
+                 it. An addition to the contract.",
+            )
+            .always("message", string(), "What, and who can do something about it.")
+            .always("since", time(), "Since when.")
+            .build(),
         ),
         (
             "JobStatus",
