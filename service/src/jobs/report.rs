@@ -17,7 +17,8 @@ use super::{change, no_such_job};
 ///
 /// # Errors
 /// 40040, 100000, 30001 (data the state needs is missing), 40050 (no such container, or it is in a
-/// state that the reported one cannot follow), or a failure of the store.
+/// state that the reported one cannot follow), 50200 (another executor's reports count), or a failure of
+/// the store.
 pub async fn report_container(
     app: &Arc<App>,
     job: JobId,

@@ -184,10 +184,18 @@ pub enum Refusal {
         /// The state reported.
         next: JobState,
     },
-    /// Another executor has taken the container over.
+    /// Another executor has taken the container over, or none has announced itself.
     #[error(
-        "{} of container {container} no longer counts: attempt {current} has taken it over",
-        attempt.map_or_else(|| "this executor".to_owned(), |number| format!("attempt {number}"))
+        "{} of container {container} {}",
+        attempt.map_or_else(|| "this executor".to_owned(), |number| format!("attempt {number}")),
+        if *current == 0 {
+            "is not known: no executor has announced itself; announce the attempt first".to_owned()
+        } else {
+            format!(
+                "no longer counts: attempt {current} has taken it over; stop its container and end \
+                 without further reports"
+            )
+        }
     )]
     Superseded {
         /// The container.

@@ -239,6 +239,12 @@ pub(super) fn container() -> Object {
         "When the container entered its state by its worker's clock, if that is not the stored time. An \
          addition to the contract.",
     )
+    .maybe(
+        "attempts",
+        list_of(reference("Attempt")),
+        "The executors that announced themselves, oldest first; the last one's reports count. Absent if \
+         there were none. An addition to the contract.",
+    )
 }
 
 /// What executors report of a container.
@@ -256,6 +262,11 @@ pub(super) fn with_report(object: Object) -> Object {
         )
         .maybe_text("admin_error", "What went wrong, for administrators.")
         .maybe_text("traceback", "Where in the program it went wrong.")
+        .maybe(
+            "usage",
+            nullable(reference("ContainerUsage")),
+            "What it used. An addition to the contract.",
+        )
 }
 
 pub(super) fn transition(description: &'static str) -> Object {
