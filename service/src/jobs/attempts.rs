@@ -10,7 +10,7 @@ use cts_shared::wire::attempt::AttemptStanding;
 use crate::app::App;
 use crate::error::Error;
 
-use super::{change, get_record, no_such_job, refused_step};
+use super::{change, no_such_job};
 
 /// An executor announces itself. The same executor again keeps its number.
 ///
@@ -24,9 +24,9 @@ pub async fn announce(
     executor: Announcement,
 ) -> Result<AttemptStanding, Error> {
     let now = app.clock.now();
-    let announced = executor.clone();
-    let standing = step_and_standing(app, job, container, &executor.instance, move |record| {
-        record.announce(container, &announced, now)
+    let host = executor.host.clone();
+    let standing = step_and_standing(app, job, move |record| {
+        record.announce(container, &executor, now)
     })
     .await?;
     tracing::info!(
@@ -34,7 +34,7 @@ pub async fn announce(
         container.num = container,
         attempt = standing.attempt,
         wanted = standing.wanted,
-        host = executor.host,
+        host,
         "executor announced itself"
     );
     Ok(standing)
@@ -52,30 +52,19 @@ pub async fn renew(
     instance: String,
 ) -> Result<AttemptStanding, Error> {
     let now = app.clock.now();
-    let renewed = instance.clone();
-    step_and_standing(app, job, container, &instance, move |record| {
-        record.renew(container, attempt, &renewed, now)
+    step_and_standing(app, job, move |record| {
+        record.renew(container, attempt, &instance, now)
     })
     .await
 }
 
-/// Takes the step, then says where the executor stands. Another may have begun in between: then this one
-/// is refused at once, not only at its next call.
-async fn step_and_standing<F>(
-    app: &Arc<App>,
-    job: JobId,
-    container: ContainerNumber,
-    instance: &str,
-    step: F,
-) -> Result<AttemptStanding, Error>
+async fn step_and_standing<F>(app: &Arc<App>, job: JobId, step: F) -> Result<AttemptStanding, Error>
 where
     F: Fn(&mut JobRecord) -> Result<Change, Refusal> + Send + 'static,
 {
-    let _stored = change(app, job, step)
+    change(app, job, step)
         .await?
-        .ok_or_else(|| no_such_job(job))?;
-    get_record(app, job)
-        .await?
-        .standing(container, instance)
-        .map_err(|refusal| refused_step(job, &refusal))
+        .ok_or_else(|| no_such_job(job))?
+        .standing
+        .ok_or_else(|| Error::Internal(format!("job {job}: an attempt without a standing")))
 }

@@ -165,6 +165,7 @@ impl JobRecord {
             change.container = Some(container);
         }
         change.pending = self.pending();
+        change.standing = Some(self.standing(container, &announcement.instance)?);
         Ok(change)
     }
 
@@ -196,15 +197,12 @@ impl JobRecord {
             }
         }
         change.pending = self.pending();
+        change.standing = Some(self.standing(container, instance)?);
         Ok(change)
     }
 
     /// Where the executor stands after one of the steps above.
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal::NoSuchContainer`]; [`Refusal::Superseded`] if a later one has begun since.
-    pub fn standing(
+    fn standing(
         &self,
         container: ContainerNumber,
         instance: &str,

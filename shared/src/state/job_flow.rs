@@ -23,6 +23,7 @@ use crate::id::ContainerNumber;
 use crate::state::lift::{LiftError, lift};
 use crate::state::{JobState, REPORTED_STATES, Step};
 use crate::timestamp::UtcTime;
+use crate::wire::attempt::AttemptStanding;
 use crate::wire::container::{ContainerUpdate, ContainerUsage};
 use crate::wire::job::S3File;
 
@@ -108,6 +109,8 @@ pub struct Change {
     pub outcome: bool,
     /// What the service must do next, in the background; the same as [`JobRecord::pending`].
     pub pending: Option<Pending>,
+    /// Where the executor stands that announced itself or renewed its attempt.
+    pub standing: Option<AttemptStanding>,
 }
 
 impl Change {
