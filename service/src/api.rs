@@ -4,6 +4,7 @@
 //! user, parameters and body, role, use case.
 
 pub mod admin_jobs;
+pub mod attempts;
 pub mod callbacks;
 pub mod checks;
 pub mod docs;

@@ -14,12 +14,13 @@ use cts_shared::id::{ContainerNumber, JobId};
 use cts_shared::job_input::JobInput;
 use cts_shared::site::Site;
 use cts_shared::state::JobState;
+use cts_shared::state::attempts::AttemptRecord;
 use cts_shared::state::job_flow::{Change, ContainerRecord, JobOutcome, JobRecord};
 use cts_shared::timestamp::UtcTime;
 use cts_shared::wire::container::Container;
 use cts_shared::wire::image::JobImage;
 use cts_shared::wire::job::{
-    AdminJob, HtcondorDetails, Job, JobInputPreview, JobPreview, JobResult, JobStatus,
+    AdminJob, HtcondorDetails, Job, JobInputPreview, JobPreview, JobResult, JobStatus, SiteNotice,
     StateTransition,
 };
 
@@ -112,6 +113,9 @@ pub struct JobNotes {
     /// HTCondor cluster ids, newest last.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub htcondor_cluster_ids: Vec<i64>,
+    /// What keeps the job from going on at its site, if something does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub site_notice: Option<SiteNotice>,
 }
 
 impl JobSummary {
@@ -140,6 +144,7 @@ impl JobSummary {
             transition_times,
             user: self.user.clone(),
             admin_meta: self.notes.admin_meta.clone(),
+            site_notice: self.notes.site_notice.clone(),
         }
     }
 
@@ -239,8 +244,8 @@ pub fn container_view(job: JobId, number: ContainerNumber, record: ContainerReco
         outputs: record.outputs,
         admin_error: record.admin_error,
         traceback: record.traceback,
-        attempts: Vec::new(),
-        usage: None,
+        attempts: record.attempts.iter().map(AttemptRecord::to_view).collect(),
+        usage: record.usage,
     }
 }
 
@@ -346,6 +351,38 @@ pub trait JobStore: Send + Sync + std::fmt::Debug {
         set: Map<String, Value>,
         unset: Vec<String>,
     ) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Notes the cluster that `HTCondor` made of a job, as the newest. Changes nothing if it is noted
+    /// already, or there is no such job.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn add_htcondor_cluster(
+        &self,
+        id: JobId,
+        cluster: i64,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Notes what keeps a job from going on at its site, or that nothing does. Changes nothing if there
+    /// is no such job.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn set_site_notice(
+        &self,
+        id: JobId,
+        notice: Option<SiteNotice>,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Ended jobs of a site whose statistics are [due](JobOutcome::statistics_due), at most `limit`.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn jobs_with_statistics_due(
+        &self,
+        site: Site,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<JobId>, StoreError>>;
 
     /// Jobs that ended before that time and are not cleaned, longest ended first, at most `limit`.
     ///

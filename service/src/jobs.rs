@@ -13,6 +13,7 @@ use crate::identity::User;
 use crate::job_store::{JobFilter, JobStep, JobSummary, ListedJob, StoredJob};
 
 pub mod admin_meta;
+pub mod attempts;
 pub mod cancel;
 pub mod clean;
 pub mod containers;

@@ -22,7 +22,7 @@
 //! | [`app`], [`router`], [`server`] | the parts, the URL space, connections |
 //! | [`api`] | HTTP |
 //! | [`jobs`], [`images`], [`sites`] | use cases |
-//! | [`job_store`], [`image_store`], [`site_store`], [`outbox`] | what is remembered; [`sqlite`] keeps it in one file |
+//! | [`job_store`], [`image_store`], [`site_store`], [`lease_store`], [`outbox`] | what is remembered; [`sqlite`] keeps it in one file |
 //! | [`identity`] | tokens to users |
 //! | [`compute_site`], [`condor`] | where executors run |
 //! | [`object_store`], [`image_registry`] | S3 and registries |
@@ -48,6 +48,7 @@ pub mod image_store;
 pub mod images;
 pub mod job_store;
 pub mod jobs;
+pub mod lease_store;
 pub mod metrics;
 pub mod object_store;
 pub mod outbox;

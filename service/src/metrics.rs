@@ -103,6 +103,8 @@ pub enum Dependency {
     Registry,
     /// KBase auth2.
     Auth2,
+    /// `HTCondor`'s command line tools.
+    Condor,
 }
 
 impl Dependency {
@@ -111,6 +113,7 @@ impl Dependency {
             Self::S3 => "s3",
             Self::Registry => "registry",
             Self::Auth2 => "auth2",
+            Self::Condor => "htcondor",
         }
     }
 }

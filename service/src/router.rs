@@ -15,8 +15,9 @@ use tower::{Layer, Service, ServiceExt};
 use crate::api::error::ApiError;
 use crate::api::request_context::{with_context, with_route};
 use crate::api::{
-    admin_jobs, callbacks, docs, events, external_exec, extract, health, images, job_lists, jobs,
-    logs, metrics, nersc, notifications, response_headers, root, sites, worker_files,
+    admin_jobs, attempts, callbacks, docs, events, external_exec, extract, health, images,
+    job_lists, jobs, logs, metrics, nersc, notifications, response_headers, root, sites,
+    worker_files,
 };
 use crate::app::App;
 use crate::error::Error;
@@ -154,6 +155,14 @@ fn routes(root_path: Option<&str>) -> Routes {
         .route(
             "/external_exec/jobs/{job_id}/container/{container_num}/update/{new_state}",
             put(external_exec::update_container),
+        )
+        .route(
+            "/external_exec/jobs/{job_id}/container/{container_num}/attempts",
+            post(attempts::announce),
+        )
+        .route(
+            "/external_exec/jobs/{job_id}/container/{container_num}/attempts/{attempt}",
+            put(attempts::renew),
         )
         .route(
             "/external_exec/files/condor/executable.sh",

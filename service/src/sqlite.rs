@@ -15,6 +15,7 @@ use crate::job_store::StoreError;
 
 mod images;
 mod jobs;
+mod leases;
 mod migrations;
 mod outbox;
 mod records;

@@ -6,6 +6,7 @@
 //! containers' states, [`job_flow`] applies reports and cancels to a job's [`record`], [`refdata`] has
 //! the states of reference data.
 
+pub mod attempts;
 pub mod job_flow;
 pub mod lift;
 pub mod record;

@@ -13,7 +13,7 @@ use cts_shared::timestamp::UtcTime;
 use cts_shared::validation::scalars::{any_text, integer};
 use cts_shared::validation::times::time;
 use cts_shared::validation::{Checked, Members, list};
-use cts_shared::wire::container::ContainerUpdate;
+use cts_shared::wire::container::{ContainerUpdate, ContainerUsage};
 use cts_shared::wire::job::S3File;
 
 use crate::app::App;
@@ -60,20 +60,55 @@ fn container_update(body: &Value) -> Checked<(UtcTime, ContainerUpdate)> {
     let outputs = members.optional("outputs", |value| list(value, output));
     let admin_error = members.optional("admin_error", text);
     let traceback = members.optional("traceback", text);
+    let attempt = members.optional("attempt", |value| integer(value, 1..=u32::MAX));
+    let usage = members.optional("usage", usage);
     let faults = members.finish_open();
-    match (time, exit_code, outputs, admin_error, traceback) {
-        (Some(time), Some(exit_code), Some(outputs), Some(admin_error), Some(traceback)) => {
+    match (
+        time,
+        exit_code,
+        outputs,
+        admin_error,
+        traceback,
+        attempt,
+        usage,
+    ) {
+        (
+            Some(time),
+            Some(exit_code),
+            Some(outputs),
+            Some(admin_error),
+            Some(traceback),
+            Some(attempt),
+            Some(usage),
+        ) => {
             let update = ContainerUpdate {
                 time: time.to_offset_string(),
                 exit_code,
                 outputs,
                 admin_error,
                 traceback,
-                attempt: None,
-                usage: None,
+                attempt,
+                usage,
             };
             Ok((time, update))
         }
+        _ => Err(faults),
+    }
+}
+
+fn usage(value: &Value) -> Checked<ContainerUsage> {
+    let amount = |value: &Value| integer(value, 0..=u64::MAX);
+    let mut members = Members::of(value)?;
+    let cpu_ms = members.optional("cpu_ms", amount);
+    let wall_ms = members.optional("wall_ms", amount);
+    let max_memory_bytes = members.optional("max_memory_bytes", amount);
+    let faults = members.finish_open();
+    match (cpu_ms, wall_ms, max_memory_bytes) {
+        (Some(cpu_ms), Some(wall_ms), Some(max_memory_bytes)) => Ok(ContainerUsage {
+            cpu_ms,
+            wall_ms,
+            max_memory_bytes,
+        }),
         _ => Err(faults),
     }
 }
@@ -103,6 +138,8 @@ mod tests {
                 {"file": "buk/a"}, {"file": "nope"}, 1, {"file": "buk/b", "more": 1}, {"file": 1},
             ],
             "admin_error": 3,
+            "attempt": 0,
+            "usage": {"cpu_ms": -1, "wall_ms": "soon", "max_memory_bytes": 0.5, "more": "too"},
             "more": "is passed over",
         });
         let faults = container_update(&body).unwrap_err().into_details("body");
@@ -120,6 +157,13 @@ mod tests {
                 (json!(["body", "outputs", 3, "more"]), "extra_forbidden"),
                 (json!(["body", "outputs", 4, "file"]), "value_error"),
                 (json!(["body", "admin_error"]), "string_type"),
+                (json!(["body", "attempt"]), "greater_than_equal"),
+                (json!(["body", "usage", "cpu_ms"]), "greater_than_equal"),
+                (json!(["body", "usage", "wall_ms"]), "int_parsing"),
+                (
+                    json!(["body", "usage", "max_memory_bytes"]),
+                    "int_from_float"
+                ),
             ]
         );
     }

@@ -48,6 +48,15 @@ pub fn container_number(value: &Value) -> Checked<ContainerNumber> {
     at_least(value, 0).map(|number| ContainerNumber::try_from(number).unwrap_or(u32::MAX))
 }
 
+/// `attempt`
+///
+/// # Errors
+/// With the fault.
+pub fn attempt(value: &Value) -> Checked<u32> {
+    // Larger than any container's, as above.
+    at_least(value, 1).map(|number| u32::try_from(number).unwrap_or(u32::MAX))
+}
+
 /// `state`, `new_state`
 ///
 /// # Errors

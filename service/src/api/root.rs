@@ -5,7 +5,9 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 
-use cts_shared::wire::root::{AllowedPath, Root, SERVICE_NAME, WhoAmI};
+use cts_shared::wire::root::{
+    ATTEMPTS, AllowedPath, IDEMPOTENT_UPDATES, Root, SERVICE_NAME, USAGE, WhoAmI,
+};
 
 use crate::app::App;
 use crate::identity::Role;
@@ -22,7 +24,9 @@ pub async fn root(State(app): State<Arc<App>>) -> Json<Root> {
         server_time: app.clock.now(),
         notes: "This service is a prototype".to_owned(),
         // What executors may rely on beyond the contract.
-        capabilities: vec!["idempotent_updates".to_owned()],
+        capabilities: [IDEMPOTENT_UPDATES, ATTEMPTS, USAGE]
+            .map(str::to_owned)
+            .to_vec(),
     })
 }
 

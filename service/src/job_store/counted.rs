@@ -11,6 +11,7 @@ use cts_shared::site::Site;
 use cts_shared::state::JobState;
 use cts_shared::state::job_flow::{Change, JobRecord};
 use cts_shared::timestamp::UtcTime;
+use cts_shared::wire::job::SiteNotice;
 
 use crate::error::Error;
 use crate::metrics::JobTransitions;
@@ -105,6 +106,30 @@ impl JobStore for CountedJobStore {
         unset: Vec<String>,
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.store.change_admin_meta(id, set, unset)
+    }
+
+    fn add_htcondor_cluster(
+        &self,
+        id: JobId,
+        cluster: i64,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.store.add_htcondor_cluster(id, cluster)
+    }
+
+    fn set_site_notice(
+        &self,
+        id: JobId,
+        notice: Option<SiteNotice>,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.store.set_site_notice(id, notice)
+    }
+
+    fn jobs_with_statistics_due(
+        &self,
+        site: Site,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<JobId>, StoreError>> {
+        self.store.jobs_with_statistics_due(site, limit)
     }
 
     fn jobs_to_clean(

@@ -47,6 +47,7 @@ pub async fn finish_job(app: &Arc<App>, id: JobId) -> Result<(), Error> {
     let change = change(app, id, move |record| {
         let evidence = Evidence {
             statistics: Statistics::default(),
+            statistics_due: false,
             checksums: &checksums,
             log_path: &log_path,
             logs_stored,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cts_shared::id::{ContainerNumber, JobId};
 use cts_shared::state::JobState;
-use cts_shared::state::job_flow::{Change, ContainerReport, Refusal};
+use cts_shared::state::job_flow::{Change, ContainerReport, Refusal, Reporter};
 
 use crate::app::App;
 use crate::compute_site::SiteEvent;
@@ -17,7 +17,8 @@ use super::{change, no_such_job};
 ///
 /// # Errors
 /// 40040, 100000, 30001 (data the state needs is missing), 40050 (no such container, or it is in a
-/// state that the reported one cannot follow), or a failure of the store.
+/// state that the reported one cannot follow), 50200 (another executor's reports count), or a failure of
+/// the store.
 pub async fn report_container(
     app: &Arc<App>,
     job: JobId,
@@ -58,6 +59,8 @@ pub async fn handle_site_event(app: &Arc<App>, event: SiteEvent) -> Result<(), E
         outputs: None,
         admin_error: Some(description.clone()),
         traceback: (!last_output.is_empty()).then_some(last_output),
+        usage: None,
+        from: Reporter::Site,
     };
     let change = change(app, job, move |record| {
         match record.apply_report(container, &report) {

@@ -16,7 +16,7 @@ use cts_shared::site::Site;
 use cts_shared::state::JobState;
 use cts_shared::state::job_flow::{Change, ContainerRecord, JobOutcome, JobRecord, Transition};
 use cts_shared::timestamp::UtcTime;
-use cts_shared::wire::job::{JobInputPreview, S3File};
+use cts_shared::wire::job::{JobInputPreview, S3File, SiteNotice};
 
 use crate::error::Error;
 use crate::job_store::{
@@ -175,8 +175,49 @@ impl JobStore for SqliteStore {
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
         const ACTION: &str = "note something on a job";
         Box::pin(self.writer.write(ACTION, move |session| {
-            change_admin_meta(&session.connection, id, set, &unset)
-                .map_err(|error| error.into_store_error(ACTION))
+            change_notes(&session.connection, id, |notes| {
+                notes.admin_meta.extend(set);
+                for key in &unset {
+                    notes.admin_meta.shift_remove(key);
+                }
+            })
+            .map_err(|error| error.into_store_error(ACTION))
+        }))
+    }
+
+    fn add_htcondor_cluster(
+        &self,
+        id: JobId,
+        cluster: i64,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.note("note the cluster of a job", id, move |notes| {
+            if !notes.htcondor_cluster_ids.contains(&cluster) {
+                notes.htcondor_cluster_ids.push(cluster);
+            }
+        })
+    }
+
+    fn set_site_notice(
+        &self,
+        id: JobId,
+        notice: Option<SiteNotice>,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.note("note what a job waits for", id, move |notes| {
+            notes.site_notice.clone_from(&notice);
+        })
+    }
+
+    fn jobs_with_statistics_due(
+        &self,
+        site: Site,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<JobId>, StoreError>> {
+        Box::pin(self.read("find jobs without statistics", move |connection| {
+            read_ids(
+                connection,
+                "SELECT id FROM jobs WHERE site = ?1 AND statistics_due = 1 ORDER BY id LIMIT ?2",
+                (site.as_str(), limit),
+            )
         }))
     }
 
@@ -204,6 +245,22 @@ impl JobStore for SqliteStore {
                 .and_then(|mut statement| statement.execute((id.to_string(),)))
                 .map_err(|error| ReadError::from(error).into_store_error(ACTION))?;
             Ok::<_, StoreError>(())
+        }))
+    }
+}
+
+impl SqliteStore {
+    /// Changes what is noted on a job.
+    fn note(
+        &self,
+        action: &'static str,
+        id: JobId,
+        change: impl Fn(&mut JobNotes) + Send + 'static,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.writer.write(action, move |session| {
+            change_notes(&session.connection, id, change)
+                .map(drop)
+                .map_err(|error| error.into_store_error(action))
         }))
     }
 }
@@ -355,16 +412,20 @@ fn save_outcome(connection: &Connection, id: JobId, outcome: &JobOutcome) -> Res
             .execute((id.to_string(), to_json(id, "outputs", &outputs)?))?;
     }
     connection
-        .prepare_cached("UPDATE jobs SET outcome = ?2 WHERE id = ?1")?
-        .execute((id.to_string(), to_json(id, "job outcome", &outcome)?))?;
+        .prepare_cached("UPDATE jobs SET outcome = ?2, statistics_due = ?3 WHERE id = ?1")?
+        .execute((
+            id.to_string(),
+            to_json(id, "job outcome", &outcome)?,
+            outcome.statistics_due,
+        ))?;
     Ok(())
 }
 
-fn change_admin_meta(
+/// Changes what is noted on a job. False if there is no such job.
+fn change_notes(
     connection: &Connection,
     id: JobId,
-    set: Map<String, Value>,
-    unset: &[String],
+    change: impl FnOnce(&mut JobNotes),
 ) -> Result<bool, ReadError> {
     let notes: Option<String> = connection
         .prepare_cached("SELECT notes FROM jobs WHERE id = ?1")?
@@ -374,10 +435,7 @@ fn change_admin_meta(
         return Ok(false);
     };
     let mut notes: JobNotes = from_json(id, "job notes", &notes)?;
-    notes.admin_meta.extend(set);
-    for key in unset {
-        notes.admin_meta.shift_remove(key);
-    }
+    change(&mut notes);
     connection
         .prepare_cached("UPDATE jobs SET notes = ?2 WHERE id = ?1")?
         .execute((id.to_string(), to_json(id, "job notes", &notes)?))?;

@@ -10,7 +10,7 @@ use lru::LruCache;
 use cts_shared::id::JobId;
 use cts_shared::state::job_flow::JobRecord;
 
-/// Containers, transitions and outputs kept at most, over all jobs: some ten megabytes.
+/// Containers, transitions, attempts and outputs kept at most, over all jobs: some ten megabytes.
 const MAX_WEIGHT: usize = 50_000;
 
 /// Records by job, last used last to go.
@@ -63,7 +63,9 @@ fn weight(record: &JobRecord) -> usize {
         .containers
         .iter()
         .map(|container| {
-            1 + container.transitions.len() + container.outputs.as_ref().map_or(0, Vec::len)
+            1 + container.transitions.len()
+                + container.attempts.len()
+                + container.outputs.as_ref().map_or(0, Vec::len)
         })
         .sum::<usize>()
         + record.transitions.len()

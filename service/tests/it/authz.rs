@@ -75,12 +75,19 @@ const TABLE: &[(&str, &str, [&str; 6])] = &[
     ("POST", "/admin/images/{*rest}",                              [NONE,  NO,    NO,    "200", NO,    NO]),
     ("PUT",  "/external_exec/jobs/{job_id}/container/{container_num}/update/{new_state}",
                                                                    [NONE,  NO,    NO,    NO,    "204", NO]),
+    ("POST", "/external_exec/jobs/{job_id}/container/{container_num}/attempts",
+                                                                   [NONE,  NO,    NO,    NO,    "200", NO]),
+    ("PUT",  "/external_exec/jobs/{job_id}/container/{container_num}/attempts/{attempt}",
+                                                                   [NONE,  NO,    NO,    NO,    "409 50200", NO]),
 ];
 
 fn body(method: &str, path: &str) -> Option<Value> {
     match (method, path) {
         ("POST", "/jobs") => Some(job_input()),
         ("PUT", path) if path.ends_with("/meta") => Some(json!({"set_fields": {"a": 1}})),
+        (_, path) if path.contains("/attempts") => {
+            Some(json!({"time": "2031-01-01T00:00:00Z", "instance": "a"}))
+        }
         ("PUT", path) if path.contains("/update/") => Some(json!({"time": "2031-01-01T00:00:00Z"})),
         _ => None,
     }
@@ -109,6 +116,7 @@ fn fill_in(path: &str, job: &str) -> String {
         .replace("{container_num}", "0")
         .replace("{site}", "kbase")
         .replace("{new_state}", "job_submitting")
+        .replace("{attempt}", "1")
         .replace("{file}", "initializer.js")
         .replace("{*rest}", image)
 }

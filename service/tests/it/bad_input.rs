@@ -257,7 +257,7 @@ async fn odd_queries() {
 }
 
 /// Routes that read a body, with one they take.
-fn with_bodies(id: &str) -> [(&'static str, &'static str, String, Value); 4] {
+fn with_bodies(id: &str) -> [(&'static str, &'static str, String, Value); 6] {
     [
         ("alice", "POST", "/jobs".to_owned(), job_input()),
         (
@@ -267,7 +267,20 @@ fn with_bodies(id: &str) -> [(&'static str, &'static str, String, Value); 4] {
             json!({
                 "time": "2031-01-01T00:00:00Z", "exit_code": 0, "admin_error": "x", "traceback": "y",
                 "outputs": [{"file": "cts/io/out/x", "crc64nvme": "AAAAAAAAAAA="}],
+                "attempt": 1, "usage": {"cpu_ms": 1, "wall_ms": 2, "max_memory_bytes": 3},
             }),
+        ),
+        (
+            "executor",
+            "POST",
+            format!("/external_exec/jobs/{id}/container/0/attempts"),
+            json!({"time": "2031-01-01T00:00:00Z", "instance": "a", "host": "b"}),
+        ),
+        (
+            "executor",
+            "PUT",
+            format!("/external_exec/jobs/{id}/container/0/attempts/1"),
+            json!({"time": "2031-01-01T00:00:00Z", "instance": "a", "host": "b"}),
         ),
         (
             "admin",

@@ -8,6 +8,7 @@
 )]
 
 mod admin;
+mod attempts;
 mod auth;
 mod authz;
 mod background;

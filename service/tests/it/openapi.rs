@@ -60,6 +60,7 @@ async fn every_method_that_is_described_is_served_and_no_other() {
 fn with_values(path: &str) -> String {
     path.replace("{container_num}", "0")
         .replace("{new_state}", "error")
+        .replace("{attempt}", "1")
         .replace("{site}", "local")
         .replace("{job_id}", "x")
         .replace("{image_id}", "x")

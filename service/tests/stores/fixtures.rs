@@ -9,7 +9,7 @@ use cts_shared::id::JobId;
 use cts_shared::job_input::{InputFile, InputFiles, JobInput, Parameters, Runtime};
 use cts_shared::site::Site;
 use cts_shared::state::JobState;
-use cts_shared::state::job_flow::{ContainerReport, JobRecord};
+use cts_shared::state::job_flow::{ContainerReport, JobRecord, Reporter};
 use cts_shared::timestamp::UtcTime;
 use cts_shared::wire::image::JobImage;
 
@@ -72,6 +72,8 @@ pub(crate) fn report(state: JobState, time: UtcTime) -> ContainerReport {
         outputs: None,
         admin_error: Some("broken".to_owned()),
         traceback: None,
+        usage: None,
+        from: Reporter::Unnumbered,
     }
 }
 

@@ -8,6 +8,7 @@ use cts_shared::id::JobId;
 use cts_shared::site::Site;
 use cts_shared::state::JobState;
 use cts_shared::state::job_flow::{Change, Pending};
+use cts_shared::wire::job::SiteNotice;
 
 use crate::Store;
 use crate::fixtures::{self, at, insert, reported};
@@ -24,6 +25,7 @@ pub(crate) async fn check<S: Store, F: Future<Output = S>>(fresh: &mut impl FnMu
     unstarted_jobs_are_those_no_site_has_taken(&fresh().await).await;
     outputs_are_kept_with_the_whole_job_only(&fresh().await).await;
     jobs_are_cleaned_once_they_have_ended(&fresh().await).await;
+    what_the_batch_system_says_is_noted(&fresh().await).await;
 }
 
 async fn what_is_stored_is_read(store: &impl JobStore) {
@@ -275,4 +277,35 @@ async fn jobs_are_cleaned_once_they_have_ended(store: &impl JobStore) {
     let cleaned = async |id| store.job_summary(id).await.unwrap().unwrap().notes.cleaned;
     assert!(cleaned(ended).await);
     assert!(!cleaned(running).await);
+}
+
+async fn what_the_batch_system_says_is_noted(store: &impl JobStore) {
+    let id = insert(store, 1).await.id;
+    let meta = [("a".to_owned(), 1.into())].into_iter().collect();
+    assert!(store.change_admin_meta(id, meta, Vec::new()).await.unwrap());
+    for cluster in [7, 9, 7] {
+        store.add_htcondor_cluster(id, cluster).await.unwrap();
+    }
+    let notice = SiteNotice {
+        message: "no machine has 1000 CPUs".to_owned(),
+        since: at(20),
+    };
+    store
+        .set_site_notice(id, Some(notice.clone()))
+        .await
+        .unwrap();
+    let notes = store.job_summary(id).await.unwrap().unwrap().notes;
+    assert_eq!(notes.htcondor_cluster_ids, [7, 9]);
+    assert_eq!(notes.site_notice.as_ref(), Some(&notice));
+    assert_eq!(notes.admin_meta["a"], 1);
+    let job = store.job(id).await.unwrap().unwrap().into_admin_job();
+    assert_eq!(job.job.status.site_notice, Some(notice));
+    assert_eq!(job.htcondor_details.unwrap().cluster_id, [7, 9]);
+    store.set_site_notice(id, None).await.unwrap();
+    let notes = store.job_summary(id).await.unwrap().unwrap().notes;
+    assert_eq!(notes.site_notice, None);
+
+    let nobody = JobId::new(uuid::Uuid::new_v4());
+    store.add_htcondor_cluster(nobody, 1).await.unwrap();
+    store.set_site_notice(nobody, None).await.unwrap();
 }

@@ -12,6 +12,7 @@
 mod fixtures;
 mod images;
 mod jobs;
+mod leases;
 mod lists;
 mod model;
 mod outbox;
@@ -20,16 +21,17 @@ mod sqlite;
 
 use cts_service::image_store::ImageStore;
 use cts_service::job_store::JobStore;
+use cts_service::lease_store::LeaseStore;
 use cts_service::outbox::Outbox;
 use cts_service::site_store::SiteStore;
 
 /// Keeps everything that the service remembers.
 pub(crate) trait Store:
-    JobStore + ImageStore + SiteStore + Outbox + Clone + 'static
+    JobStore + ImageStore + SiteStore + LeaseStore + Outbox + Clone + 'static
 {
 }
 
-impl<T: JobStore + ImageStore + SiteStore + Outbox + Clone + 'static> Store for T {}
+impl<T: JobStore + ImageStore + SiteStore + LeaseStore + Outbox + Clone + 'static> Store for T {}
 
 /// Runs every case on a store of its own.
 pub(crate) async fn check<S: Store, F: Future<Output = S>>(mut fresh: impl FnMut() -> F) {
@@ -38,4 +40,5 @@ pub(crate) async fn check<S: Store, F: Future<Output = S>>(mut fresh: impl FnMut
     outbox::check(&mut fresh).await;
     images::check(&mut fresh).await;
     sites::check(&fresh().await).await;
+    leases::check(&fresh().await).await;
 }

@@ -19,8 +19,9 @@ use cts_service::outbox::Unsent;
 use cts_shared::id::JobId;
 use cts_shared::site::Site;
 use cts_shared::state::JobState;
+use cts_shared::state::attempts::Announcement;
 use cts_shared::state::job_flow::{
-    Change, ContainerReport, Evidence, JobRecord, Refusal, Statistics,
+    Change, ContainerRecord, ContainerReport, Evidence, JobRecord, Refusal, Reporter, Statistics,
 };
 use cts_shared::timestamp::UtcTime;
 use cts_shared::wire::job::S3File;
@@ -106,6 +107,12 @@ enum Step {
         state: JobState,
         second: i64,
     },
+    Announce {
+        container: u32,
+        executor: u32,
+        second: i64,
+    },
+    Account,
     Queue {
         second: i64,
     },
@@ -137,8 +144,32 @@ impl Step {
                     outputs: Some(vec![output(container)]),
                     admin_error: Some(format!("container {container} broke")),
                     traceback: None,
+                    usage: None,
+                    from: record
+                        .containers
+                        .get(container as usize)
+                        .and_then(ContainerRecord::current_attempt)
+                        .map_or(Reporter::Unnumbered, |attempt| {
+                            Reporter::Attempt(attempt.number)
+                        }),
                 },
             ),
+            Self::Announce {
+                container,
+                executor,
+                second,
+            } => record.announce(
+                container,
+                &Announcement {
+                    instance: executor.to_string(),
+                    host: Some("node.example.org".to_owned()),
+                },
+                at(second),
+            ),
+            Self::Account => Ok(record.account_for(Some(Statistics {
+                max_memory: Some(5),
+                ..Statistics::default()
+            }))),
             Self::Queue { second } => record.queued(at(second)),
             Self::Cancel { second } => record.cancel(at(second)),
             Self::Fail { second } => record.fail("users", "admins", Some("trace"), at(second)),
@@ -155,6 +186,7 @@ impl Step {
                             cpu_hours: Some(0.5),
                             ..Statistics::default()
                         },
+                        statistics_due: second % 2 == 0,
                         checksums: &checksums,
                         log_path: "buk/logs/x",
                         logs_stored: stored,
@@ -208,6 +240,9 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0..4_u32, state(), second())
             .prop_map(|(container, state, second)| Step::Report { container, state, second }),
+        1 => (0..4_u32, 0..3_u32, second())
+            .prop_map(|(container, executor, second)| Step::Announce { container, executor, second }),
+        1 => Just(Step::Account),
         2 => second().prop_map(|second| Step::Queue { second }),
         1 => second().prop_map(|second| Step::Cancel { second }),
         1 => second().prop_map(|second| Step::Fail { second }),
@@ -412,6 +447,10 @@ async fn compare(store: &impl Store, model: &Model) {
         of(&|job| job.record.pending().is_some())
     );
     for site in [Site::Local, Site::Kbase] {
+        assert_eq!(
+            store.jobs_with_statistics_due(site, 1000).await.unwrap(),
+            of(&|job| { job.new.job_input.cluster == site && job.record.outcome.statistics_due })
+        );
         assert_eq!(
             sorted(store.running_jobs(site).await.unwrap()),
             of(&|job| job.new.job_input.cluster == site && !job.record.state().is_terminal())

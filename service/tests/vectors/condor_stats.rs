@@ -1,6 +1,7 @@
 //! `condor_stats.jsonl`: what a job used.
 
-use cts_service::condor::statistics::{ProcAd, all_held, statistics};
+use cts_service::condor::proc_ad::ProcAd;
+use cts_service::condor::statistics::{all_held, statistics};
 
 use crate::loader::{equal, run};
 
@@ -9,7 +10,7 @@ fn vectors() {
     run("condor_stats.jsonl", |row| {
         let ads: Vec<ProcAd> = serde_json::from_value(row.input["ads"].clone()).unwrap();
         let cpus = u32::try_from(row.input["cpus"].as_u64().unwrap()).unwrap();
-        let actual = statistics(&ads, cpus);
+        let actual = statistics(&ads, &[], cpus);
         close(
             "cpu_hours",
             actual.cpu_hours,

@@ -23,7 +23,8 @@ use crate::id::ContainerNumber;
 use crate::state::lift::{LiftError, lift};
 use crate::state::{JobState, REPORTED_STATES, Step};
 use crate::timestamp::UtcTime;
-use crate::wire::container::ContainerUpdate;
+use crate::wire::attempt::AttemptStanding;
+use crate::wire::container::{ContainerUpdate, ContainerUsage};
 use crate::wire::job::S3File;
 
 pub use crate::state::record::{ContainerRecord, JobOutcome, JobRecord, Statistics, Transition};
@@ -46,10 +47,30 @@ pub struct ContainerReport {
     pub admin_error: Option<String>,
     /// For `error`.
     pub traceback: Option<String>,
+    /// With `exit_code`.
+    pub usage: Option<ContainerUsage>,
+    /// Who says so.
+    pub from: Reporter,
+}
+
+/// Who reports: decides whether the report counts (see [`crate::state::attempts`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reporter {
+    /// An executor that does not know attempts. Refused where one that does has begun.
+    Unnumbered,
+    /// The executor of that attempt. Refused if it is not the last one.
+    Attempt(u32),
+    /// The service, about the executor that it saw there. Changes nothing if another has begun since.
+    Observer {
+        /// The attempt it saw, if executors announce themselves.
+        attempt: Option<u32>,
+    },
+    /// The site, which starts no second executor of a container.
+    Site,
 }
 
 impl ContainerReport {
-    /// A report from the update's address and body. The body's time is text in one of several
+    /// An executor's report from the update's address and body. The body's time is text in one of several
     /// forms; the caller has parsed it.
     #[must_use]
     pub fn new(state: JobState, time: UtcTime, body: ContainerUpdate) -> Self {
@@ -59,8 +80,8 @@ impl ContainerReport {
             outputs,
             admin_error,
             traceback,
-            attempt: _,
-            usage: _,
+            attempt,
+            usage,
         } = body;
         Self {
             state,
@@ -69,6 +90,8 @@ impl ContainerReport {
             outputs,
             admin_error,
             traceback,
+            usage,
+            from: attempt.map_or(Reporter::Unnumbered, Reporter::Attempt),
         }
     }
 }
@@ -86,6 +109,8 @@ pub struct Change {
     pub outcome: bool,
     /// What the service must do next, in the background; the same as [`JobRecord::pending`].
     pub pending: Option<Pending>,
+    /// Where the executor stands that announced itself or renewed its attempt.
+    pub standing: Option<AttemptStanding>,
 }
 
 impl Change {
@@ -112,8 +137,10 @@ pub enum Pending {
 /// What [`JobRecord::finish`] needs to know.
 #[derive(Debug, Clone, Copy)]
 pub struct Evidence<'a> {
-    /// From the batch system.
+    /// What is known by now.
     pub statistics: Statistics,
+    /// Whether the batch system's account is still to come.
+    pub statistics_due: bool,
     /// For [`Pending::Complete`]: the CRC64NVME in S3 of each merged output, by path; an object that
     /// is missing or has no checksum is left out.
     pub checksums: &'a HashMap<String, String>,
@@ -160,6 +187,27 @@ pub enum Refusal {
         /// The state reported.
         next: JobState,
     },
+    /// Another executor has taken the container over, or none has announced itself.
+    #[error(
+        "{} of container {container} {}",
+        attempt.map_or_else(|| "this executor".to_owned(), |number| format!("attempt {number}")),
+        if *current == 0 {
+            "is not known: no executor has announced itself; announce the attempt first".to_owned()
+        } else {
+            format!(
+                "no longer counts: attempt {current} has taken it over; stop its container and end \
+                 without further reports"
+            )
+        }
+    )]
+    Superseded {
+        /// The container.
+        container: ContainerNumber,
+        /// The attempt that asked, if it has a number.
+        attempt: Option<u32>,
+        /// The attempt whose reports count; 0 if no executor has announced itself.
+        current: u32,
+    },
     /// The job is in a state that the new one cannot follow.
     #[error(
         "the job cannot go to state {next}, it is in state {current}{}",
@@ -186,6 +234,7 @@ impl Refusal {
             Self::NoSuchContainer { .. } | Self::ContainerState { .. } => {
                 Some(ErrorCode::NoSuchSubjob)
             }
+            Self::Superseded { .. } => Some(ErrorCode::AttemptSuperseded),
             Self::JobState { .. } => Some(ErrorCode::NoSuchJob),
             Self::Inconsistent(_) => None,
         }
@@ -257,19 +306,11 @@ impl JobRecord {
         report: &ContainerReport,
     ) -> Result<Change, Refusal> {
         check_report(report)?;
-        let num_containers = self.containers.len();
-        let no_such_container = Refusal::NoSuchContainer {
-            container,
-            num_containers,
-        };
-        let Some(index) = usize::try_from(container)
-            .ok()
-            .filter(|index| *index < num_containers)
-        else {
-            return Err(no_such_container);
-        };
-        let record = self.containers.get_mut(index).ok_or(no_such_container)?;
+        let record = self.container_mut(container)?;
         let mut change = Change::default();
+        if !record.is_current(container, report.from)? {
+            return Ok(change);
+        }
         if record.repeats(report) {
             change.pending = self.pending();
             return Ok(change);
@@ -288,9 +329,7 @@ impl JobRecord {
             .push(Transition::after(&record.transitions, next, report.time));
         record.take_data(report);
         if let Err(error) = self.lift_to(next, &mut change) {
-            if let Some(record) = self.containers.get_mut(index) {
-                *record = before;
-            }
+            *self.container_mut(container)? = before;
             return Err(error.into());
         }
         change.container = Some(container);
@@ -346,7 +385,7 @@ impl JobRecord {
             None => Ok(Change::default()),
             Some(Pending::Cancel) => {
                 let mut change = self.enter(JobState::Canceled, now)?;
-                self.outcome.statistics = evidence.statistics;
+                self.take_statistics(evidence);
                 change.outcome = true;
                 Ok(change)
             }
@@ -362,7 +401,7 @@ impl JobRecord {
                 };
                 let admin_error = self.containers_in_error();
                 let change = self.fail(message, &admin_error, None, now)?;
-                self.outcome.statistics = evidence.statistics;
+                self.take_statistics(evidence);
                 if failed || evidence.logs_stored {
                     self.outcome.logpath = Some(evidence.log_path.to_owned());
                 }
@@ -379,7 +418,7 @@ impl JobRecord {
                 }
                 let mut change = Change::default();
                 self.advance(JobState::Complete, now, &mut change);
-                self.outcome.statistics = evidence.statistics;
+                self.take_statistics(evidence);
                 self.outcome.output_file_count = u64::try_from(outputs.len()).ok();
                 self.outcome.outputs = Some(outputs);
                 if evidence.logs_stored {
@@ -389,6 +428,28 @@ impl JobRecord {
                 Ok(change)
             }
         }
+    }
+
+    /// What the batch system measured has come, or will not: `None`. Changes nothing if it was not
+    /// waited for.
+    pub fn account_for(&mut self, statistics: Option<Statistics>) -> Change {
+        if !self.outcome.statistics_due {
+            return Change::default();
+        }
+        self.outcome.statistics_due = false;
+        if let Some(statistics) = statistics {
+            self.outcome.statistics = statistics;
+        }
+        Change {
+            outcome: true,
+            pending: self.pending(),
+            ..Change::default()
+        }
+    }
+
+    fn take_statistics(&mut self, evidence: &Evidence<'_>) {
+        self.outcome.statistics = evidence.statistics;
+        self.outcome.statistics_due = evidence.statistics_due;
     }
 
     /// All containers' outputs by path, one for each path: a later container's wins.
@@ -404,6 +465,36 @@ impl JobRecord {
             merged.insert(&output.file, output);
         }
         merged.into_values().cloned().collect()
+    }
+
+    /// One container's record.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoSuchContainer`].
+    pub fn container(&self, container: ContainerNumber) -> Result<&ContainerRecord, Refusal> {
+        usize::try_from(container)
+            .ok()
+            .and_then(|index| self.containers.get(index))
+            .ok_or_else(|| self.no_such_container(container))
+    }
+
+    pub(super) fn container_mut(
+        &mut self,
+        container: ContainerNumber,
+    ) -> Result<&mut ContainerRecord, Refusal> {
+        let missing = self.no_such_container(container);
+        usize::try_from(container)
+            .ok()
+            .and_then(|index| self.containers.get_mut(index))
+            .ok_or(missing)
+    }
+
+    const fn no_such_container(&self, container: ContainerNumber) -> Refusal {
+        Refusal::NoSuchContainer {
+            container,
+            num_containers: self.containers.len(),
+        }
     }
 
     /// Enters a state that must be a legal step from the current one.
@@ -425,7 +516,8 @@ impl JobRecord {
         }
         let num_containers = u32::try_from(self.containers.len()).unwrap_or(u32::MAX);
         let histories = self.containers.iter().map(|one| {
-            one.transitions
+            // What an executor had come to that was replaced since does not count.
+            one.current_run()
                 .iter()
                 .map(|entry| (entry.state, entry.time))
         });
@@ -486,11 +578,30 @@ impl JobRecord {
 }
 
 impl ContainerRecord {
+    /// Whether the report is about the executor whose reports count.
+    fn is_current(&self, container: ContainerNumber, from: Reporter) -> Result<bool, Refusal> {
+        let current = self.current_attempt().map(|attempt| attempt.number);
+        let attempt = match from {
+            Reporter::Site => return Ok(true),
+            Reporter::Observer { attempt } => return Ok(attempt == current),
+            Reporter::Unnumbered => None,
+            Reporter::Attempt(number) => Some(number),
+        };
+        if attempt == current {
+            return Ok(true);
+        }
+        Err(Refusal::Superseded {
+            container,
+            attempt,
+            current: current.unwrap_or(0),
+        })
+    }
+
     /// Whether the report says what is recorded already: the same state and data, and either the
     /// state is the current one or it was reported with the same time.
     fn repeats(&self, report: &ContainerReport) -> bool {
         let Some(entry) = self
-            .transitions
+            .current_run()
             .iter()
             .find(|entry| entry.state == report.state)
         else {
@@ -516,6 +627,7 @@ impl ContainerRecord {
         match report.state {
             JobState::UploadSubmitting | JobState::ErrorProcessingSubmitting => {
                 self.exit_code = report.exit_code;
+                self.usage = report.usage;
             }
             JobState::Complete => self.outputs = Some(report.outputs.clone().unwrap_or_default()),
             JobState::Error => {

@@ -4,7 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::state::JobState;
+use crate::state::attempts::AttemptRecord;
 use crate::timestamp::UtcTime;
+use crate::wire::container::ContainerUsage;
 use crate::wire::job::S3File;
 
 /// One entry of a history.
@@ -62,6 +64,12 @@ pub struct ContainerRecord {
     /// Where in the program it went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceback: Option<String>,
+    /// The executors that announced themselves, oldest first; see [`crate::state::attempts`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<AttemptRecord>,
+    /// What it used, where its executor told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<ContainerUsage>,
 }
 
 impl ContainerRecord {
@@ -75,9 +83,12 @@ impl ContainerRecord {
 /// What a job came to; every member is absent until it is known.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct JobOutcome {
-    /// What the batch system measured.
+    /// What it used.
     #[serde(flatten)]
     pub statistics: Statistics,
+    /// Whether the batch system's account is still to come.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub statistics_due: bool,
     /// What the containers wrote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outputs: Option<Vec<S3File>>,
@@ -98,7 +109,7 @@ pub struct JobOutcome {
     pub logpath: Option<String>,
 }
 
-/// The batch system's account of a job.
+/// What a job used, by the batch system's account and its executors' measurements.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Statistics {
     /// CPU hours used.

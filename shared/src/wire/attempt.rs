@@ -27,7 +27,8 @@ pub struct AttemptNotice {
 /// Answer to both: where the executor stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptStanding {
-    /// The number of the executor's attempt, from 1.
+    /// The number of the executor's attempt, from 1. If it is not wanted: of the last attempt, 0 if
+    /// there was none.
     pub attempt: u32,
     /// Whether the container is still to be carried out. If not, the executor ends at once, with
     /// success: the container has ended, or the job has or is being canceled.

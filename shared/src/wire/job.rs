@@ -57,6 +57,18 @@ pub struct JobStatus {
     /// What administrators noted on it.
     #[serde(default)]
     pub admin_meta: Map<String, Value>,
+    /// What keeps it from going on at its site, if something does; not in the contract.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site_notice: Option<SiteNotice>,
+}
+
+/// Something at a job's site that keeps it waiting: no machine fits, the batch system holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteNotice {
+    /// What, and who can do something about it.
+    pub message: String,
+    /// Since when.
+    pub since: UtcTime,
 }
 
 /// What a job came to, as far as it is known, without its outputs.

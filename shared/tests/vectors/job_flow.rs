@@ -138,6 +138,7 @@ impl Flow {
                 cpu_factor: Some(0.5),
                 max_memory: Some(100 * 1024 * 1024),
             },
+            statistics_due: false,
             checksums: &checksums,
             log_path: "logs/x/<job>",
             logs_stored: false,

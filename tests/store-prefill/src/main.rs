@@ -12,7 +12,9 @@ use cts_service::sqlite::SqliteStore;
 use cts_shared::id::JobId;
 use cts_shared::job_input::JobInput;
 use cts_shared::state::JobState;
-use cts_shared::state::job_flow::{ContainerReport, Evidence, JobRecord, Refusal, Statistics};
+use cts_shared::state::job_flow::{
+    ContainerReport, Evidence, JobRecord, Refusal, Reporter, Statistics,
+};
 use cts_shared::timestamp::UtcTime;
 use cts_shared::wire::image::JobImage;
 use cts_shared::wire::job::S3File;
@@ -75,6 +77,7 @@ async fn store_job(store: &SqliteStore, user: &str, number: u32) -> Result<(), B
         let checksums = [(OUTPUT.to_owned(), CHECKSUM.to_owned())].into();
         let evidence = Evidence {
             statistics: Statistics::default(),
+            statistics_due: false,
             checksums: &checksums,
             log_path: "",
             logs_stored: false,
@@ -120,6 +123,8 @@ fn finished_containers(time: UtcTime) -> Result<JobRecord, Refusal> {
             }]),
             admin_error: None,
             traceback: None,
+            usage: None,
+            from: Reporter::Unnumbered,
         };
         let _lifted = record.apply_report(0, &report)?;
     }

@@ -170,6 +170,11 @@ fn status(description: &'static str, transition: &str) -> Object {
             admin_meta(),
             "What administrators noted on it.",
         )
+        .maybe(
+            "site_notice",
+            reference("SiteNotice"),
+            "What keeps it from going on at its site, if something does.",
+        )
 }
 
 /// A job without the long lists.
@@ -234,6 +239,12 @@ pub(super) fn container() -> Object {
         "When the container entered its state by its worker's clock, if that is not the stored time. An \
          addition to the contract.",
     )
+    .maybe(
+        "attempts",
+        list_of(reference("Attempt")),
+        "The executors that announced themselves, oldest first; the last one's reports count. Absent if \
+         there were none. An addition to the contract.",
+    )
 }
 
 /// What executors report of a container.
@@ -251,6 +262,11 @@ pub(super) fn with_report(object: Object) -> Object {
         )
         .maybe_text("admin_error", "What went wrong, for administrators.")
         .maybe_text("traceback", "Where in the program it went wrong.")
+        .maybe(
+            "usage",
+            nullable(reference("ContainerUsage")),
+            "What it used. An addition to the contract.",
+        )
 }
 
 pub(super) fn transition(description: &'static str) -> Object {
@@ -293,6 +309,16 @@ pub(super) fn schemas() -> Vec<Schema> {
             Object::new("The new job.")
                 .always("job_id", string(), "Its id.")
                 .build(),
+        ),
+        (
+            "SiteNotice",
+            Object::new(
+                "Something at a job's site that keeps it waiting: no machine fits, the batch system holds \
+                 it. An addition to the contract.",
+            )
+            .always("message", string(), "What, and who can do something about it.")
+            .always("since", time(), "Since when.")
+            .build(),
         ),
         (
             "JobStatus",

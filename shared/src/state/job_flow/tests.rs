@@ -9,6 +9,7 @@ use proptest::sample::select;
 
 use super::*;
 use crate::state::TERMINAL_STATES;
+use crate::state::attempts::Announcement;
 
 fn at(second: i64) -> UtcTime {
     UtcTime::new(Timestamp::from_second(second).unwrap())
@@ -29,6 +30,8 @@ fn report(container: u32, state: JobState, second: i64) -> ContainerReport {
         outputs: Some(vec![output(container)]),
         admin_error: Some("it broke".to_owned()),
         traceback: None,
+        usage: None,
+        from: Reporter::Unnumbered,
     }
 }
 
@@ -40,6 +43,7 @@ fn finish(record: &mut JobRecord, second: i64) -> Change {
         .collect();
     let evidence = Evidence {
         statistics: Statistics::default(),
+        statistics_due: false,
         checksums: &checksums,
         log_path: "logs/job",
         logs_stored: false,
@@ -176,6 +180,7 @@ fn completing_without_what_was_reported_is_an_error() {
             cpu_hours: Some(1.0),
             ..Statistics::default()
         },
+        statistics_due: false,
         checksums: &HashMap::new(),
         log_path: "logs/job",
         logs_stored: true,
@@ -200,6 +205,8 @@ enum Op {
     Report(u32, JobState, i64),
     /// The next state, on the good or the bad way.
     Next(u32, bool, i64),
+    /// An executor begins with a container. It reports from then on.
+    Announce(u32, u32),
     Again,
     Queued,
     Cancel,
@@ -213,6 +220,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
             .prop_map(|(container, state, skew)| Op::Report(container, state, skew)),
         16 => (0..2_u32, any::<bool>(), -50..50_i64)
             .prop_map(|(container, good, skew)| Op::Next(container, good, skew)),
+        2 => (0..3_u32, 0..5_u32)
+            .prop_map(|(container, executor)| Op::Announce(container, executor)),
         2 => Just(Op::Again),
         1 => Just(Op::Queued),
         1 => Just(Op::Cancel),
@@ -243,10 +252,13 @@ fn next_state(record: &JobRecord, container: u32, good: bool) -> JobState {
         .unwrap_or(JobState::Error)
 }
 
-fn check_history(history: &[Transition]) -> Result<(), TestCaseError> {
+fn check_history(history: &[Transition], may_start_again: bool) -> Result<(), TestCaseError> {
     for pair in history.windows(2) {
+        // A container may start again; a job never does.
+        let starts_again = pair[1].state == JobState::DownloadSubmitted;
         prop_assert!(
-            pair[1].state.predecessors().contains(&pair[0].state),
+            (may_start_again && starts_again)
+                || pair[1].state.predecessors().contains(&pair[0].state),
             "{:?}",
             history
         );
@@ -274,7 +286,10 @@ proptest! {
             let result = match op {
                 Op::Next(..) => unreachable!("made a report above"),
                 Op::Report(container, state, skew) => {
-                    let report = report(container, state, now + skew);
+                    let mut report = report(container, state, now + skew);
+                    let attempt = record.container(container).ok().and_then(ContainerRecord::current_attempt);
+                    report.from = attempt
+                        .map_or(Reporter::Unnumbered, |current| Reporter::Attempt(current.number));
                     let result = record.apply_report(container, &report);
                     if result.is_ok() {
                         last = Some((container, report));
@@ -284,18 +299,32 @@ proptest! {
                 Op::Again => match &last {
                     Some((container, report)) => {
                         let result = record.apply_report(*container, report);
-                        prop_assert!(result.as_ref().is_ok_and(Change::is_empty));
+                        let changes_nothing = match &result {
+                            Ok(change) => change.is_empty(),
+                            Err(refusal) => matches!(refusal, Refusal::Superseded { .. }),
+                        };
+                        prop_assert!(changes_nothing);
                         result
                     }
                     None => continue,
                 },
+                Op::Announce(container, executor) => {
+                    let instance = executor.to_string();
+                    let announcement = Announcement { instance, host: None };
+                    let result = record.announce(container, &announcement, at(now));
+                    if let Ok(change) = &result {
+                        prop_assert!(change.standing.is_some());
+                    }
+                    result
+                }
                 Op::Queued => record.queued(at(now)),
                 Op::Cancel => record.cancel(at(now)),
                 Op::Finish => Ok(finish(&mut record, now)),
             };
             match result {
                 Ok(change) => {
-                    prop_assert_eq!(change.is_empty(), record == before);
+                    // A renewal within the same second is saved as well.
+                    prop_assert!(!change.is_empty() || record == before);
                     prop_assert_eq!(change.pending, record.pending());
                     notified.extend(change.transitions);
                 }
@@ -309,9 +338,9 @@ proptest! {
                 prop_assert_eq!(&record.outcome, &before.outcome);
             }
         }
-        check_history(&record.transitions)?;
+        check_history(&record.transitions, false)?;
         for container in &record.containers {
-            check_history(&container.transitions)?;
+            check_history(&container.transitions, true)?;
         }
         prop_assert_eq!(&notified, &record.transitions, "each transition is notified once");
 

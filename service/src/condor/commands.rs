@@ -1,0 +1,528 @@
+//! The pool by `HTCondor`'s command line.
+//!
+//! Each call is one process, given its arguments as they are (no shell), a deadline, and a bound on what it
+//! may print. What the tools print when something is wrong differs from version to version; it is passed on,
+//! and every failure but a refused submission counts as "try again".
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
+use tokio::sync::Semaphore;
+
+use cts_shared::timestamp::UtcTime;
+
+use crate::metrics::{Dependency, DependencyCalls, Outcome};
+
+use super::machine_ad::{MACHINE_ATTRIBUTES, MachineAd};
+use super::pool::{Pool, PoolError, Procs};
+use super::proc_ad::{PROJECTION, ProcAd, ProcName};
+
+/// How long one command may take.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Commands running at the same time. Each is a process that talks to a daemon with one thread.
+const CONCURRENT: usize = 4;
+
+/// Most that is read of a command's output: 100,000 ads of the attributes asked for.
+const MAX_OUTPUT_BYTES: u64 = 512 * 1024 * 1024;
+
+/// Most that is read of a command's complaints.
+const MAX_ERROR_BYTES: u64 = 64 * 1024;
+
+/// Procs named in one command line; the system bounds its length.
+const NAMES_AT_ONCE: usize = 500;
+
+/// How the tools are found and whom they talk to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CommandSettings {
+    /// Directory of `condor_submit` and the others; those of `PATH` if absent.
+    pub directory: Option<PathBuf>,
+    /// The schedd's name; if absent the machine's own, or else the only one that the collector knows.
+    pub schedd: Option<String>,
+}
+
+/// The command line tools.
+#[derive(Debug)]
+pub struct CondorCommands {
+    settings: CommandSettings,
+    calls: DependencyCalls,
+    room: Semaphore,
+    /// The schedd that the collector named.
+    located: Mutex<Option<String>>,
+}
+
+impl CondorCommands {
+    /// Tools to be run; none is yet.
+    #[must_use]
+    pub fn new(settings: CommandSettings, calls: DependencyCalls) -> Self {
+        Self {
+            settings,
+            calls,
+            room: Semaphore::new(CONCURRENT),
+            located: Mutex::new(None),
+        }
+    }
+
+    /// Whether the tools are there: the version they tell.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub async fn version(&self) -> Result<String, PoolError> {
+        let output = self.run("condor_version", Vec::new(), None).await?;
+        let text = String::from_utf8_lossy(&output);
+        Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+    }
+
+    /// Runs a tool that talks to the schedd.
+    async fn ask_schedd(
+        &self,
+        tool: &'static str,
+        arguments: Vec<OsString>,
+        input: Option<String>,
+    ) -> Result<Vec<u8>, PoolError> {
+        let mut all = Vec::with_capacity(arguments.len() + 2);
+        all.extend([OsString::from("-name"), self.schedd().await?.into()]);
+        all.extend(arguments);
+        let result = self.run(tool, all, input).await;
+        if matches!(result, Err(PoolError::Unavailable(_))) {
+            // It may have moved.
+            *self.located.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        result
+    }
+
+    /// The schedd to talk to.
+    async fn schedd(&self) -> Result<String, PoolError> {
+        if let Some(schedd) = &self.settings.schedd {
+            return Ok(schedd.clone());
+        }
+        let located = self
+            .located
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(schedd) = located {
+            return Ok(schedd);
+        }
+        let arguments = ["-schedd", "-json", "-attributes", "Name,Machine"];
+        let output = self
+            .run(
+                "condor_status",
+                arguments.map(OsString::from).to_vec(),
+                None,
+            )
+            .await?;
+        let schedds: Vec<ProcAd> = parse("condor_status", &output)?;
+        let host = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned();
+        let name = choose_schedd(&schedds, &host)?;
+        *self.located.lock().unwrap_or_else(PoisonError::into_inner) = Some(name.clone());
+        Ok(name)
+    }
+
+    async fn run(
+        &self,
+        tool: &'static str,
+        arguments: Vec<OsString>,
+        input: Option<String>,
+    ) -> Result<Vec<u8>, PoolError> {
+        let _room = self
+            .room
+            .acquire()
+            .await
+            .map_err(|_| PoolError::Unavailable("the service is stopping".to_owned()))?;
+        let call = self.run_once(tool, arguments, input);
+        self.calls
+            .measure(Dependency::Condor, tool, call, |error| match error {
+                PoolError::Unavailable(_) => Outcome::Unavailable,
+                PoolError::Refused(_) => Outcome::Refused,
+            })
+            .await
+    }
+
+    async fn run_once(
+        &self,
+        tool: &'static str,
+        arguments: Vec<OsString>,
+        input: Option<String>,
+    ) -> Result<Vec<u8>, PoolError> {
+        let program = match &self.settings.directory {
+            Some(directory) => directory.join(tool),
+            None => PathBuf::from(tool),
+        };
+        let mut child = Command::new(&program)
+            .args(arguments)
+            .stdin(if input.is_some() {
+                Stdio::piped()
+            } else {
+                Stdio::null()
+            })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| {
+                PoolError::Unavailable(format!(
+                    "cannot run {}: {error}; install HTCondor's client tools, or give their directory as \
+                     HTCondor.command_dir",
+                    program.display()
+                ))
+            })?;
+        let stdin = child.stdin.take();
+        let stdout = child.stdout.take();
+        let stderr = child.stderr.take();
+        let talk = async {
+            let write = async {
+                if let (Some(mut stdin), Some(input)) = (stdin, input) {
+                    // A tool that ends early says why on standard error.
+                    let _closed = stdin.write_all(input.as_bytes()).await;
+                }
+            };
+            let ((), stdout, stderr) = tokio::join!(
+                write,
+                read(stdout, MAX_OUTPUT_BYTES),
+                read(stderr, MAX_ERROR_BYTES)
+            );
+            Ok::<_, std::io::Error>((stdout?, stderr?, child.wait().await?))
+        };
+        let (stdout, stderr, status) = tokio::time::timeout(DEADLINE, talk)
+            .await
+            .map_err(|_| {
+                PoolError::Unavailable(format!(
+                    "{tool} gave no answer within {} s; check the schedd and the collector",
+                    DEADLINE.as_secs()
+                ))
+            })?
+            .map_err(|error| PoolError::Unavailable(format!("cannot read from {tool}: {error}")))?;
+        if status.success() {
+            return Ok(stdout);
+        }
+        let said = one_line(&stderr, &stdout);
+        let message = format!("{tool} ended with {status}: {said}");
+        Err(
+            if tool == "condor_submit" && !is_about_the_connection(&said) {
+                PoolError::Refused(message)
+            } else {
+                PoolError::Unavailable(message)
+            },
+        )
+    }
+
+    /// Acts on procs: `condor_rm` and the like.
+    async fn act(&self, tool: &'static str, procs: Procs, reason: String) -> Result<(), PoolError> {
+        for selection in selections(&procs) {
+            // A constraint and ids do not go together: ids become part of the constraint.
+            let arguments = [
+                "-constraint".to_owned(),
+                selection.clone(),
+                "-reason".to_owned(),
+                reason.clone(),
+            ];
+            let acted = self
+                .ask_schedd(tool, arguments.map(OsString::from).to_vec(), None)
+                .await;
+            if let Err(error) = acted {
+                // The tools fail when nothing matched, too: then it is done.
+                if !self.query(selection).await?.is_empty() {
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn query(&self, constraint: String) -> Result<Vec<ProcAd>, PoolError> {
+        let attributes = PROJECTION.join(",");
+        let arguments = [
+            "-allusers".to_owned(),
+            "-json".to_owned(),
+            "-attributes".to_owned(),
+            attributes,
+            "-constraint".to_owned(),
+            constraint,
+        ];
+        let output = self
+            .ask_schedd("condor_q", arguments.map(OsString::from).to_vec(), None)
+            .await?;
+        parse("condor_q", &output)
+    }
+}
+
+impl Pool for CondorCommands {
+    fn submit(&self, description: String) -> BoxFuture<'_, Result<i64, PoolError>> {
+        async move {
+            let arguments = vec![OsString::from("-terse"), OsString::from("-")];
+            let output = self
+                .ask_schedd("condor_submit", arguments, Some(description))
+                .await?;
+            let text = String::from_utf8_lossy(&output);
+            cluster(&text).ok_or_else(|| {
+                PoolError::Unavailable(format!(
+                    "condor_submit succeeded without naming a cluster: {}",
+                    one_line(text.as_bytes(), &[])
+                ))
+            })
+        }
+        .boxed()
+    }
+
+    fn queue(&self, procs: Procs) -> BoxFuture<'_, Result<Vec<ProcAd>, PoolError>> {
+        async move {
+            let mut ads = Vec::new();
+            for selection in selections(&procs) {
+                ads.extend(self.query(selection).await?);
+            }
+            Ok(ads)
+        }
+        .boxed()
+    }
+
+    fn history(
+        &self,
+        procs: Procs,
+        since: UtcTime,
+    ) -> BoxFuture<'_, Result<Vec<ProcAd>, PoolError>> {
+        async move {
+            let mut ads = Vec::new();
+            for selection in selections(&procs) {
+                let arguments = [
+                    "-json".to_owned(),
+                    "-attributes".to_owned(),
+                    PROJECTION.join(","),
+                    "-constraint".to_owned(),
+                    selection,
+                    // It is read from its end: stops at the first proc that left before.
+                    "-since".to_owned(),
+                    format!("EnteredCurrentStatus < {}", since.timestamp().as_second()),
+                ];
+                let output = self
+                    .ask_schedd(
+                        "condor_history",
+                        arguments.map(OsString::from).to_vec(),
+                        None,
+                    )
+                    .await?;
+                ads.extend(parse::<ProcAd>("condor_history", &output)?);
+            }
+            Ok(ads)
+        }
+        .boxed()
+    }
+
+    fn remove(&self, procs: Procs, reason: String) -> BoxFuture<'_, Result<(), PoolError>> {
+        self.act("condor_rm", procs, reason).boxed()
+    }
+
+    fn release(&self, procs: Procs, reason: String) -> BoxFuture<'_, Result<(), PoolError>> {
+        self.act("condor_release", procs, reason).boxed()
+    }
+
+    fn machines(&self) -> BoxFuture<'_, Result<Vec<MachineAd>, PoolError>> {
+        async move {
+            let arguments = [
+                "-startd".to_owned(),
+                "-json".to_owned(),
+                "-attributes".to_owned(),
+                MACHINE_ATTRIBUTES.join(","),
+                "-constraint".to_owned(),
+                // Dynamic slots are parts of partitionable ones.
+                "SlotType =!= \"Dynamic\"".to_owned(),
+            ];
+            let output = self
+                .run(
+                    "condor_status",
+                    arguments.map(OsString::from).to_vec(),
+                    None,
+                )
+                .await?;
+            parse("condor_status", &output)
+        }
+        .boxed()
+    }
+}
+
+/// The machine's own schedd, or the only one of the pool (contract condor.md, section 1).
+fn choose_schedd(schedds: &[ProcAd], host: &str) -> Result<String, PoolError> {
+    let mut named: Vec<(&str, Option<&str>)> = schedds
+        .iter()
+        .filter_map(|ad| Some((ad.text("Name")?, ad.text("Machine"))))
+        .collect();
+    named.sort_unstable();
+    let own = named.iter().find(|(_, machine)| *machine == Some(host));
+    match (own, named.as_slice()) {
+        (Some((name, _)), _) | (None, [(name, _)]) => Ok((*name).to_owned()),
+        (None, []) => Err(PoolError::Unavailable(
+            "the pool's collector knows no schedd; its administrator must start one".to_owned(),
+        )),
+        (None, several) => {
+            let names: Vec<&str> = several.iter().map(|(name, _)| *name).collect();
+            Err(PoolError::Unavailable(format!(
+                "the pool has several schedds ({}); give the one to use as HTCondor.schedd_name",
+                names.join(", ")
+            )))
+        }
+    }
+}
+
+/// Constraints that select the procs. Made of ids only, whose text holds nothing to quote.
+fn selections(procs: &Procs) -> Vec<String> {
+    match procs {
+        Procs::All => vec!["CTSJobID =!= undefined".to_owned()],
+        Procs::OfJob(id) => vec![format!("CTSJobID == \"{id}\"")],
+        Procs::Named(names) => names.chunks(NAMES_AT_ONCE).map(any_of).collect(),
+    }
+}
+
+fn any_of(names: &[ProcName]) -> String {
+    let each: Vec<String> = names
+        .iter()
+        .map(|name| format!("(ClusterId == {} && ProcId == {})", name.cluster, name.proc))
+        .collect();
+    each.join(" || ")
+}
+
+async fn read(
+    pipe: Option<impl AsyncRead + Unpin>,
+    max_bytes: u64,
+) -> Result<Vec<u8>, std::io::Error> {
+    let mut bytes = Vec::new();
+    if let Some(mut pipe) = pipe {
+        (&mut pipe).take(max_bytes).read_to_end(&mut bytes).await?;
+        // What is too much is read and dropped: the tool must not hang on a full pipe.
+        tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await?;
+    }
+    Ok(bytes)
+}
+
+/// The list that a tool prints as JSON. `condor_q` prints nothing at all where nothing matches.
+fn parse<T: DeserializeOwned>(tool: &str, output: &[u8]) -> Result<Vec<T>, PoolError> {
+    if output.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Vec::new());
+    }
+    serde_json::from_slice(output).map_err(|error| {
+        PoolError::Unavailable(format!("{tool} did not print JSON as it should: {error}"))
+    })
+}
+
+/// The cluster of `47.0 - 47.7`.
+fn cluster(text: &str) -> Option<i64> {
+    text.lines().rev().find_map(|line| {
+        let (first, _last) = line.split_once(" - ")?;
+        first.trim().split('.').next()?.parse().ok()
+    })
+}
+
+/// Whether the complaint is that the schedd or the collector cannot be talked to now.
+fn is_about_the_connection(said: &str) -> bool {
+    let said = said.to_lowercase();
+    [
+        "connect",
+        "can't find address",
+        "unable to locate",
+        "timed out",
+        "timeout",
+        "authenticat",
+        "communicat",
+        "commit",
+        "queue transaction",
+        "maximum",
+        "max_jobs",
+        "disk",
+    ]
+    .iter()
+    .any(|words| said.contains(words))
+}
+
+/// What a tool said, on one line.
+fn one_line(stderr: &[u8], stdout: &[u8]) -> String {
+    let said = if stderr.iter().all(u8::is_ascii_whitespace) {
+        stdout
+    } else {
+        stderr
+    };
+    let text = String::from_utf8_lossy(said);
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    let text = lines.join(" / ");
+    if text.is_empty() {
+        "it said nothing".to_owned()
+    } else {
+        text.chars().take(1000).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cluster_is_read_from_the_terse_answer() {
+        assert_eq!(cluster("47.0 - 47.7\n"), Some(47));
+        assert_eq!(cluster("WARNING: something\n48.0 - 48.0\n"), Some(48));
+        assert_eq!(cluster(""), None);
+        assert_eq!(cluster("x.0 - y.0"), None);
+    }
+
+    #[test]
+    fn nothing_is_an_empty_list() {
+        assert_eq!(parse::<ProcAd>("condor_q", b"").unwrap(), []);
+        assert_eq!(parse::<ProcAd>("condor_history", b"[\n]\n").unwrap(), []);
+        assert!(parse::<ProcAd>("condor_q", b"Error: x").is_err());
+    }
+
+    #[test]
+    fn the_schedd_is_the_machines_own_or_the_only_one() {
+        let schedds: Vec<ProcAd> = serde_json::from_value(serde_json::json!([
+            {"Name": "b", "Machine": "b.example.org"}, {"Name": "x@a", "Machine": "a.example.org"},
+        ]))
+        .unwrap();
+        assert_eq!(choose_schedd(&schedds, "b.example.org").unwrap(), "b");
+        assert_eq!(choose_schedd(&schedds[1..], "c").unwrap(), "x@a");
+        let error = choose_schedd(&schedds, "c").unwrap_err().to_string();
+        assert!(error.contains("(b, x@a); give"), "{error}");
+        assert!(choose_schedd(&[], "c").is_err());
+    }
+
+    #[test]
+    fn procs_are_selected_by_their_ids() {
+        let name = |cluster, proc| ProcName { cluster, proc };
+        assert_eq!(
+            selections(&Procs::Named(vec![name(4, 0), name(5, 7)])),
+            ["(ClusterId == 4 && ProcId == 0) || (ClusterId == 5 && ProcId == 7)"]
+        );
+        assert_eq!(selections(&Procs::Named(Vec::new())), [""; 0]);
+        let many = (0..1001).map(|proc| name(1, proc)).collect();
+        assert_eq!(selections(&Procs::Named(many)).len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_missing_tool_says_what_to_do() {
+        let settings = CommandSettings {
+            directory: Some(PathBuf::from("/nonexistent")),
+            schedd: None,
+        };
+        let commands = CondorCommands::new(settings, DependencyCalls::default());
+        let error = commands.version().await.unwrap_err().to_string();
+        assert!(error.contains("HTCondor.command_dir"), "{error}");
+    }
+
+    #[test]
+    fn complaints_are_one_line() {
+        assert_eq!(one_line(b"\nERROR: a\n\n b\n", b"x"), "ERROR: a / b");
+        assert_eq!(one_line(b"", b" x \n"), "x");
+        assert_eq!(one_line(b"", b""), "it said nothing");
+    }
+}

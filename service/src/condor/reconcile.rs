@@ -1,0 +1,593 @@
+//! What to do where the store and the pool disagree about a job: pure decisions.
+//!
+//! The store says what executors reported, the pool what became of the executors. A container that has not
+//! ended and whose proc will not come to that by itself is ended here, with a sentence that names the
+//! cause and who can help; see [`super::holds`] for procs that are held. Each decision can be taken
+//! again, by any service: it says what ought to be, not what to change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use cts_shared::id::ContainerNumber;
+use cts_shared::state::job_flow::{ContainerRecord, JobRecord};
+use cts_shared::timestamp::UtcTime;
+
+use super::holds::{self, Verdict};
+use super::machine_ad::{MachineAd, why_nothing_fits};
+use super::proc_ad::{ProcAd, ProcName, ProcStatus};
+
+/// What the decisions depend on beside the job.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Times a held proc is released.
+    pub max_releases: u32,
+    /// The client group that procs ask for.
+    pub client_group: Option<String>,
+    /// How long an idle proc may be without it being asked whether any machine fits.
+    pub idle: Duration,
+    /// How long an executor that renews its attempt may be silent.
+    pub silence: Duration,
+    /// Nobody could be heard before: when this service began to listen.
+    pub listening_since: UtcTime,
+}
+
+/// What is known of a job.
+#[derive(Debug)]
+pub struct JobFacts<'a> {
+    /// Its record, read after the ads: what an executor reported before it ended is in it.
+    pub record: &'a JobRecord,
+    /// The clusters that the store knows, newest last.
+    pub clusters: &'a [i64],
+    /// Its procs in the queue.
+    pub queue: &'a [ProcAd],
+    /// Its procs that have left the queue; only looked for if [`needs_history`].
+    pub history: &'a [ProcAd],
+    /// The machines of the pool; only looked for if [`needs_machines`].
+    pub machines: Option<&'a [MachineAd]>,
+    /// The containers that the last round [suspected](Decision::suspects).
+    pub suspects: &'a BTreeSet<ContainerNumber>,
+}
+
+/// What to do about a job.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// A cluster of the job that the store does not know: note it.
+    pub adopt: Option<i64>,
+    /// Containers to end in error.
+    pub ends: Vec<End>,
+    /// Held procs to try again.
+    pub release: Vec<ProcName>,
+    /// Procs that nobody needs any more.
+    pub remove: Vec<ProcName>,
+    /// What keeps the job waiting, for people.
+    pub notice: Option<String>,
+    /// Containers that the pool knows nothing of. It may be between queue and history; if it is the
+    /// same in the next round, they are lost.
+    pub suspects: BTreeSet<ContainerNumber>,
+}
+
+/// A container that will not end by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// Which.
+    pub container: ContainerNumber,
+    /// The attempt that this is about: another that has begun since goes on.
+    pub attempt: Option<u32>,
+    /// Why, and who can help.
+    pub reason: String,
+}
+
+/// Whether procs that left the queue must be looked for: a container has not ended and has none there.
+#[must_use]
+pub fn needs_history(record: &JobRecord, clusters: &[i64], queue: &[ProcAd]) -> bool {
+    let cluster = newest(clusters, queue);
+    let queued: BTreeSet<ContainerNumber> = queue
+        .iter()
+        .filter(|ad| ad.cluster() == cluster)
+        .filter_map(ProcAd::container)
+        .collect();
+    running(record).any(|(number, _)| !queued.contains(&number))
+}
+
+/// Whether the machines must be looked at: a proc has been idle for long.
+#[must_use]
+pub fn needs_machines(queue: &[ProcAd], rules: &Rules, now: UtcTime) -> bool {
+    queue.iter().any(|ad| is_idle(ad, rules, now))
+}
+
+/// Decides about a job that has not ended and is not being canceled.
+#[must_use]
+pub fn decide(job: &JobFacts<'_>, rules: &Rules, now: UtcTime) -> Decision {
+    let mut decision = Decision::default();
+    let Some(cluster) = newest(job.clusters, job.queue) else {
+        // Never submitted: that is for whoever submits.
+        return decision;
+    };
+    if job.clusters.is_empty() {
+        decision.adopt = Some(cluster);
+    }
+    // Submitted twice: an answer of the schedd was lost.
+    decision.remove.extend(
+        job.queue
+            .iter()
+            .filter(|ad| ad.cluster() != Some(cluster))
+            .filter_map(ProcAd::name),
+    );
+    let of_cluster = |ads: &'_ [ProcAd]| -> BTreeMap<ContainerNumber, ProcAd> {
+        ads.iter()
+            .filter(|ad| ad.cluster() == Some(cluster))
+            .filter_map(|ad| Some((ad.container()?, ad.clone())))
+            .collect()
+    };
+    let (queue, history) = (of_cluster(job.queue), of_cluster(job.history));
+    let mut notices = Vec::new();
+    let running: BTreeMap<ContainerNumber, &ContainerRecord> = running(job.record).collect();
+    for (number, container) in &running {
+        let ended = history.get(number);
+        let finding = match (ended, queue.get(number)) {
+            // In both lists for a moment: it has left.
+            (Some(ad), _) => Finding::End(why_it_left(ad)),
+            (None, Some(ad)) => in_queue(ad, container, job.machines, rules, now),
+            (None, None) if job.suspects.contains(number) => Finding::End(format!(
+                "HTCondor knows nothing of proc {cluster}.{number} any more, neither in its queue nor in its \
+                 history; the pool's administrator must look at the schedd (was its spool directory replaced?)"
+            )),
+            (None, None) => Finding::Suspect,
+        };
+        let proc = queue.get(number).and_then(ProcAd::name);
+        match finding {
+            Finding::Fine => {}
+            Finding::Suspect => {
+                decision.suspects.insert(*number);
+            }
+            Finding::Notice(message) => notices.push((*number, message)),
+            Finding::Release(message) => {
+                decision.release.extend(proc);
+                notices.push((*number, format!("{message}; it is tried again")));
+            }
+            Finding::End(reason) => {
+                decision.remove.extend(proc);
+                decision.ends.push(End {
+                    container: *number,
+                    attempt: container.current_attempt().map(|attempt| attempt.number),
+                    reason,
+                });
+            }
+        }
+    }
+    // The executor ended with an error that it had reported: the proc is held for nothing.
+    decision.remove.extend(
+        queue
+            .iter()
+            .filter(|(number, ad)| {
+                !running.contains_key(number) && ad.status() == Some(ProcStatus::Held)
+            })
+            .filter_map(|(_, ad)| ad.name()),
+    );
+    decision.notice = summary(&notices);
+    decision
+}
+
+enum Finding {
+    Fine,
+    Suspect,
+    Notice(String),
+    Release(String),
+    End(String),
+}
+
+/// The cluster that counts (contract condor.md, section 4): the newest that the store knows, else the oldest
+/// of the queue.
+fn newest(clusters: &[i64], queue: &[ProcAd]) -> Option<i64> {
+    clusters
+        .last()
+        .copied()
+        .or_else(|| queue.iter().filter_map(ProcAd::cluster).min())
+}
+
+/// The containers that have not ended.
+fn running(record: &JobRecord) -> impl Iterator<Item = (ContainerNumber, &ContainerRecord)> {
+    (0..)
+        .zip(&record.containers)
+        .filter(|(_, container)| !container.state().is_terminal())
+}
+
+fn in_queue(
+    ad: &ProcAd,
+    container: &ContainerRecord,
+    machines: Option<&[MachineAd]>,
+    rules: &Rules,
+    now: UtcTime,
+) -> Finding {
+    match ad.status() {
+        Some(ProcStatus::Held) => {
+            let hold = holds::judge(ad, rules.max_releases);
+            match hold.verdict {
+                Verdict::Release => Finding::Release(hold.message),
+                Verdict::Fail => Finding::End(hold.message),
+                Verdict::Wait => Finding::Notice(hold.message),
+            }
+        }
+        Some(ProcStatus::Removed | ProcStatus::Completed) => Finding::End(why_it_left(ad)),
+        Some(ProcStatus::Idle) if is_idle(ad, rules, now) => machines
+            .and_then(|machines| why_nothing_fits(ad, rules.client_group.as_deref(), machines))
+            .map_or(Finding::Fine, Finding::Notice),
+        Some(ProcStatus::Running | ProcStatus::TransferringOutput) => {
+            silence(ad, container, rules, now).map_or(Finding::Fine, Finding::End)
+        }
+        Some(ProcStatus::Idle | ProcStatus::Suspended) | None => Finding::Fine,
+    }
+}
+
+fn is_idle(ad: &ProcAd, rules: &Rules, now: UtcTime) -> bool {
+    ad.status() == Some(ProcStatus::Idle)
+        && ad
+            .integer("EnteredCurrentStatus")
+            .is_none_or(|since| since <= now.minus(rules.idle).timestamp().as_second())
+}
+
+/// Why an executor that renews its attempt is given up, if it is.
+fn silence(
+    ad: &ProcAd,
+    container: &ContainerRecord,
+    rules: &Rules,
+    now: UtcTime,
+) -> Option<String> {
+    let attempt = container.current_attempt()?;
+    let started = ad
+        .integer("JobCurrentStartDate")
+        .unwrap_or(0)
+        .max(attempt.last_seen.timestamp().as_second());
+    let heard = started.max(rules.listening_since.timestamp().as_second());
+    if heard > now.minus(rules.silence).timestamp().as_second() {
+        return None;
+    }
+    let host = ad
+        .host()
+        .or(attempt.host.as_deref())
+        .unwrap_or("its worker");
+    Some(format!(
+        "the executor on {host} has not been heard of since {}, although HTCondor says that it runs; the pool's \
+         administrator must look at that worker and its network",
+        attempt.last_seen
+    ))
+}
+
+/// Why a proc is not in the queue any more although its executor reported no end.
+fn why_it_left(ad: &ProcAd) -> String {
+    let proc = ad
+        .name()
+        .map_or_else(|| "a proc".to_owned(), |name| format!("proc {name}"));
+    let place = ad
+        .host()
+        .map_or_else(String::new, |host| format!(" (last on {host})"));
+    if ad.status() == Some(ProcStatus::Removed) {
+        let reason = ad.text("RemoveReason").unwrap_or("no reason given").trim();
+        return format!(
+            "{proc}{place} was removed from HTCondor's queue outside CTS: {}; ask the pool's administrator, then \
+             submit the job again",
+            reason.trim_end_matches('.')
+        );
+    }
+    let how = match (ad.boolean("ExitBySignal"), ad.integer("ExitCode")) {
+        (Some(true), _) => ad.integer("ExitSignal").map_or_else(
+            || "by a signal".to_owned(),
+            |signal| format!("by signal {signal}"),
+        ),
+        (_, Some(code)) => format!("with exit code {code}"),
+        (_, None) => "in an unknown way".to_owned(),
+    };
+    format!(
+        "the executor of {proc}{place} ended {how} without reporting the container's end; its standard error, in \
+         HTCondor.initialdir, says more to the pool's administrator"
+    )
+}
+
+fn summary(notices: &[(ContainerNumber, String)]) -> Option<String> {
+    let (first, message) = notices.first()?;
+    Some(match notices.len() {
+        1 => format!("container {first}: {message}"),
+        more => format!(
+            "container {first}: {message} (and {} more containers wait)",
+            more - 1
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use serde_json::{Value, json};
+
+    use cts_shared::state::JobState;
+    use cts_shared::state::attempts::Announcement;
+    use cts_shared::state::job_flow::{ContainerReport, Reporter};
+
+    use super::*;
+
+    fn at(second: i64) -> UtcTime {
+        UtcTime::new(Timestamp::from_second(second).unwrap())
+    }
+
+    const NOW: i64 = 100_000;
+
+    fn rules() -> Rules {
+        Rules {
+            max_releases: 2,
+            client_group: None,
+            idle: Duration::from_secs(30),
+            silence: Duration::from_hours(6),
+            listening_since: at(0),
+        }
+    }
+
+    fn ad(container: u32, status: i64, more: Value) -> ProcAd {
+        let mut ad = json!({
+            "ClusterId": 47, "ProcId": container, "CTSContainerNumber": container, "JobStatus": status,
+            "EnteredCurrentStatus": NOW - 1000, "RequestCpus": 1,
+        });
+        for (name, value) in more.as_object().unwrap() {
+            ad[name] = value.clone();
+        }
+        serde_json::from_value(ad).unwrap()
+    }
+
+    fn record(containers: u32) -> JobRecord {
+        let mut record = JobRecord::new(containers, at(1));
+        let _change = record.queued(at(2)).unwrap();
+        record
+    }
+
+    fn decide_with(record: &JobRecord, queue: &[ProcAd], history: &[ProcAd]) -> Decision {
+        let facts = JobFacts {
+            record,
+            clusters: &[47],
+            queue,
+            history,
+            machines: None,
+            suspects: &BTreeSet::new(),
+        };
+        decide(&facts, &rules(), at(NOW))
+    }
+
+    #[test]
+    fn what_waits_or_runs_is_left_alone() {
+        let queue = [
+            ad(0, 1, json!({})),
+            ad(1, 2, json!({})),
+            ad(2, 6, json!({})),
+            ad(3, 7, json!({})),
+        ];
+        assert_eq!(decide_with(&record(4), &queue, &[]), Decision::default());
+        assert!(!needs_history(&record(4), &[47], &queue));
+        assert!(needs_history(&record(5), &[47], &queue));
+    }
+
+    #[test]
+    fn what_left_without_a_report_ends_with_the_reason() {
+        let history = [
+            ad(
+                0,
+                3,
+                json!({"RemoveReason": "via condor_rm (by user root)"}),
+            ),
+            ad(
+                1,
+                4,
+                json!({"ExitCode": 0, "LastRemoteHost": "slot1@n.example.org"}),
+            ),
+            ad(2, 4, json!({"ExitBySignal": true, "ExitSignal": 9})),
+        ];
+        let decision = decide_with(&record(3), &[], &history);
+        let reasons: Vec<&str> = decision
+            .ends
+            .iter()
+            .map(|end| end.reason.as_str())
+            .collect();
+        assert!(
+            reasons[0].contains("outside CTS: via condor_rm (by user root);"),
+            "{reasons:?}"
+        );
+        assert!(
+            reasons[1].contains("47.1 (last on n.example.org) ended with exit code 0"),
+            "{reasons:?}"
+        );
+        assert!(reasons[2].contains("ended by signal 9"), "{reasons:?}");
+        assert_eq!(decision.remove, []);
+        // In the queue as removed, until the worker has confirmed.
+        let queue = [ad(0, 3, json!({}))];
+        assert_eq!(decide_with(&record(1), &queue, &[]).ends.len(), 1);
+    }
+
+    #[test]
+    fn what_is_nowhere_is_lost_the_second_time() {
+        let record = record(2);
+        let queue = [ad(0, 2, json!({}))];
+        let first = decide_with(&record, &queue, &[]);
+        assert_eq!(first.suspects, BTreeSet::from([1]));
+        assert_eq!(first.ends, []);
+        let facts = JobFacts {
+            record: &record,
+            clusters: &[47],
+            queue: &queue,
+            history: &[],
+            machines: None,
+            suspects: &first.suspects,
+        };
+        let second = decide(&facts, &rules(), at(NOW));
+        assert_eq!(second.ends.len(), 1);
+        assert_eq!(second.ends[0].container, 1);
+        assert!(second.ends[0].reason.contains("knows nothing of proc 47.1"));
+    }
+
+    #[test]
+    fn held_procs_are_judged() {
+        let held = |container, code, holds| {
+            ad(
+                container,
+                5,
+                json!({
+                    "HoldReasonCode": code, "HoldReason": "because", "NumHolds": holds,
+                }),
+            )
+        };
+        let queue = [
+            held(0, 1, 1),
+            held(1, 13, 1),
+            held(2, 13, 3),
+            held(3, 16, 1),
+        ];
+        let decision = decide_with(&record(4), &queue, &[]);
+        let proc = |proc| ProcName { cluster: 47, proc };
+        let ended: Vec<u32> = decision.ends.iter().map(|end| end.container).collect();
+        assert_eq!(ended, [0, 2]);
+        assert_eq!(decision.remove, [proc(0), proc(2)]);
+        assert_eq!(decision.release, [proc(1)]);
+        let notice = decision.notice.unwrap();
+        assert!(
+            notice.starts_with("container 1: HTCondor holds proc 47.1"),
+            "{notice}"
+        );
+        assert!(notice.ends_with("(and 1 more containers wait)"), "{notice}");
+    }
+
+    #[test]
+    fn held_procs_of_ended_containers_are_removed() {
+        let mut record = record(2);
+        let _change = record
+            .apply_report(
+                0,
+                &ContainerReport {
+                    state: JobState::Error,
+                    time: at(5),
+                    exit_code: None,
+                    outputs: None,
+                    admin_error: Some("it broke".to_owned()),
+                    traceback: None,
+                    usage: None,
+                    from: Reporter::Unnumbered,
+                },
+            )
+            .unwrap();
+        let queue = [ad(0, 5, json!({"HoldReasonCode": 3})), ad(1, 2, json!({}))];
+        let decision = decide_with(&record, &queue, &[]);
+        assert_eq!(
+            decision.remove,
+            [ProcName {
+                cluster: 47,
+                proc: 0
+            }]
+        );
+        assert_eq!(decision.ends, []);
+    }
+
+    #[test]
+    fn an_unknown_cluster_is_adopted_and_a_second_one_removed() {
+        let record = record(1);
+        let mut other = ad(0, 1, json!({}));
+        for (clusters, adopt) in [(&[][..], Some(47)), (&[47][..], None)] {
+            let queue = [ad(0, 1, json!({})), {
+                other = serde_json::from_value(json!({
+                    "ClusterId": 48, "ProcId": 0, "CTSContainerNumber": 0, "JobStatus": 1,
+                }))
+                .unwrap();
+                other.clone()
+            }];
+            let facts = JobFacts {
+                record: &record,
+                clusters,
+                queue: &queue,
+                history: &[],
+                machines: None,
+                suspects: &BTreeSet::new(),
+            };
+            let decision = decide(&facts, &rules(), at(NOW));
+            assert_eq!(decision.adopt, adopt);
+            assert_eq!(
+                decision.remove,
+                [ProcName {
+                    cluster: 48,
+                    proc: 0
+                }]
+            );
+        }
+        let nothing = JobFacts {
+            record: &record,
+            clusters: &[],
+            queue: &[],
+            history: &[],
+            machines: None,
+            suspects: &BTreeSet::new(),
+        };
+        assert_eq!(decide(&nothing, &rules(), at(NOW)), Decision::default());
+        drop(other);
+    }
+
+    #[test]
+    fn silent_executors_are_given_up_and_only_if_they_could_be_heard() {
+        let mut record = record(1);
+        let queue = [ad(0, 2, json!({"RemoteHost": "slot1@n.example.org"}))];
+        assert_eq!(
+            decide_with(&record, &queue, &[]).ends,
+            [],
+            "it never announced itself"
+        );
+        let executor = Announcement {
+            instance: "a".to_owned(),
+            host: None,
+        };
+        let _change = record.announce(0, &executor, at(NOW - 7 * 3600)).unwrap();
+        let decision = decide_with(&record, &queue, &[]);
+        assert_eq!(decision.ends.len(), 1);
+        assert_eq!(decision.ends[0].attempt, Some(1));
+        assert!(
+            decision.ends[0]
+                .reason
+                .contains("n.example.org has not been heard of since")
+        );
+        let facts = JobFacts {
+            record: &record,
+            clusters: &[47],
+            queue: &queue,
+            history: &[],
+            machines: None,
+            suspects: &BTreeSet::new(),
+        };
+        let just_started = Rules {
+            listening_since: at(NOW - 60),
+            ..rules()
+        };
+        assert_eq!(decide(&facts, &just_started, at(NOW)).ends, []);
+        let _change = record.renew(0, 1, "a", at(NOW - 60)).unwrap();
+        assert_eq!(decide_with(&record, &queue, &[]).ends, []);
+    }
+
+    #[test]
+    fn a_request_that_nothing_fits_is_told() {
+        let record = record(1);
+        let machines: Vec<MachineAd> =
+            serde_json::from_value(json!([{"Machine": "a", "TotalSlotCpus": 8}])).unwrap();
+        for (cpus, entered, told) in [(9, NOW - 31, true), (9, NOW - 29, false), (8, 0, false)] {
+            let queue = [ad(
+                0,
+                1,
+                json!({"RequestCpus": cpus, "EnteredCurrentStatus": entered}),
+            )];
+            assert_eq!(
+                needs_machines(&queue, &rules(), at(NOW)),
+                entered <= NOW - 30
+            );
+            let facts = JobFacts {
+                record: &record,
+                clusters: &[47],
+                queue: &queue,
+                history: &[],
+                machines: Some(&machines),
+                suspects: &BTreeSet::new(),
+            };
+            let decision = decide(&facts, &rules(), at(NOW));
+            assert_eq!(decision.notice.is_some(), told, "{cpus} {entered}");
+            assert_eq!(decision.ends, [], "the pool may grow");
+        }
+    }
+}
