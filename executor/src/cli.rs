@@ -44,6 +44,11 @@ pub enum Task {
     ///
     /// Takes the same settings as `run`; what is not set is not checked, and said so.
     Doctor(Variables),
+    /// Remove containers whose executor is gone, one line each; leave those that cannot be judged
+    Reap(ReapArguments),
+    /// Remove an executor's container when the executor dies
+    #[command(hide = true)]
+    Guard(GuardArguments),
 }
 
 /// Settings given as flags; they go before the environment.
@@ -184,6 +189,28 @@ pub struct LocalArguments {
         value_parser = clap::value_parser!(u64).range(..=3600)
     )]
     pub stop_grace_secs: u64,
+}
+
+/// Arguments of `reap`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ReapArguments {
+    /// Only say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Where the container engine listens
+    #[arg(long, env = "DOCKER_HOST", value_name = "URL")]
+    pub docker_host: Option<String>,
+}
+
+/// Arguments of `guard`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct GuardArguments {
+    /// The executor's instance, as in the label of its container
+    #[arg(long)]
+    pub instance: String,
+    /// Where the container engine listens
+    #[arg(long)]
+    pub docker_host: Option<String>,
 }
 
 #[cfg(test)]

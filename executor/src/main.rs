@@ -32,6 +32,8 @@ fn main() -> ExitCode {
             Task::Run(variables) => commands::run(&|name| variables.lookup(name), screen).await,
             Task::Plan(arguments) => commands::plan(&arguments),
             Task::Local(arguments) => cts_executor::local::local(&arguments, screen).await,
+            Task::Reap(arguments) => commands::reap(&arguments).await,
+            Task::Guard(arguments) => cts_executor::guardian::guard(&arguments).await,
             Task::Doctor(variables) => {
                 cts_executor::doctor::doctor(&|name| variables.lookup(name)).await
             }

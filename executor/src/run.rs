@@ -27,10 +27,12 @@ use crate::container_engine::{ContainerEngine, EngineError, RunningContainer};
 use crate::coordinator::Coordinator;
 use crate::exit::ExitStatus;
 use crate::failure::{Classify, RunFailure};
+use crate::guardian::{Guardian, GuardianProgram};
+use crate::identity::Identity;
 use crate::object_store::ObjectStore;
 use crate::plan::{ContainerPlan, WorkerFacts};
 use crate::progress_display::Display;
-use crate::report::attempt::{Attempt, Identity};
+use crate::report::attempt::Attempt;
 use crate::report::{ReportError, Reporter};
 use crate::run_state::{Event, Outcome, Phase};
 use crate::shutdown::{Interrupted, Shutdown};
@@ -64,6 +66,8 @@ pub struct Parts {
     pub open_store: OpenStore,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Starts the process that removes the container when this one is killed; none in tests.
+    pub guardian: Option<GuardianProgram>,
     /// Where transfers run.
     pub transfers: TransferRuntime,
     /// Where progress shows.
@@ -121,6 +125,8 @@ struct Run<'a> {
     engine: Option<Arc<dyn ContainerEngine>>,
     /// The container, from its start until it is removed.
     container: Option<Arc<dyn RunningContainer>>,
+    /// Beside the container.
+    guardian: Option<Guardian>,
     /// Whether a container was started, so that there are logs.
     has_logs: bool,
 }
@@ -194,6 +200,7 @@ pub async fn run(config: &RunConfig, parts: &Parts, shutdown: &Shutdown) -> Exit
         phase: Phase::Staging,
         engine: None,
         container: None,
+        guardian: None,
         has_logs: false,
     };
     let carried_out = AssertUnwindSafe(run.carry_out(&job)).catch_unwind().await;

@@ -447,6 +447,7 @@ impl Bed {
             registry: None,
             open_store,
             clock,
+            guardian: None,
             transfers: TransferRuntime::start().unwrap(),
             display: Display::none(),
             directory: self.path(),

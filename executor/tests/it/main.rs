@@ -11,6 +11,7 @@ mod failures;
 #[path = "../../../shared/tests/vectors/loader.rs"]
 mod loader;
 mod lost_answers;
+mod orphans;
 mod program;
 mod signals;
 mod transcripts;
