@@ -43,7 +43,7 @@ pub enum Task {
     /// Check whether this machine can run jobs: engine, S3, service, disk, clock
     ///
     /// Takes the same settings as `run`; what is not set is not checked, and said so.
-    Doctor(Variables),
+    Doctor(DoctorArguments),
     /// Remove containers whose executor is gone, one line each; leave those that cannot be judged
     Reap(ReapArguments),
     /// Remove an executor's container when the executor dies
@@ -189,6 +189,17 @@ pub struct LocalArguments {
         value_parser = clap::value_parser!(u64).range(..=3600)
     )]
     pub stop_grace_secs: u64,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DoctorArguments {
+    /// Print attributes for the machine's ad, as a `STARTD_CRON` job does; the exit status is then always 0
+    #[arg(long)]
+    pub classad: bool,
+    /// The settings.
+    #[command(flatten)]
+    pub variables: Variables,
 }
 
 /// Arguments of `reap`.

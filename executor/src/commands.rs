@@ -12,6 +12,7 @@ use cts_shared::wire::job::AdminJob;
 
 use crate::cli::{JobArguments, PlanArguments, PlanFormat, ReapArguments};
 use crate::clock::SystemClock;
+use crate::condor::pool_view::PoolView;
 use crate::config::{self, Lookup, RunConfig};
 use crate::container_engine::ContainerEngine;
 use crate::container_engine::docker::{self, DEFAULT_HOST, DockerEngine, DockerOptions};
@@ -59,8 +60,12 @@ pub async fn run(lookup: Lookup<'_>, screen: Screen) -> ExitStatus {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    match parts(&config, screen) {
-        Ok((parts, shutdown)) => run::run(&config, &parts, &shutdown).await,
+    match parts(&config, lookup, screen) {
+        Ok((parts, shutdown)) => {
+            let status = run::run(&config, &parts, &shutdown).await;
+            parts.pool.end().await;
+            status
+        }
         Err(error) => {
             complain(error);
             ExitStatus::Failed
@@ -92,14 +97,21 @@ enum StartError {
     Tls(#[from] TlsError),
 }
 
-fn parts(config: &RunConfig, screen: Screen) -> Result<(Parts, Shutdown), StartError> {
+fn parts(
+    config: &RunConfig,
+    lookup: Lookup<'_>,
+    screen: Screen,
+) -> Result<(Parts, Shutdown), StartError> {
+    let directory = std::env::current_dir().map_err(StartError::Directory)?;
+    let pool = PoolView::start(lookup, &directory);
     let shutdown = Shutdown::listen().map_err(StartError::Signals)?;
     let coordinator = HttpCoordinator::new(
         config.service.clone(),
         Arc::clone(&config.token),
         config.job,
         config.container,
-    )?;
+    )?
+    .with_observer(pool.observe_service());
     let s3 = config.s3.clone();
     let logins = registry_logins::load(config.docker_config.as_deref());
     let parts = Parts {
@@ -118,7 +130,8 @@ fn parts(config: &RunConfig, screen: Screen) -> Result<(Parts, Shutdown), StartE
         clock: Arc::new(SystemClock::default()),
         transfers: TransferRuntime::start().map_err(StartError::Threads)?,
         display: Display::new(screen),
-        directory: std::env::current_dir().map_err(StartError::Directory)?,
+        pool,
+        directory,
     };
     Ok((parts, shutdown))
 }

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::condor::pool_view::PoolView;
 use crate::config::{CLEANUP_TIMEOUT, RunConfig};
 use crate::container_engine::{ContainerEngine, EngineError, RunningContainer};
 use crate::coordinator::Coordinator;
@@ -72,6 +73,8 @@ pub struct Parts {
     pub transfers: TransferRuntime,
     /// Where progress shows.
     pub display: Display,
+    /// What the pool's people see.
+    pub pool: PoolView,
     /// The job directory, absolute.
     pub directory: PathBuf,
 }
@@ -157,6 +160,9 @@ pub async fn run(config: &RunConfig, parts: &Parts, shutdown: &Shutdown) -> Exit
     } else {
         None
     };
+    if let Some(attempt) = &attempt {
+        parts.pool.attempt(attempt.number());
+    }
     let _renewal = attempt
         .as_ref()
         .map(|attempt| attempt.keep(config.update_budget));
@@ -288,6 +294,7 @@ impl Run<'_> {
             .next(event, self.parts.clock.now())
             .map_err(failed("keep the states"))?;
         self.phase = next;
+        self.parts.pool.phase(&self.phase);
         for report in reports {
             self.reporter.report(report).await;
         }

@@ -54,6 +54,7 @@ impl Run<'_> {
         .map_err(failed("start the container"))?;
         self.container = Some(Arc::clone(&container));
         self.has_logs = true;
+        self.parts.pool.container(container.id());
         tracing::info!(image = plan.image, "container started");
         self.step(Event::Started).await?;
         let started = self.parts.clock.elapsed();

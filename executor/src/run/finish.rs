@@ -95,6 +95,7 @@ impl Run<'_> {
 
     /// Keeps the logs, reports the failure.
     async fn fail(self, mut failure: RunFailure, budget: Budget) -> ExitStatus {
+        self.parts.pool.message(&failure.failure.to_string());
         tracing::error!("{}", failure.failure);
         if self.has_logs
             && let Err(problem) = self.save_logs_after_failure().await

@@ -207,6 +207,7 @@ impl Run<'_> {
             .collect();
         let counters = Arc::new(Counters::default());
         let phase = self.parts.display.phase("download", Arc::clone(&counters));
+        self.parts.pool.progress(&counters);
         let engine = self.transfers(store);
         match engine
             .download(items, self.workdir.input(), counters, stopped)

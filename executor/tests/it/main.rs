@@ -12,6 +12,7 @@ mod failures;
 mod loader;
 mod lost_answers;
 mod orphans;
+mod pool_view;
 mod program;
 mod signals;
 mod transcripts;
