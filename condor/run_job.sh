@@ -54,8 +54,8 @@ if [[ ${JOB_ID:-} =~ ^[A-Za-z0-9-]+$ && ${CONTAINER_NUMBER:-} =~ ^[0-9]+$ ]]; th
     container_err=$logs.err
 fi
 
-# Bash has a path of its own where the environment gives none.
-export PATH="${ADDITIONAL_PATH:+$ADDITIONAL_PATH:}$PATH"
+# HTCondor gives jobs no path, so it is bash's own, which ends in the current directory: that is left out.
+export PATH="${ADDITIONAL_PATH:+$ADDITIONAL_PATH:}${PATH%:.}"
 
 for tool in tar gzip mkdir; do
     [[ -n $(type -P "$tool") ]] || fail 78 "$tool is not installed, or not in PATH=$PATH"

@@ -91,6 +91,15 @@ async fn runs_a_job_without_a_path() {
         .await;
     outcome.check_status(0);
     outcome.check_error_names(&["Container exit code: 3"]);
+    let path = outcome
+        .stdout()
+        .lines()
+        .find(|line| line.starts_with("PATH:"));
+    let path = path.unwrap_or_default();
+    outcome.check(
+        path.contains("/bin") && !path.ends_with(":."),
+        "a path without the current directory",
+    );
 }
 
 #[tokio::test]
