@@ -21,3 +21,4 @@ mod service_kills;
 mod static_binary;
 mod success;
 mod termination;
+mod wrapper;

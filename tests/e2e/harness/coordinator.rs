@@ -28,6 +28,7 @@ pub(crate) struct Update {
 #[derive(Debug)]
 struct Shared {
     job: Value,
+    requests: Mutex<Vec<String>>,
     updates: Mutex<Vec<Update>>,
     /// Updates whose first answer is lost: applied, then the connection is answered with a 502.
     lose_answer_of: Option<&'static str>,
@@ -54,6 +55,7 @@ impl Coordinator {
     async fn start_with(job: Value, lose_answer_of: Option<&'static str>) -> Self {
         let shared = Arc::new(Shared {
             job,
+            requests: Mutex::default(),
             updates: Mutex::default(),
             lose_answer_of,
         });
@@ -68,6 +70,10 @@ impl Coordinator {
             )
             .fallback(unknown)
             .layer(axum::middleware::from_fn(authorize))
+            .layer(axum::middleware::from_fn_with_state(
+                Arc::clone(&shared),
+                record,
+            ))
             .with_state(Arc::clone(&shared));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -78,6 +84,11 @@ impl Coordinator {
     /// The service root that the executor is given.
     pub(crate) fn url(&self) -> String {
         format!("http://{}/services/cts/", self.address)
+    }
+
+    /// What was asked so far, oldest first: methods and paths below the root.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.shared.requests.lock().unwrap().clone()
     }
 
     /// What was reported so far, oldest first.
@@ -97,6 +108,18 @@ impl Coordinator {
         })
         .await;
     }
+}
+
+async fn record(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+    next: axum::middleware::Next,
+) -> Response {
+    let path = request.uri().path();
+    let path = path.strip_prefix("/services/cts").unwrap_or(path);
+    let line = format!("{} {path}", request.method());
+    shared.requests.lock().unwrap().push(line);
+    next.run(request).await
 }
 
 async fn authorize(headers: HeaderMap, request: Request, next: axum::middleware::Next) -> Response {
