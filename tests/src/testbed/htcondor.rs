@@ -190,18 +190,13 @@ impl Component for HtCondor {
         let config = format!("COLLECTOR_HOST = {collector}\nSHARED_PORT_PORT = {port}\n\n{CONFIG}");
         std::fs::write(data.join("etc/condor/condor_config"), config).map_err(failed)?;
 
+        let script = data.join("start.sh");
+        std::fs::write(&script, START).map_err(failed)?;
         let mut command = Command::new("unshare");
         command
-            .args([
-                "--mount", "--pid", "--fork", "--", "sh", "-c", START, "start.sh",
-            ])
-            .args([
-                &self.tree,
-                &data,
-                &logs,
-                &self.exchange_dir,
-                &self.engine_socket,
-            ])
+            .args(["--mount", "--pid", "--fork", "--", "sh"])
+            .args([&script, &self.tree, &data, &logs])
+            .args([&self.exchange_dir, &self.engine_socket])
             .arg(USER)
             .env("PATH", system_path());
         let unshare =
