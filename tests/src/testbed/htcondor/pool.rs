@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -181,6 +182,26 @@ impl Pool {
             .skip(1)
             .map(|process| process.pid)
             .collect()
+    }
+
+    /// Ends a process of the pool's at once, as the kernel out of memory would.
+    ///
+    /// # Errors
+    /// When it has ended, or is none of the pool's.
+    pub fn kill(&self, pid: i32) -> Result<(), PoolError> {
+        let failed = |problem: String| PoolError {
+            command: format!("kill -9 {pid}"),
+            problem,
+        };
+        let all = process::all();
+        if !all
+            .iter()
+            .any(|seen| seen.id.pid == pid && self.contains(seen))
+        {
+            return Err(failed("no process of the pool".to_owned()));
+        }
+        let pid = Pid::from_raw(pid).ok_or_else(|| failed("no pid".to_owned()))?;
+        kill_process(pid, Signal::KILL).map_err(|error| failed(error.to_string()))
     }
 
     /// The starter names the job's directory by its pid inside of the pool.
