@@ -6,7 +6,7 @@ mod executor;
 mod proxy;
 mod wait;
 
-pub(crate) use case::Case;
+pub(crate) use case::{Case, testbed};
 pub(crate) use coordinator::{Coordinator, TOKEN};
 pub(crate) use executor::{Executor, Outcome, Running};
 pub(crate) use proxy::{Fault, Proxy};

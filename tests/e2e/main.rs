@@ -15,6 +15,7 @@ mod image;
 mod input_failure;
 mod output;
 mod people;
+mod pool;
 mod python_client;
 mod service;
 mod service_kills;

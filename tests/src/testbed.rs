@@ -9,6 +9,7 @@ mod component;
 mod console;
 pub mod engine;
 mod error;
+pub mod htcondor;
 pub mod http;
 pub mod image;
 mod layout;
@@ -106,6 +107,10 @@ impl Testbed {
         let s3 = bring_up(&mut state.s3, layout).await;
         state.save(layout)?;
         s3?;
+        state.htcondor.use_engine(&state.engine);
+        let htcondor = bring_up(&mut state.htcondor, layout).await;
+        state.save(layout)?;
+        htcondor?;
         let complete = state.images.is_complete();
         if !complete || [registry, auth_registry].contains(&Outcome::Started) {
             state.images =
@@ -126,6 +131,8 @@ impl Testbed {
         let _lock = Lock::acquire(&layout).await?;
         let mut state = State::load(&layout);
         let mut results = vec![stop_services(&layout).await];
+        // Before the containers of its jobs, so that no job starts another one.
+        results.push(state.htcondor.stop(&layout).await);
         if !state.engine.is_own() && !state.registry.address.is_empty() {
             results.push(
                 state
@@ -173,6 +180,7 @@ impl Testbed {
             of(&state.registry).await,
             of(&state.auth_registry).await,
             of(&state.s3).await,
+            of(&state.htcondor).await,
         ])
     }
 
