@@ -2,18 +2,21 @@
 //! written into reports. Behind a trait so that hours of retries can be tested in milliseconds.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cts_shared::timestamp::UtcTime;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::watch;
 
 /// The time, and waiting for it to pass.
 pub trait Clock: Send + Sync + std::fmt::Debug {
     /// Wall clock time, UTC; never before an earlier answer, also when the clock is set back: the
     /// service refuses transitions that go back in time (contract executor.md, section 2).
     fn now(&self) -> UtcTime;
-    /// Time since an arbitrary point that never steps back.
+    /// Time since an arbitrary point that never steps back. Goes on while the process is stopped and while
+    /// the machine sleeps: what was true before may not be true any more.
     fn elapsed(&self) -> Duration;
     /// Waits. Cancel safe.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
@@ -22,14 +25,12 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
 /// The system's clocks.
 #[derive(Debug)]
 pub struct SystemClock {
-    start: Instant,
     latest: Mutex<Timestamp>,
 }
 
 impl Default for SystemClock {
     fn default() -> Self {
         Self {
-            start: Instant::now(),
             latest: Mutex::new(Timestamp::now()),
         }
     }
@@ -49,7 +50,10 @@ impl Clock for SystemClock {
     }
 
     fn elapsed(&self) -> Duration {
-        self.start.elapsed()
+        let since_boot = clock_gettime(ClockId::Boottime);
+        // Linux has it and it is never negative; zero would only make answers look fresh in a process
+        // that has no clock at all.
+        Duration::try_from(since_boot).unwrap_or_default()
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
@@ -88,6 +92,38 @@ impl Clock for SimulatedClock {
             .push(duration);
         // Lets the other tasks of the test run.
         Box::pin(tokio::task::yield_now())
+    }
+}
+
+/// A test double: time passes only when the test says so; who sleeps wakes when it is due.
+#[derive(Debug, Default)]
+pub struct SteppedClock(watch::Sender<Duration>);
+
+impl SteppedClock {
+    /// Lets time pass, all at once, as a process sees it that was stopped meanwhile.
+    pub fn advance(&self, by: Duration) {
+        self.0.send_modify(|now| *now += by);
+    }
+}
+
+impl Clock for SteppedClock {
+    fn now(&self) -> UtcTime {
+        UtcTime::new(Timestamp::now())
+    }
+
+    fn elapsed(&self) -> Duration {
+        *self.0.borrow()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        let due = self.elapsed() + duration;
+        let mut time = self.0.subscribe();
+        Box::pin(async move {
+            if time.wait_for(|now| *now >= due).await.is_err() {
+                // No clock any more: it is never due.
+                std::future::pending::<()>().await;
+            }
+        })
     }
 }
 

@@ -11,6 +11,7 @@ use cts_shared::id::{ContainerNumber, JobId};
 use cts_shared::s3_path::S3Path;
 use url::{Host, Url};
 
+use crate::condor::ads::vacate_time;
 use crate::container_engine::docker;
 use crate::registry_logins;
 use crate::report::Budget;
@@ -23,6 +24,10 @@ mod reader;
 pub use mount_prefix::MountPrefixOverride;
 pub use reader::{ConfigError, Lookup};
 use reader::{Reader, between, boolean, http_url, minutes, non_empty};
+
+/// After a signal everything must be over ten seconds after the stop grace. Cleaning up gets this much
+/// of it, also when the engine hangs.
+pub const CLEANUP_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The settings of `run`.
 #[derive(Debug)]
@@ -58,7 +63,7 @@ pub struct RunConfig {
 /// Bounds that the contract leaves to the executor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Between SIGTERM and SIGKILL.
+    /// Between SIGTERM and SIGKILL: the setting, or less where the batch system grants less.
     pub stop_grace: Duration,
     /// S3 downloads in flight.
     pub transfer_concurrency: NonZeroUsize,
@@ -157,10 +162,12 @@ impl RunConfig {
         reader.optional(vars::CTS_LOG_LEVEL, |text| text.parse::<LogLevel>().ok());
         reader.optional(vars::CTS_LOG_FORMAT, |text| text.parse::<LogFormat>().ok());
         let defaults = Limits::default();
+        let stop_grace = reader
+            .optional(vars::CTS_STOP_GRACE_SECS, |text| between(text, 0, 3600))
+            .map_or(defaults.stop_grace, Duration::from_secs);
+        let granted = vacate_time(lookup).map(|granted| granted.saturating_sub(CLEANUP_TIMEOUT));
         let limits = Limits {
-            stop_grace: reader
-                .optional(vars::CTS_STOP_GRACE_SECS, |text| between(text, 0, 3600))
-                .map_or(defaults.stop_grace, Duration::from_secs),
+            stop_grace: granted.map_or(stop_grace, |granted| granted.min(stop_grace)),
             transfer_concurrency: reader
                 .optional(vars::CTS_TRANSFER_CONCURRENCY, |text| between(text, 1, 64))
                 .and_then(NonZeroUsize::new)

@@ -3,6 +3,7 @@
 
 use cts_shared::error_code::ErrorCode;
 use cts_shared::state::JobState;
+use cts_shared::wire::attempt::{AttemptNotice, AttemptStanding};
 use cts_shared::wire::container::ContainerUpdate;
 use cts_shared::wire::job::AdminJob;
 use cts_shared::wire::root::Root;
@@ -27,6 +28,20 @@ pub trait Coordinator: Send + Sync + std::fmt::Debug {
         state: JobState,
         body: &'a ContainerUpdate,
     ) -> BoxFuture<'a, Result<(), CoordinatorError>>;
+
+    /// `POST /external_exec/jobs/{job}/container/{n}/attempts`, where the service counts attempts: this
+    /// executor begins. Safe to repeat.
+    fn announce<'a>(
+        &'a self,
+        notice: &'a AttemptNotice,
+    ) -> BoxFuture<'a, Result<AttemptStanding, CoordinatorError>>;
+
+    /// `PUT .../attempts/{attempt}`: this executor is still at work.
+    fn renew<'a>(
+        &'a self,
+        attempt: u32,
+        notice: &'a AttemptNotice,
+    ) -> BoxFuture<'a, Result<AttemptStanding, CoordinatorError>>;
 
     /// `GET /admin/jobs/{job}/container/{n}`: the container's own state, where the service lets an
     /// executor see it. The existing service does not.

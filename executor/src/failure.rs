@@ -145,6 +145,7 @@ impl Classify for TransferError {
             Self::TooLarge { .. } => FailureCode::OutputNames,
             Self::NotConfirmed { .. } => FailureCode::S3ChecksumBroken,
             Self::MemoryCorrupted { .. } => FailureCode::DiskFailed,
+            Self::Closed => FailureCode::Superseded,
             Self::Cancelled => FailureCode::Stopped,
             Self::Internal { .. } => FailureCode::Internal,
         }
@@ -215,6 +216,7 @@ impl Classify for ReportError {
             Self::Refused(error) => error.code(),
             Self::BudgetUsedUp { last, .. } => last.code(),
             Self::JobEnded { .. } => FailureCode::Stopped,
+            Self::Superseded => FailureCode::Superseded,
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod cli;
 pub mod clock;
 pub mod collect;
 pub mod commands;
+pub mod condor;
 pub mod config;
 pub mod container_engine;
 pub mod coordinator;

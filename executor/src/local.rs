@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cts_shared::crc64nvme::{Crc64Nvme, Crc64NvmeHasher};
-use cts_shared::id::{ContainerNumber, JobId};
+use cts_shared::id::JobId;
 use cts_shared::wire::job::AdminJob;
 use indicatif::HumanBytes;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,8 @@ use crate::plan::{ContainerPlan, INPUT_DIRECTORY, PlannedFile};
 use crate::progress::Counters;
 use crate::progress_display::Display;
 use crate::registry_logins;
-use crate::run::execute::{container_spec, judge};
+use crate::report::attempt::Identity;
+use crate::run::execute::{Owner, container_spec, judge};
 use crate::shutdown::{Interrupted, Shutdown};
 use crate::telemetry::Screen;
 
@@ -148,7 +149,11 @@ async fn attempt(
         .unless_interrupted(connect_engine(docker_host, logins)())
         .await??;
     let spec = Spec {
-        owner: (job_id, arguments.job.container),
+        owner: Owner {
+            job: job_id,
+            container: arguments.job.container,
+            instance: Identity::new().instance,
+        },
         mounts: mounts(plan, workdir.path(), &outputs),
         grace: Duration::from_secs(arguments.stop_grace_secs),
     };
@@ -180,7 +185,7 @@ async fn attempt(
 
 /// What the plan does not know of the container.
 struct Spec {
-    owner: (JobId, ContainerNumber),
+    owner: Owner,
     mounts: Vec<Mount>,
     grace: Duration,
 }

@@ -16,6 +16,9 @@ use tokio::sync::{mpsc, watch};
 use crate::clock::Clock;
 use crate::coordinator::{Coordinator, CoordinatorError};
 use crate::run_state::Report;
+use attempt::{Attempt, told_superseded};
+
+pub mod attempt;
 
 /// Waits between tries, the last one repeated (contract executor.md, section 3).
 const WAITS_SECS: [u64; 7] = [5, 10, 30, 60, 120, 300, 600];
@@ -30,6 +33,11 @@ const QUEUE: usize = 8;
 /// How long one call is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget(pub Duration);
+
+/// A wait, shortened so that many executors do not act in the same second.
+fn shortened_at_random(wait: Duration) -> Duration {
+    wait.mul_f64(1.0 - JITTER * rand::rng().random::<f64>())
+}
 
 /// The wait after the n-th failed try, before jitter.
 fn wait_after(tries: usize) -> Duration {
@@ -52,12 +60,16 @@ pub enum ReportError {
         /// What the last one said.
         last: CoordinatorError,
     },
-    /// The job ended while this container was at work: cancelled, or in error.
-    #[error("the job is {state} already; this container's work is no longer wanted")]
+    /// The container's work is no longer wanted: its job was cancelled, or is in error, or the container
+    /// itself counts as ended.
+    #[error("this container's work is no longer wanted; the job is {state}")]
     JobEnded {
         /// The job's state.
         state: JobState,
     },
+    /// Another executor carries out this container now.
+    #[error("another attempt runs this container now")]
+    Superseded,
 }
 
 /// Tries a call until it succeeds, cannot succeed, or the budget is used up.
@@ -97,7 +109,7 @@ where
                 last: error,
             });
         }
-        let wait = wait.mul_f64(1.0 - JITTER * rand::rng().random::<f64>());
+        let wait = shortened_at_random(wait);
         tracing::warn!(%error, tries, wait_secs = wait.as_secs(), "{what} failed, trying again");
         clock.sleep(wait).await;
     }
@@ -109,25 +121,43 @@ where
 /// of our own success: the service is asked where the container, or else the job, stands. That of an
 /// `error` most likely means that the job was cancelled: it is asked as well.
 ///
+/// Where the service counts attempts, the report carries this one's number, and what the service says about
+/// it is passed on to `attempt`.
+///
 /// # Errors
-/// When the service refuses it, the job has ended, or the budget is used up.
+/// When the service refuses it, the job has ended, another attempt has taken over, or the budget is used up.
 pub async fn send(
     coordinator: &dyn Coordinator,
     clock: &dyn Clock,
     budget: Budget,
+    attempt: Option<&Attempt>,
     report: &Report,
 ) -> Result<(), ReportError> {
     let an_answer_was_lost = &AtomicBool::new(false);
     let what = format!("reporting {}", report.state);
+    let mut body = report.body.clone();
+    body.attempt = attempt.map(Attempt::number);
+    let body = &body;
     let sent = retry(clock, budget, &what, || async move {
-        let result = coordinator.update(report.state, &report.body).await;
-        if result.as_ref().is_err_and(CoordinatorError::is_ambiguous) {
-            an_answer_was_lost.store(true, Ordering::Relaxed);
+        let asked = clock.elapsed();
+        let result = coordinator.update(report.state, body).await;
+        match (&result, attempt) {
+            (Ok(()), Some(attempt)) => attempt.confirm(asked),
+            (Err(error), _) if error.is_ambiguous() => {
+                an_answer_was_lost.store(true, Ordering::Relaxed);
+            }
+            _ => {}
         }
         result
     })
     .await;
-    match sent {
+    match sent.map_err(told_superseded) {
+        Err(ReportError::Superseded) => {
+            if let Some(attempt) = attempt {
+                attempt.stop(ReportError::Superseded);
+            }
+            Err(ReportError::Superseded)
+        }
         Err(ReportError::Refused(refusal)) if is_wrong_state(&refusal) => {
             if an_answer_was_lost.load(Ordering::Relaxed) {
                 resolve_lost_answer(coordinator, clock, budget, report.state, refusal).await
@@ -212,12 +242,18 @@ pub struct Reporter {
 impl Reporter {
     /// Starts the sending task.
     #[must_use]
-    pub fn start(coordinator: Arc<dyn Coordinator>, clock: Arc<dyn Clock>, budget: Budget) -> Self {
+    pub fn start(
+        coordinator: Arc<dyn Coordinator>,
+        clock: Arc<dyn Clock>,
+        budget: Budget,
+        attempt: Option<Arc<Attempt>>,
+    ) -> Self {
         let (queue, mut reports) = mpsc::channel::<Report>(QUEUE);
         let (progress_sender, progress) = watch::channel(Progress::default());
         let task = tokio::spawn(async move {
             while let Some(report) = reports.recv().await {
-                let sent = send(coordinator.as_ref(), clock.as_ref(), budget, &report).await;
+                let (service, clock) = (coordinator.as_ref(), clock.as_ref());
+                let sent = send(service, clock, budget, attempt.as_deref(), &report).await;
                 match sent {
                     Ok(()) => {
                         tracing::info!(state = %report.state, "reported");

@@ -1,7 +1,7 @@
 //! `cts-executor run`: carries out one container of a job. [`crate::run_state`] says what is reported,
 //! this module does the work in between:
 //!
-//! 1. `fetch`: who is the service, what is the job;
+//! 1. `fetch`: who is the service, which attempt is this, what is the job;
 //! 2. [`stage`]: image and inputs side by side;
 //! 3. [`execute`]: the container, its limits, its end;
 //! 4. `publish`: outputs and logs to S3;
@@ -15,12 +15,14 @@ use cts_net::registry::RegistryOptions;
 use cts_shared::failure::FailureCode;
 use cts_shared::state::JobState;
 use cts_shared::wire::job::AdminJob;
+use cts_shared::wire::root::{ATTEMPTS, USAGE};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::RunConfig;
+use crate::config::{CLEANUP_TIMEOUT, RunConfig};
 use crate::container_engine::{ContainerEngine, EngineError, RunningContainer};
 use crate::coordinator::Coordinator;
 use crate::exit::ExitStatus;
@@ -28,6 +30,7 @@ use crate::failure::{Classify, RunFailure};
 use crate::object_store::ObjectStore;
 use crate::plan::{ContainerPlan, WorkerFacts};
 use crate::progress_display::Display;
+use crate::report::attempt::{Attempt, Identity};
 use crate::report::{ReportError, Reporter};
 use crate::run_state::{Event, Outcome, Phase};
 use crate::shutdown::{Interrupted, Shutdown};
@@ -82,16 +85,10 @@ impl std::fmt::Debug for Parts {
 enum Stop {
     /// A signal came.
     Interrupted,
-    /// The service refused a report, was away too long, or the job has ended meanwhile.
+    /// The service refused a report, was away too long, or this run is not wanted any more.
     Report(ReportError),
     /// Something around the container failed.
     Failure(RunFailure),
-}
-
-impl From<Interrupted> for Stop {
-    fn from(_: Interrupted) -> Self {
-        Self::Interrupted
-    }
 }
 
 impl From<RunFailure> for Stop {
@@ -110,6 +107,13 @@ struct Run<'a> {
     config: &'a RunConfig,
     parts: &'a Parts,
     shutdown: &'a Shutdown,
+    /// Cancelled when the work has to stop: by a signal, or because the service says so.
+    halt: CancellationToken,
+    identity: Identity,
+    /// Where the service counts attempts.
+    attempt: Option<Arc<Attempt>>,
+    /// The service takes what a container used.
+    reports_usage: bool,
     workdir: Workdir,
     reporter: Reporter,
     phase: Phase,
@@ -130,10 +134,27 @@ pub async fn run(config: &RunConfig, parts: &Parts, shutdown: &Shutdown) -> Exit
     tokio::pin!(opening);
     let Ok(opened) = shutdown.unless_interrupted(&mut opening).await else {
         // The log files are wanted all the same, unless the disk hangs.
-        let _in_time = timeout(finish::CLEANUP_TIMEOUT, opening).await;
+        let _in_time = timeout(CLEANUP_TIMEOUT, opening).await;
         return finish::signal_status(shutdown);
     };
-    let job = match fetch::fetch(config, parts, shutdown).await {
+    let identity = Identity::new();
+    let halt = shutdown.token().child_token();
+    let root = match fetch::greet(config, parts, shutdown).await {
+        Ok(root) => root,
+        Err(status) => return status,
+    };
+    let attempt = if root.can(ATTEMPTS) {
+        match fetch::announce(config, parts, shutdown, &identity, &halt).await {
+            Ok(attempt) => Some(attempt),
+            Err(status) => return status,
+        }
+    } else {
+        None
+    };
+    let _renewal = attempt
+        .as_ref()
+        .map(|attempt| attempt.keep(config.update_budget));
+    let job = match fetch::fetch(config, parts, shutdown, attempt.as_deref()).await {
         Ok(job) => job,
         Err(status) => return status,
     };
@@ -146,11 +167,13 @@ pub async fn run(config: &RunConfig, parts: &Parts, shutdown: &Shutdown) -> Exit
         Ok(Ok(workdir)) => workdir,
         Ok(Err(error)) => {
             let failure = RunFailure::new("prepare the job directory", &error);
-            return fetch::fail_before_the_run(config, parts, shutdown, failure).await;
+            let attempt = attempt.as_deref();
+            return fetch::fail_before_the_run(config, parts, shutdown, attempt, failure).await;
         }
         Err(lost) => {
             let failure = RunFailure::new("prepare the job directory", &lost);
-            return fetch::fail_before_the_run(config, parts, shutdown, failure).await;
+            let attempt = attempt.as_deref();
+            return fetch::fail_before_the_run(config, parts, shutdown, attempt, failure).await;
         }
     };
     let mut run = Run {
@@ -162,7 +185,12 @@ pub async fn run(config: &RunConfig, parts: &Parts, shutdown: &Shutdown) -> Exit
             Arc::clone(&parts.coordinator),
             Arc::clone(&parts.clock),
             config.update_budget,
+            attempt.clone(),
         ),
+        halt,
+        identity,
+        attempt,
+        reports_usage: root.can(USAGE),
         phase: Phase::Staging,
         engine: None,
         container: None,
@@ -234,7 +262,12 @@ impl Run<'_> {
             },
         };
         self.step(event).await?;
-        self.settle().await?;
+        // The last report: that nothing more is wanted of this container follows from it.
+        self.shutdown
+            .unless_interrupted(self.reporter.settled())
+            .await
+            .map_err(|Interrupted| Stop::Interrupted)?
+            .map_err(Stop::Report)?;
         match self.phase {
             Phase::Ended(outcome) => Ok(outcome),
             _ => Ok(Outcome::Failed),
@@ -266,8 +299,7 @@ impl Run<'_> {
     {
         let workdir = self.workdir.clone();
         let working = off_the_async_threads(self.parts, move || work(&workdir));
-        self.shutdown
-            .unless_interrupted(working)
+        self.unless_halted(working)
             .await?
             .map_err(failed(step))?
             .map_err(failed(step))
@@ -275,9 +307,26 @@ impl Run<'_> {
 
     /// Waits until the service has taken every report.
     async fn settle(&mut self) -> Result<(), Stop> {
-        self.shutdown
-            .unless_interrupted(self.reporter.settled())
-            .await?
-            .map_err(Stop::Report)
+        let halted = self.halt.clone();
+        let settled = halted.run_until_cancelled(self.reporter.settled()).await;
+        match settled {
+            Some(settled) => settled.map_err(Stop::Report),
+            None => Err(self.why_halted()),
+        }
+    }
+
+    /// Waits for `work`, unless the run has to stop. The work is dropped then, so it must be safe to drop.
+    async fn unless_halted<T>(&self, work: impl Future<Output = T>) -> Result<T, Stop> {
+        let done = self.halt.run_until_cancelled(work).await;
+        done.ok_or_else(|| self.why_halted())
+    }
+
+    /// Why the work has to stop, once `halt` is cancelled or the gate to the store is closed.
+    fn why_halted(&self) -> Stop {
+        let told_by_service = self.attempt.as_ref().and_then(|attempt| attempt.end());
+        match told_by_service {
+            Some(error) if !self.shutdown.token().is_cancelled() => Stop::Report(error),
+            _ => Stop::Interrupted,
+        }
     }
 }

@@ -11,7 +11,7 @@
 
 use cts_shared::state::JobState;
 use cts_shared::timestamp::UtcTime;
-use cts_shared::wire::container::ContainerUpdate;
+use cts_shared::wire::container::{ContainerUpdate, ContainerUsage};
 use cts_shared::wire::job::S3File;
 
 /// Where a run is.
@@ -58,6 +58,8 @@ pub enum Event {
         exit_code: i64,
         /// What a code that is not the tool's own means (signal, memory, time), in words.
         explanation: Option<String>,
+        /// What the container used, where the service takes it.
+        usage: Option<ContainerUsage>,
     },
     /// The outputs are stored.
     OutputsStored(Vec<S3File>),
@@ -131,9 +133,17 @@ impl Phase {
         Ok(match (self, event) {
             (Self::Staging, Event::Staged) => (Self::Starting, vec![report(S::JobSubmitting)]),
             (Self::Starting, Event::Started) => (Self::Running, vec![report(S::JobSubmitted)]),
-            (Self::Running, Event::Exited { exit_code: 0, .. }) => {
+            (
+                Self::Running,
+                Event::Exited {
+                    exit_code: 0,
+                    usage,
+                    ..
+                },
+            ) => {
                 let mut submitting = report(S::UploadSubmitting);
                 submitting.body.exit_code = Some(0);
+                submitting.body.usage = usage;
                 (
                     Self::Publishing,
                     vec![submitting, report(S::UploadSubmitted)],
@@ -144,10 +154,12 @@ impl Phase {
                 Event::Exited {
                     exit_code,
                     explanation,
+                    usage,
                 },
             ) => {
                 let mut submitting = report(S::ErrorProcessingSubmitting);
                 submitting.body.exit_code = Some(exit_code);
+                submitting.body.usage = usage;
                 let reason = match explanation {
                     Some(words) => format!("Container exit code: {exit_code}: {words}"),
                     None => format!("Container exit code: {exit_code}"),
@@ -220,10 +232,12 @@ mod tests {
             Event::Exited {
                 exit_code: 0,
                 explanation: None,
+                usage: None,
             },
             Event::Exited {
                 exit_code: 3,
                 explanation: None,
+                usage: None,
             },
             Event::OutputsStored(vec![]),
             Event::LogsSaved { problem: None },
@@ -326,7 +340,8 @@ mod tests {
                 Phase::Running,
                 Event::Exited {
                     exit_code: 7,
-                    explanation: None
+                    explanation: None,
+                    usage: None,
                 }
             ),
             serde_json::json!({ "time": time, "exit_code": 7 })

@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cts_shared::crc64nvme::Crc64Nvme;
+use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -80,6 +81,20 @@ pub struct Uploaded {
     pub size: u64,
 }
 
+/// Says whether this process may still change what others see in the store. Asked before each request that
+/// makes an object visible or removes one: PUT, completing a multipart upload, DELETE.
+pub trait PublishGate: Send + Sync + std::fmt::Debug {
+    /// Waits until it is known. Cancel safe.
+    ///
+    /// # Errors
+    /// [`Closed`] when it may not any more.
+    fn pass(&self) -> BoxFuture<'_, Result<(), Closed>>;
+}
+
+/// A [`PublishGate`] lets nothing through any more; who closed it knows why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed;
+
 /// What a download moved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -95,6 +110,7 @@ pub struct TransferEngine {
     store: Arc<dyn ObjectStore>,
     options: Arc<TransferOptions>,
     handle: Handle,
+    gate: Option<Arc<dyn PublishGate>>,
 }
 
 impl TransferEngine {
@@ -108,7 +124,15 @@ impl TransferEngine {
             store,
             options: Arc::new(options),
             handle: runtime.handle().clone(),
+            gate: None,
         }
+    }
+
+    /// The same engine, whose uploads ask `gate`.
+    #[must_use]
+    pub fn with_gate(mut self, gate: Arc<dyn PublishGate>) -> Self {
+        self.gate = Some(gate);
+        self
     }
 
     /// Fetches all objects to files below `input_root`, an existing directory that nobody else
@@ -138,7 +162,8 @@ impl TransferEngine {
     /// open multipart uploads are aborted; objects already complete stay.
     ///
     /// # Errors
-    /// The first failure that retries could not mend, or [`TransferError::Cancelled`].
+    /// The first failure that retries could not mend, [`TransferError::Closed`], or
+    /// [`TransferError::Cancelled`].
     pub async fn upload(
         &self,
         items: Vec<Upload>,
@@ -146,9 +171,9 @@ impl TransferEngine {
         cancel: &CancellationToken,
     ) -> Result<Vec<Uploaded>, TransferError> {
         let (store, options) = (Arc::clone(&self.store), Arc::clone(&self.options));
-        let stop = cancel.child_token();
+        let (gate, stop) = (self.gate.clone(), cancel.child_token());
         self.on_own_threads(stop.clone(), async move {
-            upload::run(store, options, items, counters, stop).await
+            upload::run(store, options, gate, items, counters, stop).await
         })
         .await
     }

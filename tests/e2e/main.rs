@@ -9,6 +9,7 @@
 
 mod harness;
 
+mod attempts;
 mod container_failure;
 mod credentials;
 mod image;

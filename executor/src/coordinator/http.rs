@@ -13,6 +13,7 @@ use cts_net::tls::{TlsError, Verify, http_client_builder};
 use cts_shared::error_code::ErrorCode;
 use cts_shared::id::{ContainerNumber, JobId};
 use cts_shared::state::JobState;
+use cts_shared::wire::attempt::{AttemptNotice, AttemptStanding};
 use cts_shared::wire::container::{Container, ContainerUpdate};
 use cts_shared::wire::error::{ErrorDetail, ErrorEnvelope};
 use cts_shared::wire::job::AdminJob;
@@ -21,6 +22,7 @@ use futures::future::BoxFuture;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
+use serde::Serialize;
 use url::Url;
 
 use super::{Coordinator, CoordinatorError};
@@ -75,12 +77,35 @@ impl HttpCoordinator {
         url
     }
 
+    /// Where an executor talks about its container.
+    fn external_path(&self, rest: &str) -> String {
+        let (job, container) = (self.job, self.container);
+        format!("/external_exec/jobs/{job}/container/{container}/{rest}")
+    }
+
+    async fn get(&self, path: &str, max_bytes: usize) -> Result<Vec<u8>, CoordinatorError> {
+        self.send(Method::GET, path, None::<&()>, max_bytes).await
+    }
+
+    /// Tells that this executor is there, for the first time or again.
+    async fn notify(
+        &self,
+        method: Method,
+        rest: &str,
+        notice: &AttemptNotice,
+    ) -> Result<AttemptStanding, CoordinatorError> {
+        let path = self.external_path(rest);
+        let call = format!("{method} {path}");
+        let sent = self.send(method, &path, Some(notice), MAX_ANSWER_BYTES);
+        parse(&call, &sent.await?)
+    }
+
     /// One request; when the token is refused and its file holds another by now, a second one.
     async fn send(
         &self,
         method: Method,
         path: &str,
-        body: Option<&ContainerUpdate>,
+        body: Option<&(impl Serialize + Sync)>,
         max_bytes: usize,
     ) -> Result<Vec<u8>, CoordinatorError> {
         let first = self.send_once(method.clone(), path, body, max_bytes).await;
@@ -105,7 +130,7 @@ impl HttpCoordinator {
         &self,
         method: Method,
         path: &str,
-        body: Option<&ContainerUpdate>,
+        body: Option<&(impl Serialize + Sync)>,
         max_bytes: usize,
     ) -> Result<Vec<u8>, CoordinatorError> {
         let url = self.url(path);
@@ -220,7 +245,7 @@ fn parse<T: serde::de::DeserializeOwned>(call: &str, text: &[u8]) -> Result<T, C
 impl Coordinator for HttpCoordinator {
     fn root(&self) -> BoxFuture<'_, Result<Root, CoordinatorError>> {
         Box::pin(async move {
-            let text = self.send(Method::GET, "", None, MAX_ANSWER_BYTES).await?;
+            let text = self.get("", MAX_ANSWER_BYTES).await?;
             parse("GET /", &text)
         })
     }
@@ -228,7 +253,7 @@ impl Coordinator for HttpCoordinator {
     fn job(&self) -> BoxFuture<'_, Result<AdminJob, CoordinatorError>> {
         Box::pin(async move {
             let path = format!("/admin/jobs/{}", self.job);
-            let text = self.send(Method::GET, &path, None, MAX_JOB_BYTES).await?;
+            let text = self.get(&path, MAX_JOB_BYTES).await?;
             AdminJob::from_json(&text).map_err(|error| CoordinatorError::Malformed {
                 call: format!("GET {path}"),
                 cause: error.to_string(),
@@ -238,9 +263,7 @@ impl Coordinator for HttpCoordinator {
 
     fn whoami(&self) -> BoxFuture<'_, Result<String, CoordinatorError>> {
         Box::pin(async move {
-            let text = self
-                .send(Method::GET, "/whoami", None, MAX_ANSWER_BYTES)
-                .await?;
+            let text = self.get("/whoami", MAX_ANSWER_BYTES).await?;
             parse::<WhoAmI>("GET /whoami", &text).map(|answer| answer.user)
         })
     }
@@ -251,22 +274,35 @@ impl Coordinator for HttpCoordinator {
         body: &'a ContainerUpdate,
     ) -> BoxFuture<'a, Result<(), CoordinatorError>> {
         Box::pin(async move {
-            let path = format!(
-                "/external_exec/jobs/{}/container/{}/update/{state}",
-                self.job, self.container
-            );
+            let path = self.external_path(&format!("update/{state}"));
             self.send(Method::PUT, &path, Some(body), MAX_ANSWER_BYTES)
                 .await
                 .map(drop)
         })
     }
 
+    fn announce<'a>(
+        &'a self,
+        notice: &'a AttemptNotice,
+    ) -> BoxFuture<'a, Result<AttemptStanding, CoordinatorError>> {
+        Box::pin(self.notify(Method::POST, "attempts", notice))
+    }
+
+    fn renew<'a>(
+        &'a self,
+        attempt: u32,
+        notice: &'a AttemptNotice,
+    ) -> BoxFuture<'a, Result<AttemptStanding, CoordinatorError>> {
+        Box::pin(async move {
+            let rest = format!("attempts/{attempt}");
+            self.notify(Method::PUT, &rest, notice).await
+        })
+    }
+
     fn container_state(&self) -> BoxFuture<'_, Result<JobState, CoordinatorError>> {
         Box::pin(async move {
             let path = format!("/admin/jobs/{}/container/{}", self.job, self.container);
-            let text = self
-                .send(Method::GET, &path, None, MAX_ANSWER_BYTES)
-                .await?;
+            let text = self.get(&path, MAX_ANSWER_BYTES).await?;
             parse::<Container>(&path, &text).map(|container| container.state)
         })
     }

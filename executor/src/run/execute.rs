@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cts_shared::id::{ContainerNumber, JobId};
+use cts_shared::wire::container::ContainerUsage;
 
 use super::{Run, Stop, failed};
 use crate::container_engine::{
@@ -14,6 +15,7 @@ use crate::container_engine::{
 use crate::labels;
 use crate::plan::ContainerPlan;
 use crate::run_state::Event;
+use crate::shutdown::Interrupted;
 
 /// Reported for a container that was stopped at its runtime limit and ended with 0: 128 + SIGTERM,
 /// which is what ended it.
@@ -27,11 +29,14 @@ impl Run<'_> {
         engine: &dyn ContainerEngine,
     ) -> Result<Event, Stop> {
         let info = self
-            .shutdown
-            .unless_interrupted(engine.info())
+            .unless_halted(engine.info())
             .await?
             .map_err(failed("ask the engine"))?;
-        let owner = (self.config.job, self.config.container);
+        let owner = Owner {
+            job: self.config.job,
+            container: self.config.container,
+            instance: self.identity.instance.clone(),
+        };
         let grace = self.config.limits.stop_grace;
         let spec = container_spec(plan, owner, self.mounts(plan)?, &info, grace);
         let container: Arc<dyn RunningContainer> = match self.start(engine, &spec).await? {
@@ -49,11 +54,17 @@ impl Run<'_> {
         self.has_logs = true;
         tracing::info!(image = plan.image, "container started");
         self.step(Event::Started).await?;
+        let started = self.parts.clock.elapsed();
         let (exit, timed_out) = self.wait(container.as_ref(), plan.limits.runtime).await?;
-        log_usage(container.usage());
-        let event = ended(container.as_ref(), plan, &exit, timed_out);
+        let wall = self.parts.clock.elapsed().saturating_sub(started);
+        let usage = container.usage();
+        log_usage(usage);
+        let usage = self.reports_usage.then(|| usage_to_report(usage, wall));
+        let event = ended(container.as_ref(), plan, &exit, timed_out, usage);
         // Nothing may write to the outputs any more, not even a process that outlived its parent.
-        self.remove_container().await?;
+        self.remove_container()
+            .await
+            .map_err(|Interrupted| Stop::Interrupted)?;
         Ok(event)
     }
 
@@ -68,10 +79,7 @@ impl Run<'_> {
                 ContainerLogs::create(&workdir.stdout_log(), &workdir.stderr_log(), limit)
             })
             .await?;
-        Ok(self
-            .shutdown
-            .unless_interrupted(engine.run(spec.clone(), logs))
-            .await?)
+        self.unless_halted(engine.run(spec.clone(), logs)).await
     }
 
     /// Waits for the end, at most the job's runtime.
@@ -82,7 +90,7 @@ impl Run<'_> {
     ) -> Result<(Exit, Option<Duration>), Stop> {
         let in_time = tokio::select! {
             biased;
-            () = self.shutdown.token().cancelled() => return Err(Stop::Interrupted),
+            () = self.halt.cancelled() => return Err(self.why_halted()),
             exit = container.wait() => Some(exit),
             // The job was cancelled, or the service will not have this container's reports: stop now
             // instead of computing in vain.
@@ -101,8 +109,7 @@ impl Run<'_> {
             container.wait().await
         };
         let exit = self
-            .shutdown
-            .unless_interrupted(ended)
+            .unless_halted(ended)
             .await?
             .map_err(failed("stop the container at its runtime limit"))?;
         Ok((exit, Some(runtime)))
@@ -127,21 +134,36 @@ impl Run<'_> {
     }
 }
 
+/// Whose a container is.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    /// The job.
+    pub job: JobId,
+    /// The container's number.
+    pub container: ContainerNumber,
+    /// The executor process: a random UUID.
+    pub instance: String,
+}
+
 /// What the engine is asked for: the plan, labelled, with its directories on the container host.
 #[must_use]
 pub fn container_spec(
     plan: &ContainerPlan,
-    (job, number): (JobId, ContainerNumber),
+    owner: Owner,
     mounts: Vec<Mount>,
     info: &EngineInfo,
     stop_grace: Duration,
 ) -> ContainerSpec {
-    let instance = uuid::Uuid::new_v4().simple().to_string();
-    let mut labels = BTreeMap::from_iter(labels::of_container(job, number));
+    let Owner {
+        job,
+        container,
+        instance,
+    } = owner;
+    let mut labels = BTreeMap::from_iter(labels::of_container(job, container));
     labels.insert(labels::USER.to_owned(), plan.user.clone());
     labels.insert(labels::INSTANCE.to_owned(), instance.clone());
     ContainerSpec {
-        name: container_name(&job, number, instance.get(..8).unwrap_or(&instance)),
+        name: container_name(&job, container, instance.get(..8).unwrap_or(&instance)),
         image: plan.image.clone(),
         command: plan.command.clone(),
         environment: plan
@@ -185,6 +207,7 @@ fn ended(
     plan: &ContainerPlan,
     exit: &Exit,
     timed_out: Option<Duration>,
+    usage: Option<ContainerUsage>,
 ) -> Event {
     let (exit_code, explanation) = judge(plan, exit, timed_out);
     for (stream, summary) in [("stdout", &exit.stdout), ("stderr", &exit.stderr)] {
@@ -211,6 +234,20 @@ fn ended(
     Event::Exited {
         exit_code,
         explanation,
+        usage,
+    }
+}
+
+/// What the container used, as it is reported.
+fn usage_to_report(usage: Usage, wall: Duration) -> ContainerUsage {
+    let whole = |time: Duration| u64::try_from(time.as_millis()).ok();
+    let cpu = usage
+        .cpu_seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    ContainerUsage {
+        cpu_ms: cpu.and_then(whole),
+        wall_ms: whole(wall),
+        max_memory_bytes: usage.peak_memory_bytes,
     }
 }
 

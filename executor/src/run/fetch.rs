@@ -1,7 +1,12 @@
-//! Fetch: who is the service, what is the job (contract executor.md, section 2, start).
+//! Fetch: who is the service, which attempt is this, what is the job (contract executor.md, section 2, start).
+
+use std::sync::Arc;
 
 use cts_shared::wire::job::AdminJob;
+use cts_shared::wire::root::Root;
 use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
 
 use super::Parts;
 use super::finish::{send_failure, signal_status};
@@ -9,6 +14,7 @@ use crate::config::RunConfig;
 use crate::coordinator::CoordinatorError;
 use crate::exit::ExitStatus;
 use crate::failure::RunFailure;
+use crate::report::attempt::{Attempt, Identity};
 use crate::report::{self, ReportError};
 use crate::run_state::Phase;
 use crate::shutdown::{Interrupted, Shutdown};
@@ -23,53 +29,104 @@ fn refused_token_is_final<T>(
     }
 }
 
+/// Who the service is and what it can do. Tried again while it is away.
+pub(super) async fn greet(
+    config: &RunConfig,
+    parts: &Parts,
+    shutdown: &Shutdown,
+) -> Result<Root, ExitStatus> {
+    let coordinator = parts.coordinator.as_ref();
+    let call = ask(config, parts, "greeting the service", || coordinator.root());
+    let root = match shutdown.unless_interrupted(call).await {
+        Err(Interrupted) => return Err(signal_status(shutdown)),
+        Ok(Err(error)) => {
+            return Err(cannot_start(config, parts, shutdown, None, error).await);
+        }
+        Ok(Ok(root)) => root,
+    };
+    tracing::info!(
+        service = root.service_name,
+        version = root.version,
+        commit = root.git_hash,
+        "reached the service"
+    );
+    Ok(root)
+}
+
+/// Announces this executor, where the service counts attempts.
+pub(super) async fn announce(
+    config: &RunConfig,
+    parts: &Parts,
+    shutdown: &Shutdown,
+    identity: &Identity,
+    halt: &CancellationToken,
+) -> Result<Arc<Attempt>, ExitStatus> {
+    let announced = Attempt::announce(
+        Arc::clone(&parts.coordinator),
+        Arc::clone(&parts.clock),
+        config.update_budget,
+        identity.clone(),
+        halt.clone(),
+    );
+    match shutdown.unless_interrupted(announced).await {
+        Err(Interrupted) => Err(signal_status(shutdown)),
+        Ok(Err(error)) => Err(cannot_start(config, parts, shutdown, None, error).await),
+        Ok(Ok(attempt)) => Ok(attempt),
+    }
+}
+
 /// The job, and how the process ends when it cannot be had. Tried again while the service is away.
 pub(super) async fn fetch(
     config: &RunConfig,
     parts: &Parts,
     shutdown: &Shutdown,
+    attempt: Option<&Attempt>,
 ) -> Result<AdminJob, ExitStatus> {
-    let clock = parts.clock.as_ref();
     let coordinator = parts.coordinator.as_ref();
-    let budget = config.update_budget;
-    let calls = async {
-        let root = report::retry(clock, budget, "greeting the service", || {
-            coordinator.root().map(refused_token_is_final)
-        })
-        .await?
-        .map_err(ReportError::Refused)?;
-        tracing::info!(
-            service = root.service_name,
-            version = root.version,
-            commit = root.git_hash,
-            "reached the service"
-        );
-        report::retry(clock, budget, "fetching the job", || {
-            coordinator.job().map(refused_token_is_final)
-        })
-        .await?
-        .map_err(ReportError::Refused)
-    };
-    let result = shutdown.unless_interrupted(calls).await;
-    match result {
+    let call = ask(config, parts, "fetching the job", || coordinator.job());
+    match shutdown.unless_interrupted(call).await {
         Err(Interrupted) => Err(signal_status(shutdown)),
+        Ok(Err(error)) => Err(cannot_start(config, parts, shutdown, attempt, error).await),
         Ok(Ok(job)) => Ok(job),
-        Ok(Err(error)) => {
-            let status = match &error {
-                ReportError::Refused(
-                    CoordinatorError::TokenRefused { .. } | CoordinatorError::Refused { .. },
-                ) => ExitStatus::NoPermission,
-                ReportError::BudgetUsedUp { .. } => ExitStatus::ServiceUnavailable,
-                ReportError::Refused(_) | ReportError::JobEnded { .. } => {
-                    // The service is there and would wait for ever: it must hear why.
-                    let failure = RunFailure::new("read the job", &error);
-                    return Err(fail_before_the_run(config, parts, shutdown, failure).await);
-                }
-            };
-            tracing::error!("cannot start: {error}");
-            Err(status)
-        }
     }
+}
+
+/// A question of the start.
+async fn ask<'a, T>(
+    config: &RunConfig,
+    parts: &Parts,
+    what: &str,
+    mut question: impl FnMut() -> BoxFuture<'a, Result<T, CoordinatorError>>,
+) -> Result<T, ReportError> {
+    let asked = report::retry(parts.clock.as_ref(), config.update_budget, what, || {
+        question().map(refused_token_is_final)
+    });
+    asked.await?.map_err(ReportError::Refused)
+}
+
+/// Nothing has begun, and nothing can: how the process ends.
+async fn cannot_start(
+    config: &RunConfig,
+    parts: &Parts,
+    shutdown: &Shutdown,
+    attempt: Option<&Attempt>,
+    error: ReportError,
+) -> ExitStatus {
+    let status = match error {
+        ReportError::BudgetUsedUp { .. } => ExitStatus::ServiceUnavailable,
+        ReportError::Refused(CoordinatorError::Malformed { .. }) => {
+            // The service is there and would wait for ever: it must hear why.
+            let failure = RunFailure::new("read the job", &error);
+            return fail_before_the_run(config, parts, shutdown, attempt, failure).await;
+        }
+        ReportError::JobEnded { .. } | ReportError::Superseded => {
+            tracing::info!("nothing to do: {error}");
+            return ExitStatus::Done;
+        }
+        ReportError::Refused(_) => ExitStatus::NoPermission,
+    };
+    tracing::error!("cannot start: {error}");
+    status
 }
 
 /// Reports what keeps the run from beginning.
@@ -77,10 +134,12 @@ pub(super) async fn fail_before_the_run(
     config: &RunConfig,
     parts: &Parts,
     shutdown: &Shutdown,
+    attempt: Option<&Attempt>,
     failure: RunFailure,
 ) -> ExitStatus {
     tracing::error!("{}", failure.failure);
-    let report = send_failure(config, parts, Phase::Staging, failure, config.update_budget);
+    let budget = config.update_budget;
+    let report = send_failure(config, parts, attempt, Phase::Staging, failure, budget);
     match shutdown.unless_interrupted(report).await {
         Ok(status) => status,
         Err(Interrupted) => signal_status(shutdown),

@@ -6,10 +6,11 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Parts, Run, Stop};
-use crate::config::RunConfig;
+use crate::config::{CLEANUP_TIMEOUT, RunConfig};
 use crate::container_engine::{EngineError, STOP_MARGIN};
 use crate::exit::ExitStatus;
 use crate::failure::RunFailure;
+use crate::report::attempt::Attempt;
 use crate::report::{self, Budget, ReportError};
 use crate::run_state::{Event, Outcome, Phase};
 use crate::shutdown::{Interrupted, Shutdown};
@@ -18,9 +19,8 @@ use crate::shutdown::{Interrupted, Shutdown};
 /// whole budget a second time would hold the worker for hours (contract executor.md, section 6.23).
 const LAST_REPORT_BUDGET: Duration = Duration::from_secs(5 * 60);
 
-/// After a signal everything must be over ten seconds after the stop grace. Cleaning up gets this much
-/// of it, also when the engine hangs.
-pub(super) const CLEANUP_TIMEOUT: Duration = Duration::from_secs(8);
+/// An upload of logs that is told to stop needs a moment to leave nothing half done.
+const LOG_MARGIN: Duration = Duration::from_secs(1);
 
 /// Removing a container at an end without a signal: a busy engine needs its time, and nobody waits.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(2 * 60);
@@ -74,6 +74,7 @@ impl Run<'_> {
     /// Ends a run some of whose reports the service did not take; `failure` is what else went wrong.
     async fn fail_to_report(self, error: &ReportError, failure: Option<RunFailure>) -> ExitStatus {
         let budget = match error {
+            ReportError::Superseded => return superseded(),
             ReportError::JobEnded { state } => {
                 tracing::info!(%state, "the job has ended meanwhile, nothing more is reported");
                 if self.has_logs
@@ -107,7 +108,8 @@ impl Run<'_> {
             Phase::Ended(_) => Phase::Publishing,
             phase => phase,
         };
-        let report = send_failure(self.config, self.parts, phase, failure, budget);
+        let attempt = self.attempt.as_deref();
+        let report = send_failure(self.config, self.parts, attempt, phase, failure, budget);
         match self.shutdown.unless_interrupted(report).await {
             Ok(status) => status,
             Err(Interrupted) => signal_status(self.shutdown),
@@ -138,6 +140,7 @@ impl Run<'_> {
         let Some(engine) = self.engine.clone() else {
             return;
         };
+        let has_run = self.has_logs;
         let grace = self.config.limits.stop_grace;
         let now = Instant::now();
         let deadline = match self.container.take() {
@@ -161,6 +164,27 @@ impl Run<'_> {
         if timeout_at(deadline, engine.settle()).await.is_err() {
             tracing::warn!("a container may be left behind: the engine gave no answer in time");
         }
+        if has_run {
+            self.save_logs_of_canceled_job(deadline).await;
+        }
+    }
+
+    /// The batch system stops an executor when its job is canceled, and also when the worker is wanted for
+    /// something else. Only in the first case is this container's log its last one and worth the time that
+    /// is left.
+    async fn save_logs_of_canceled_job(&self, deadline: Instant) {
+        let Some(attempt) = &self.attempt else { return };
+        let asked = timeout_at(deadline - LOG_MARGIN, attempt.is_job_canceled());
+        if !matches!(asked.await, Ok(true)) {
+            return;
+        }
+        let left = deadline.saturating_duration_since(Instant::now() + LOG_MARGIN);
+        match self.save_logs_on_the_way_out(left).await {
+            Ok(()) => tracing::info!("the job was canceled; the container's logs are stored"),
+            Err(problem) => {
+                tracing::warn!("the container's logs could not be stored: {problem}");
+            }
+        }
     }
 }
 
@@ -177,6 +201,7 @@ fn note_removal(removed: Result<Result<(), EngineError>, Elapsed>) {
 pub(super) async fn send_failure(
     config: &RunConfig,
     parts: &Parts,
+    attempt: Option<&Attempt>,
     phase: Phase,
     failure: RunFailure,
     budget: Budget,
@@ -192,6 +217,7 @@ pub(super) async fn send_failure(
                     parts.coordinator.as_ref(),
                     parts.clock.as_ref(),
                     budget,
+                    attempt,
                     &report,
                 );
                 match sent.await {
@@ -201,6 +227,7 @@ pub(super) async fn send_failure(
                         tracing::info!(%state, "the job has ended meanwhile");
                         return ExitStatus::Done;
                     }
+                    Err(ReportError::Superseded) => return superseded(),
                     Err(error) => tracing::error!(
                         job.id = %config.job,
                         "the failure could not be reported: {error}"
@@ -211,6 +238,15 @@ pub(super) async fn send_failure(
         Err(illegal) => tracing::error!("{illegal}"),
     }
     ExitStatus::Failed
+}
+
+/// Another executor carries the container out: everything else is its business.
+fn superseded() -> ExitStatus {
+    tracing::warn!(
+        "another attempt runs this container now; this one ends without a report, and nothing of it is \
+         published from now on"
+    );
+    ExitStatus::Done
 }
 
 pub(super) fn signal_status(shutdown: &Shutdown) -> ExitStatus {

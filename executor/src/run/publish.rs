@@ -7,6 +7,7 @@ use cts_shared::container_log::LogStream;
 use cts_shared::s3_path::S3Path;
 use cts_shared::wire::job::S3File;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::{Run, Stop, failed};
 use crate::collect::{self, CollectLimits};
@@ -36,7 +37,7 @@ impl Run<'_> {
             self.abort_orphans(store, &bucket, &key_prefix).await?;
         }
         let output_dir = plan.output_prefix.trim_end_matches('/').to_owned();
-        let cancel = self.shutdown.token().clone();
+        let cancel = self.halt.clone();
         let collected = self
             .on_disk("collect the outputs", move |_| {
                 collect::collect(&outputs, &output_dir, CollectLimits::default(), &cancel)
@@ -58,10 +59,10 @@ impl Run<'_> {
         let phase = self.parts.display.phase("upload", Arc::clone(&counters));
         let sent = self
             .transfers(store)
-            .upload(items, counters, self.shutdown.token())
+            .upload(items, counters, &self.halt)
             .await
             .map_err(|error| match error {
-                TransferError::Cancelled => Stop::Interrupted,
+                TransferError::Cancelled | TransferError::Closed => self.why_halted(),
                 error => failed("upload the outputs")(error),
             })?;
         phase.finish();
@@ -87,11 +88,8 @@ impl Run<'_> {
         key_prefix: &str,
     ) -> Result<(), Stop> {
         let engine = self.transfers(store);
-        match self
-            .shutdown
-            .unless_interrupted(engine.abort_orphans(bucket, key_prefix))
-            .await?
-        {
+        let aborting = engine.abort_orphans(bucket, key_prefix);
+        match self.unless_halted(aborting).await? {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "aborted uploads that an earlier run left open"),
             // Listing uploads is a right that the key may lack; they cost space, nothing else.
@@ -106,22 +104,45 @@ impl Run<'_> {
         plan: &ContainerPlan,
         store: &Arc<dyn ObjectStore>,
     ) -> Result<Option<String>, Stop> {
-        match self.upload_logs(&plan.log_prefix, store).await {
-            Err(_) if self.shutdown.token().is_cancelled() => Err(Stop::Interrupted),
+        let cancel = self.halt.child_token();
+        let saving = self.upload_logs(&plan.log_prefix, store, LOG_TIMEOUT, &cancel);
+        match saving.await {
+            Err(_) if self.halt.is_cancelled() => Err(self.why_halted()),
             saved => Ok(saved.err()),
         }
     }
 
     /// As [`Self::save_logs`], when nothing of the run is left but its settings.
     pub(super) async fn save_logs_after_failure(&self) -> Result<(), String> {
+        let cancel = self.shutdown.token().child_token();
+        self.save_logs_in_the_end(LOG_TIMEOUT, &cancel).await
+    }
+
+    /// As [`Self::save_logs_after_failure`], after a signal, in the time that is left.
+    pub(super) async fn save_logs_on_the_way_out(&self, limit: Duration) -> Result<(), String> {
+        let cancel = CancellationToken::new();
+        self.save_logs_in_the_end(limit, &cancel).await
+    }
+
+    async fn save_logs_in_the_end(
+        &self,
+        limit: Duration,
+        cancel: &CancellationToken,
+    ) -> Result<(), String> {
         let store = (self.parts.open_store)().map_err(|failure| failure.failure.to_string())?;
         let prefix = log_prefix(&self.config.log_path.to_string(), self.config.container);
-        self.upload_logs(&prefix, &store).await
+        self.upload_logs(&prefix, &store, limit, cancel).await
     }
 
     /// Bounded in time: logs must not hold up a report for ever. When it is over the upload is told to
     /// stop and waited for, so that no multipart upload stays open.
-    async fn upload_logs(&self, prefix: &str, store: &Arc<dyn ObjectStore>) -> Result<(), String> {
+    async fn upload_logs(
+        &self,
+        prefix: &str,
+        store: &Arc<dyn ObjectStore>,
+        limit: Duration,
+        cancel: &CancellationToken,
+    ) -> Result<(), String> {
         // The prefix was checked when the settings were read.
         let (bucket, key) = prefix.split_once('/').unwrap_or((prefix, ""));
         let items = [
@@ -135,17 +156,16 @@ impl Run<'_> {
         })
         .collect();
         let counters = Arc::new(Counters::default());
-        let cancel = self.shutdown.token().child_token();
         let engine = self.transfers(store);
-        let saving = engine.upload(items, counters, &cancel);
+        let saving = engine.upload(items, counters, cancel);
         tokio::pin!(saving);
-        match timeout(LOG_TIMEOUT, &mut saving).await {
+        match timeout(limit, &mut saving).await {
             Ok(saved) => saved.map(drop).map_err(|error| error.to_string()),
             Err(_) => {
                 cancel.cancel();
                 // What it says now follows from being told to stop.
                 let _cancelled = saving.await;
-                Err(format!("not done within {} s", LOG_TIMEOUT.as_secs()))
+                Err(format!("not done within {} s", limit.as_secs()))
             }
         }
     }

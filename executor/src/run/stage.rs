@@ -15,7 +15,7 @@ use crate::labels;
 use crate::object_store::{ObjectName, ObjectStore};
 use crate::plan::ContainerPlan;
 use crate::progress::Counters;
-use crate::shutdown::Interrupted;
+use crate::report::attempt::Attempt;
 use crate::transfer::{Download, TransferEngine, TransferError, TransferOptions};
 
 /// Why an image cannot be had, found out before anything is pulled.
@@ -46,8 +46,7 @@ impl Run<'_> {
     ) -> Result<(Arc<dyn ObjectStore>, Arc<dyn ContainerEngine>), Stop> {
         let store = (self.parts.open_store)()?;
         let engine = self
-            .shutdown
-            .unless_interrupted((self.parts.connect_engine)())
+            .unless_halted((self.parts.connect_engine)())
             .await?
             .map_err(failed("reach the container engine"))?;
         self.engine = Some(Arc::clone(&engine));
@@ -57,7 +56,7 @@ impl Run<'_> {
             workdir.prepare(declobber)
         })
         .await?;
-        let stopped = self.shutdown.token().child_token();
+        let stopped = self.halt.child_token();
         self.fetch_side_by_side(plan, engine.as_ref(), &store, &stopped)
             .await?;
         if let Some(manifest) = plan.manifest.clone() {
@@ -78,9 +77,8 @@ impl Run<'_> {
         stopped: &CancellationToken,
     ) -> Result<(), Stop> {
         let image = self
-            .shutdown
-            .unless_interrupted(self.fetch_image(&plan.image, engine))
-            .map(flatten);
+            .unless_halted(self.fetch_image(&plan.image, engine))
+            .map(Result::flatten);
         let inputs = self.fetch_inputs(plan, store, stopped);
         tokio::pin!(image, inputs);
         // A transfer is told to stop and cleans up after itself; a pull may be dropped.
@@ -116,8 +114,7 @@ impl Run<'_> {
             }
             Ok(())
         };
-        self.shutdown
-            .unless_interrupted(removal)
+        self.unless_halted(removal)
             .await?
             .map_err(failed::<crate::container_engine::EngineError>(
                 "look for leftover containers",
@@ -130,11 +127,8 @@ impl Run<'_> {
         plan: &ContainerPlan,
         engine: &dyn ContainerEngine,
     ) -> Result<(), Stop> {
-        flatten(
-            self.shutdown
-                .unless_interrupted(self.fetch_image(&plan.image, engine))
-                .await,
-        )
+        self.unless_halted(self.fetch_image(&plan.image, engine))
+            .await?
     }
 
     async fn fetch_image(&self, image: &str, engine: &dyn ContainerEngine) -> Result<(), Stop> {
@@ -197,12 +191,12 @@ impl Run<'_> {
                 phase.finish();
                 Ok(())
             }
-            Err(TransferError::Cancelled) => Err(Stop::Interrupted),
+            Err(TransferError::Cancelled) => Err(self.why_halted()),
             Err(error) => Err(failed("download the inputs")(error)),
         }
     }
 
-    /// The transfer engine with this run's limits.
+    /// The transfer engine with this run's limits. It publishes only while this attempt is the current one.
     pub(super) fn transfers(&self, store: &Arc<dyn ObjectStore>) -> TransferEngine {
         let limits = self.config.limits;
         let mut options = TransferOptions {
@@ -211,12 +205,12 @@ impl Run<'_> {
         };
         options.retry.max_elapsed = limits.transfer_budget;
         options.retry.max_attempts = u32::MAX;
-        TransferEngine::new(Arc::clone(store), options, &self.parts.transfers)
+        let engine = TransferEngine::new(Arc::clone(store), options, &self.parts.transfers);
+        match &self.attempt {
+            Some(attempt) => engine.with_gate(Arc::<Attempt>::clone(attempt)),
+            None => engine,
+        }
     }
-}
-
-fn flatten<T>(result: Result<Result<T, Stop>, Interrupted>) -> Result<T, Stop> {
-    result?
 }
 
 /// Fails early when the image cannot fit. Layers grow when they are unpacked, by an unknown factor, so

@@ -113,6 +113,9 @@ pub enum TransferError {
         /// The object.
         object: ObjectName,
     },
+    /// The gate is closed: this process may not publish any more.
+    #[error("this executor may not publish any more")]
+    Closed,
     /// Told to stop.
     #[error("the transfer was cancelled")]
     Cancelled,
@@ -130,7 +133,7 @@ impl TransferError {
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Store(error) => error.is_permanent(),
-            Self::Cancelled => false,
+            Self::Cancelled | Self::Closed => false,
             _ => true,
         }
     }

@@ -19,7 +19,7 @@ use super::options::TransferOptions;
 use super::queue::WorkQueue;
 use super::retry::Attempts;
 use super::source::OpenSource;
-use super::{TransferError, Upload, Uploaded, within};
+use super::{Closed, PublishGate, TransferError, Upload, Uploaded, within};
 use crate::object_store::{ObjectChecksum, ObjectName, ObjectStore, StoreError, StoreErrorKind};
 use crate::progress::Counters;
 use multipart::{LargeUpload, OpenUploads};
@@ -27,6 +27,7 @@ use multipart::{LargeUpload, OpenUploads};
 pub(super) async fn run(
     store: Arc<dyn ObjectStore>,
     options: Arc<TransferOptions>,
+    gate: Option<Arc<dyn PublishGate>>,
     items: Vec<Upload>,
     counters: Arc<Counters>,
     cancel: CancellationToken,
@@ -42,6 +43,7 @@ pub(super) async fn run(
         sent: Mutex::new(Vec::with_capacity(items.len())),
         store,
         options,
+        gate,
         items,
         counters,
     });
@@ -82,6 +84,7 @@ impl Upload {
 struct Uploads {
     store: Arc<dyn ObjectStore>,
     options: Arc<TransferOptions>,
+    gate: Option<Arc<dyn PublishGate>>,
     items: Vec<Upload>,
     queue: WorkQueue<Work>,
     buffers: Arc<BufferPool>,
@@ -130,6 +133,14 @@ impl Uploads {
         Ok(())
     }
 
+    /// Waits until it is certain that this process may still publish.
+    async fn pass_gate(&self) -> Result<(), TransferError> {
+        match &self.gate {
+            Some(gate) => gate.pass().await.map_err(|Closed| TransferError::Closed),
+            None => Ok(()),
+        }
+    }
+
     /// Reads and hashes a part into a buffer of the pool.
     async fn read(
         &self,
@@ -156,6 +167,7 @@ impl Uploads {
     ) -> Result<ObjectChecksum, TransferError> {
         let mut attempts = Attempts::new(&self.options.retry, &self.counters);
         loop {
+            self.pass_gate().await?;
             let put = self.store.put(object, body.clone(), checksum);
             let limit = self.send_limit(body.len(), &attempts);
             match within(limit, "put", object, put).await {
@@ -213,6 +225,8 @@ impl Uploads {
         if stored == ObjectChecksum::FullObject(sent) && stored_size == size {
             return Ok(());
         }
+        // By now the object may be another executor's.
+        self.pass_gate().await?;
         let removed = within(
             self.options.response_timeout,
             "delete",

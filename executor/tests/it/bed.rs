@@ -11,7 +11,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use cts_executor::clock::SimulatedClock;
+use cts_executor::clock::{Clock, SimulatedClock, SteppedClock};
 use cts_executor::config::RunConfig;
 use cts_executor::container_engine::ContainerEngine;
 use cts_executor::container_engine::fake::{FakeEngine, Script};
@@ -40,9 +40,11 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// `GET`, or the state that an update reports.
+    /// `GET`, `announce`, `renew`, or the state that an update reports.
     pub(crate) fn short(&self) -> String {
         match self.method.as_str() {
+            "POST" => "announce".to_owned(),
+            "PUT" if self.path.contains("/attempts/") => "renew".to_owned(),
             "PUT" => self.path.rsplit('/').next().unwrap().to_owned(),
             method => method.to_owned(),
         }
@@ -60,6 +62,8 @@ pub(crate) enum Answer {
     Lost,
     /// Nothing, for ever.
     Never,
+    /// The call has its effect at once, its answer comes when the test calls [`Service::release`].
+    Held,
 }
 
 #[derive(Debug)]
@@ -70,6 +74,19 @@ pub(crate) struct Service {
     calls: Mutex<Vec<Call>>,
     /// Answer repeated updates as the existing service does: 404.
     refuse_repeats: bool,
+    /// Where it counts attempts.
+    attempts: Option<Mutex<Attempts>>,
+    released: tokio::sync::watch::Sender<bool>,
+}
+
+/// What the service knows about the executors of the container.
+#[derive(Debug, Default)]
+struct Attempts {
+    /// Instances, oldest first; the last one is current.
+    instances: Vec<String>,
+    unwanted: bool,
+    /// Renewals get no usable answer.
+    away: bool,
 }
 
 impl Service {
@@ -78,12 +95,57 @@ impl Service {
         answers: BTreeMap<usize, Answer>,
         refuse_repeats: bool,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::with(job, answers, refuse_repeats, None))
+    }
+
+    /// A service that counts attempts and takes what containers used.
+    pub(crate) fn counting_attempts(job: Value, answers: BTreeMap<usize, Answer>) -> Arc<Self> {
+        Arc::new(Self::with(job, answers, false, Some(Mutex::default())))
+    }
+
+    fn with(
+        job: Value,
+        answers: BTreeMap<usize, Answer>,
+        refuse_repeats: bool,
+        attempts: Option<Mutex<Attempts>>,
+    ) -> Self {
+        Self {
             job: Mutex::new(job),
             answers,
             calls: Mutex::default(),
             refuse_repeats,
-        })
+            attempts,
+            released: tokio::sync::watch::Sender::new(false),
+        }
+    }
+
+    fn attempts(&self) -> std::sync::MutexGuard<'_, Attempts> {
+        self.attempts.as_ref().unwrap().lock().unwrap()
+    }
+
+    /// Another executor has announced itself.
+    pub(crate) fn supersede(&self) {
+        self.attempts().instances.push("another".to_owned());
+    }
+
+    /// The container is not wanted any more.
+    pub(crate) fn no_longer_want(&self) {
+        self.attempts().unwanted = true;
+    }
+
+    /// Whether renewals get an answer.
+    pub(crate) fn set_away(&self, away: bool) {
+        self.attempts().away = away;
+    }
+
+    /// Answers the calls that are held.
+    pub(crate) fn release(&self) {
+        self.released.send_replace(true);
+    }
+
+    /// All calls, each in a word.
+    pub(crate) fn short_calls(&self) -> Vec<String> {
+        self.calls().iter().map(Call::short).collect()
     }
 
     pub(crate) fn calls(&self) -> Vec<Call> {
@@ -94,7 +156,7 @@ impl Service {
     pub(crate) fn reported(&self) -> Vec<String> {
         self.calls()
             .iter()
-            .filter(|call| call.method == "PUT")
+            .filter(|call| call.path.contains("/update/"))
             .map(Call::short)
             .collect()
     }
@@ -157,6 +219,7 @@ async fn answer(
         }
         // A success status whose body is cut: for the client the answer never came.
         Some(Answer::Lost) => {
+            let _lost = carry_out(&service, &call, repeated);
             return (
                 StatusCode::OK,
                 [(header::CONTENT_TYPE, "application/json")],
@@ -165,28 +228,80 @@ async fn answer(
                 .into_response();
         }
         Some(Answer::Never) => std::future::pending().await,
+        Some(Answer::Held) => {
+            let answer = carry_out(&service, &call, repeated);
+            let mut released = service.released.subscribe();
+            let _ = released.wait_for(|now| *now).await;
+            return answer;
+        }
         None => {}
     }
-    if method == Method::PUT {
+    carry_out(&service, &call, repeated)
+}
+
+/// What a call does, and its answer.
+fn carry_out(service: &Service, call: &Call, repeated: bool) -> Response {
+    if call.path.contains("/attempts") {
+        return answer_attempt(service, call);
+    }
+    if let Some(attempts) = &service.attempts
+        && call.path.contains("/update/")
+        && let Some(body) = &call.body
+        && body["attempt"] != attempts.lock().unwrap().instances.len()
+    {
+        return error(409, Some(50200));
+    }
+    if call.method == "PUT" {
         if repeated && service.refuse_repeats {
             return error(404, Some(40050));
         }
         return StatusCode::NO_CONTENT.into_response();
     }
-    if uri.path().contains("/admin/jobs/") && uri.path().contains("/container/") {
+    if call.path.contains("/admin/jobs/") && call.path.contains("/container/") {
         // The existing service shows containers to administrators only.
         return error(403, Some(20000));
     }
-    let body = if uri.path().contains("/admin/jobs/") {
+    let body = if call.path.contains("/admin/jobs/") {
         service.job.lock().unwrap().to_string()
     } else {
-        json!({
+        let mut root = json!({
             "service_name": "CDM Task Service", "version": "0.1.0", "git_hash": "abc",
             "server_time": "2031-01-01T00:00:00Z", "notes": "",
-        })
-        .to_string()
+        });
+        if service.attempts.is_some() {
+            root["capabilities"] = json!(["idempotent_updates", "attempts", "usage"]);
+        }
+        root.to_string()
     };
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// `POST .../attempts` and `PUT .../attempts/{attempt}`.
+fn answer_attempt(service: &Service, call: &Call) -> Response {
+    let mut attempts = service.attempts();
+    if attempts.away && call.method == "PUT" {
+        return (StatusCode::BAD_GATEWAY, "<html>not json").into_response();
+    }
+    let instance = call.body.as_ref().unwrap()["instance"].as_str().unwrap();
+    let known = attempts
+        .instances
+        .iter()
+        .position(|known| known == instance);
+    let attempt = match known {
+        Some(index) => index + 1,
+        None if call.method == "POST" => {
+            attempts.instances.push(instance.to_owned());
+            attempts.instances.len()
+        }
+        None => return error(404, Some(40000)),
+    };
+    if attempt != attempts.instances.len() {
+        return error(409, Some(50200));
+    }
+    let state = service.job.lock().unwrap()["state"].clone();
+    let body = json!({ "attempt": attempt, "wanted": !attempts.unwanted, "job_state": state });
+    let json = (header::CONTENT_TYPE, "application/json");
+    ([json], body.to_string()).into_response()
 }
 
 /// The job of `executor_calls.jsonl` and of most tests.
@@ -229,6 +344,8 @@ pub(crate) struct Bed {
     pub(crate) engine: FakeEngine,
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) clock: Arc<SimulatedClock>,
+    /// Where the test moves the time: used instead of `clock`.
+    pub(crate) stepped: Option<Arc<SteppedClock>>,
     pub(crate) shutdown: Shutdown,
     pub(crate) directory: tempfile::TempDir,
     variables: BTreeMap<&'static str, String>,
@@ -255,6 +372,7 @@ impl Bed {
             engine: FakeEngine::new(script),
             store: Arc::new(MemoryStore::with_buckets(&["buk", "logs"])),
             clock: Arc::new(SimulatedClock::default()),
+            stepped: None,
             shutdown: Shutdown::default(),
             directory: tempfile::tempdir().unwrap(),
             variables,
@@ -313,6 +431,10 @@ impl Bed {
             config.container,
         )
         .unwrap();
+        let clock: Arc<dyn Clock> = match &self.stepped {
+            Some(stepped) => Arc::<SteppedClock>::clone(stepped),
+            None => Arc::<SimulatedClock>::clone(&self.clock),
+        };
         let parts = Parts {
             coordinator: Arc::new(coordinator),
             connect_engine: {
@@ -324,7 +446,7 @@ impl Bed {
             },
             registry: None,
             open_store,
-            clock: Arc::<SimulatedClock>::clone(&self.clock),
+            clock,
             transfers: TransferRuntime::start().unwrap(),
             display: Display::none(),
             directory: self.path(),
@@ -369,6 +491,18 @@ impl Bed {
 
     fn number(&self) -> &str {
         &self.variables["CONTAINER_NUMBER"]
+    }
+}
+
+/// Polls `happened` until it is so.
+pub(crate) async fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while !happened() {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{what} never happened"
+        );
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 

@@ -30,6 +30,14 @@ fn every_variable_has_its_row() {
 }
 
 #[test]
+fn every_variable_of_htcondor_has_its_row() {
+    let page = page();
+    for name in cts_executor::condor::VARIABLES {
+        assert!(page.contains(&format!("| `{name}` |")), "{name} has no row");
+    }
+}
+
+#[test]
 fn every_failure_and_exit_status_has_its_row() {
     let page = page();
     for code in FailureCode::ALL {

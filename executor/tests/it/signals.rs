@@ -11,25 +11,13 @@ use cts_executor::object_store::faulty::{Fault, FaultyStore, Operation};
 use cts_executor::object_store::memory::MemoryStore;
 use serde_json::json;
 
-use super::bed::{Answer, Bed, DEADLINE, JOB_ID, Service, job};
+use super::bed::{Answer, Bed, JOB_ID, Service, eventually, job};
 
 async fn bed(script: Script, answers: BTreeMap<usize, Answer>) -> Bed {
     let document = job(&json!({}), &["buk/a/x"], 1, "buk/out");
     let bed = Bed::new(Service::new(document, answers, false), script).await;
     bed.put("buk/a/x", b"");
     bed
-}
-
-/// Polls `happened` until it is so.
-async fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + DEADLINE;
-    while !happened() {
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "{what} never happened"
-        );
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,4 +134,69 @@ async fn while_the_report_of_an_unusable_directory_hangs() {
     };
     let (status, ()) = tokio::join!(bed.run(), stop);
     assert_eq!(status.code(), 143);
+}
+
+/// HTCondor's grace, less what cleaning up may take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_container_runs_and_htcondor_grants_less_than_our_grace() {
+    let script = Script {
+        end: End::WhenStopped,
+        ..Script::default()
+    };
+    let mut bed = bed(script, BTreeMap::new()).await;
+    let ad = bed.path().join(".job.ad");
+    std::fs::write(&ad, "JobStatus = 2\nJobMaxVacateTime = 11\n").unwrap();
+    bed.set("_CONDOR_JOB_AD", ad.to_str().unwrap());
+    let stop = async {
+        bed.engine.wait_started(1).await;
+        bed.shutdown.request(15);
+    };
+    let (status, ()) = tokio::join!(bed.run(), stop);
+    assert_eq!(status.code(), 143);
+    let grace = Duration::from_secs(3);
+    let stopped = |call: &Call| matches!(call, Call::Stop(_, given) if *given == grace);
+    let calls = bed.engine.calls();
+    assert!(calls.iter().any(stopped), "{calls:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_logs_hang() {
+    let script = Script {
+        end: End::Exit {
+            code: 3,
+            oom_killed: false,
+        },
+        stdout: b"said".to_vec(),
+        ..Script::default()
+    };
+    let bed = bed(script, BTreeMap::new()).await;
+    let memory: Arc<dyn ObjectStore> = Arc::<MemoryStore>::clone(&bed.store);
+    let hanging: Arc<FaultyStore> =
+        Arc::new(FaultyStore::new(memory).always(Operation::Put, Fault::Stall));
+    let opened: Arc<dyn ObjectStore> = Arc::<FaultyStore>::clone(&hanging);
+    let stop = async {
+        eventually("the upload", || hanging.calls().contains(&Operation::Put)).await;
+        bed.shutdown.request(15);
+    };
+    let (status, ()) = tokio::join!(
+        bed.run_over(Box::new(move || Ok(Arc::clone(&opened)))),
+        stop
+    );
+    assert_eq!(status.code(), 143);
+    assert!(!bed.service.reported().contains(&"error".to_owned()));
+    bed.assert_nothing_left();
+}
+
+/// Image and inputs are there; the container may not start before the service agrees.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_first_report_hangs() {
+    let bed = bed(Script::default(), BTreeMap::from([(3, Answer::Never)])).await;
+    let stop = async {
+        eventually("the report", || bed.service.reported().len() == 1).await;
+        bed.shutdown.request(15);
+    };
+    let (status, ()) = tokio::join!(bed.run(), stop);
+    assert_eq!(status.code(), 143);
+    assert_eq!(bed.engine.specs(), []);
+    bed.assert_nothing_left();
 }

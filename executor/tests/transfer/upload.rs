@@ -1,11 +1,14 @@
 //! Files to objects.
 
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cts_executor::object_store::faulty::{Fault, FaultyStore, Operation};
 use cts_executor::object_store::{ObjectChecksum, ObjectName, StoreErrorKind};
-use cts_executor::transfer::{TransferError, Upload};
+use cts_executor::transfer::{Closed, PublishGate, TransferError, Upload};
 use cts_shared::crc64nvme::Crc64Nvme;
+use futures::future::{BoxFuture, ready};
 
 use crate::setup::{Setup, bytes};
 
@@ -268,4 +271,64 @@ async fn outputs_that_change_are_refused() {
             assert_eq!(setup.memory.open_uploads(), 0);
         }
     }
+}
+
+/// Lets the first few through.
+#[derive(Debug, Default)]
+struct Gate {
+    open_for: usize,
+    asked: AtomicUsize,
+}
+
+impl PublishGate for Gate {
+    fn pass(&self) -> BoxFuture<'_, Result<(), Closed>> {
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+        Box::pin(ready(if asked < self.open_for {
+            Ok(())
+        } else {
+            Err(Closed)
+        }))
+    }
+}
+
+/// Three PUTs and two completions make an object visible; parts do not.
+#[tokio::test]
+async fn the_gate_is_asked_before_each_object_becomes_visible() {
+    for open_for in 0..=5 {
+        let setup = Setup::new();
+        let gate = Arc::new(Gate {
+            open_for,
+            ..Gate::default()
+        });
+        let engine = setup.engine().with_gate(Arc::<Gate>::clone(&gate));
+        let counters = Arc::clone(&setup.counters);
+        let sent = engine.upload(some_files(&setup), counters, &setup.cancel);
+        match sent.await {
+            Ok(_) => assert_eq!(open_for, 5),
+            Err(error) => assert!(matches!(error, TransferError::Closed), "{error}"),
+        }
+        // One that was let through may still have been stopped because of another that was not.
+        assert!(setup.memory.objects().len() <= open_for, "{open_for}");
+        assert_eq!(setup.memory.open_uploads(), 0);
+        if open_for == 5 {
+            assert_eq!(gate.asked.load(Ordering::Relaxed), 5);
+            assert_all_there(&setup);
+        }
+    }
+}
+
+/// By now it may be what another executor has stored.
+#[tokio::test]
+async fn an_object_is_not_removed_when_the_gate_is_closed() {
+    let other = ObjectChecksum::FullObject(Crc64Nvme::of(b"other"));
+    let setup = Setup::with(|store| store.on(Operation::Put, 0, Fault::Checksum(other)));
+    let gate = Gate {
+        open_for: 1,
+        ..Gate::default()
+    };
+    let engine = setup.engine().with_gate(Arc::new(gate));
+    let file = setup.file("small", &bytes(10));
+    let sent = engine.upload(vec![file], Arc::clone(&setup.counters), &setup.cancel);
+    assert!(matches!(sent.await.unwrap_err(), TransferError::Closed));
+    assert!(!setup.faulty.calls().contains(&Operation::Delete));
 }

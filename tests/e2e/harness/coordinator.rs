@@ -9,7 +9,7 @@ use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
+use axum::routing::{get, post, put};
 use serde_json::{Value, json};
 
 use super::eventually;
@@ -27,11 +27,13 @@ pub(crate) struct Update {
 
 #[derive(Debug)]
 struct Shared {
-    job: Value,
+    job: Mutex<Value>,
     requests: Mutex<Vec<String>>,
     updates: Mutex<Vec<Update>>,
     /// Updates whose first answer is lost: applied, then the connection is answered with a 502.
     lose_answer_of: Option<&'static str>,
+    /// Instances of the executors that announced themselves, oldest first; none where attempts are not counted.
+    attempts: Option<Mutex<Vec<String>>>,
 }
 
 /// A running coordinator; it ends with the test's runtime.
@@ -44,20 +46,30 @@ pub(crate) struct Coordinator {
 impl Coordinator {
     /// Serves `job` on a free port.
     pub(crate) async fn start(job: Value) -> Self {
-        Self::start_with(job, None).await
+        Self::start_with(job, None, None).await
     }
 
     /// The same, but the first answer to the update to `state` is lost after it was applied.
     pub(crate) async fn losing_the_answer_of(job: Value, state: &'static str) -> Self {
-        Self::start_with(job, Some(state)).await
+        Self::start_with(job, Some(state), None).await
     }
 
-    async fn start_with(job: Value, lose_answer_of: Option<&'static str>) -> Self {
+    /// The same, and it counts attempts: the reports of any but the last executor are refused.
+    pub(crate) async fn counting_attempts(job: Value) -> Self {
+        Self::start_with(job, None, Some(Mutex::default())).await
+    }
+
+    async fn start_with(
+        job: Value,
+        lose_answer_of: Option<&'static str>,
+        attempts: Option<Mutex<Vec<String>>>,
+    ) -> Self {
         let shared = Arc::new(Shared {
-            job,
+            job: Mutex::new(job),
             requests: Mutex::default(),
             updates: Mutex::default(),
             lose_answer_of,
+            attempts,
         });
         let router = Router::new()
             .route("/services/cts", get(root))
@@ -67,6 +79,14 @@ impl Coordinator {
             .route(
                 "/services/cts/external_exec/jobs/{job}/container/{container}/update/{state}",
                 put(update),
+            )
+            .route(
+                "/services/cts/external_exec/jobs/{job}/container/{container}/attempts",
+                post(attempt),
+            )
+            .route(
+                "/services/cts/external_exec/jobs/{job}/container/{container}/attempts/{attempt}",
+                put(attempt),
             )
             .fallback(unknown)
             .layer(axum::middleware::from_fn(authorize))
@@ -89,6 +109,11 @@ impl Coordinator {
     /// What was asked so far, oldest first: methods and paths below the root.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.shared.requests.lock().unwrap().clone()
+    }
+
+    /// Hands out another job from now on.
+    pub(crate) fn set_job(&self, job: Value) {
+        *self.shared.job.lock().unwrap() = job;
     }
 
     /// What was reported so far, oldest first.
@@ -142,21 +167,27 @@ async fn whoami() -> Response {
     axum::Json(json!({ "user": "executor", "roles": [], "allowed_paths": [] })).into_response()
 }
 
-async fn root() -> Response {
+async fn root(State(shared): State<Arc<Shared>>) -> Response {
+    let capabilities: &[&str] = match &shared.attempts {
+        Some(_) => &["attempts", "usage"],
+        None => &[],
+    };
     axum::Json(json!({
         "service_name": "CDM Task Service",
         "version": "0.1.0-prototype6",
         "git_hash": "e2e",
         "server_time": jiff::Timestamp::now().to_string(),
         "notes": "This is the coordinator of the end-to-end tests",
+        "capabilities": capabilities,
     }))
     .into_response()
 }
 
 async fn admin_job(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let id = shared.job["id"].as_str().unwrap_or_default();
+    let job = shared.job.lock().unwrap().clone();
+    let id = job["id"].as_str().unwrap_or_default();
     if request.uri().path().ends_with(id) {
-        axum::Json(shared.job.clone()).into_response()
+        axum::Json(job).into_response()
     } else {
         error(StatusCode::NOT_FOUND, 40_040, "No such job", "no such job")
     }
@@ -174,6 +205,11 @@ async fn update(State(shared): State<Arc<Shared>>, request: Request) -> Response
         .await
         .unwrap();
     let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    if let Some(attempts) = &shared.attempts
+        && body["attempt"] != attempts.lock().unwrap().len()
+    {
+        return superseded();
+    }
     let mut updates = shared.updates.lock().unwrap();
     if updates.last().is_some_and(|last| last.state == state) {
         // As the real service answers an update that was applied already.
@@ -192,6 +228,37 @@ async fn update(State(shared): State<Arc<Shared>>, request: Request) -> Response
         return (StatusCode::BAD_GATEWAY, "<html>bad gateway</html>").into_response();
     }
     StatusCode::NO_CONTENT.into_response()
+}
+
+/// An executor begins, or is still at work.
+async fn attempt(
+    State(shared): State<Arc<Shared>>,
+    axum::Json(notice): axum::Json<Value>,
+) -> Response {
+    let Some(attempts) = &shared.attempts else {
+        return unknown().await;
+    };
+    let mut instances = attempts.lock().unwrap();
+    let instance = notice["instance"].as_str().unwrap_or_default();
+    let known = instances.iter().position(|known| known == instance);
+    let index = known.unwrap_or_else(|| {
+        instances.push(instance.to_owned());
+        instances.len() - 1
+    });
+    if index + 1 != instances.len() {
+        return superseded();
+    }
+    let state = &shared.job.lock().unwrap()["state"];
+    axum::Json(json!({ "attempt": index + 1, "wanted": true, "job_state": state })).into_response()
+}
+
+fn superseded() -> Response {
+    error(
+        StatusCode::CONFLICT,
+        50_200,
+        "Attempt superseded",
+        "another executor has taken over",
+    )
 }
 
 async fn unknown() -> Response {

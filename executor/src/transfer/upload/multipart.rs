@@ -197,6 +197,7 @@ impl Uploads {
         let size = upload.source.size();
         let mut attempts = Attempts::new(&self.options.retry, &self.counters);
         loop {
+            self.pass_gate().await?;
             let complete = self
                 .store
                 .complete_multipart(object, &upload.upload_id, parts, whole);

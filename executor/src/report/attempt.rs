@@ -1,0 +1,278 @@
+//! This executor's attempt: which of several executors of one container it is, and whether it is still the
+//! one whose reports and objects count ([`cts_shared::wire::attempt`]).
+//!
+//! *Compute optimistically, publish fenced.* A service that is away never stops a container. But before
+//! anything becomes visible in the store, the service must have said within [`LEASE`] that this attempt is
+//! the current one; and a definite "superseded" or "not wanted" stops the run at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cts_shared::error_code::ErrorCode;
+use cts_shared::state::JobState;
+use cts_shared::wire::attempt::{AttemptNotice, AttemptStanding};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Budget, ReportError, retry, shortened_at_random};
+use crate::clock::Clock;
+use crate::coordinator::{Coordinator, CoordinatorError};
+use crate::transfer::{Closed, PublishGate};
+
+/// From one renewal to the next, at most.
+pub const RENEWAL_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How old the service's last word may be when something is published. Two renewals fit into it, so that one
+/// that gets lost holds up nothing.
+pub const LEASE: Duration = Duration::from_secs(120);
+
+/// A renewal that has no answer by then is worth another one: its connection is dead.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Tells this process from all other executors.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// A random UUID; also a label of the container ([`crate::labels::INSTANCE`]).
+    pub instance: String,
+    /// The worker's name, if it has one.
+    pub host: Option<String>,
+}
+
+impl Identity {
+    /// A new one, on this machine.
+    #[must_use]
+    pub fn new() -> Self {
+        let name = rustix::system::uname();
+        let host = name.nodename().to_string_lossy().into_owned();
+        Self {
+            instance: uuid::Uuid::new_v4().to_string(),
+            host: Some(host).filter(|host| !host.is_empty()),
+        }
+    }
+
+    fn notice(&self, clock: &dyn Clock) -> AttemptNotice {
+        AttemptNotice {
+            time: clock.now().to_offset_string(),
+            instance: self.instance.clone(),
+            host: self.host.clone(),
+        }
+    }
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What the service has said about this attempt.
+#[derive(Debug, Clone)]
+struct View {
+    /// When the last question was asked whose answer was that this attempt is current.
+    confirmed: Duration,
+    /// Why the run has to stop, once it has to.
+    end: Option<ReportError>,
+}
+
+/// An announced attempt.
+#[derive(Debug)]
+pub struct Attempt {
+    number: u32,
+    identity: Identity,
+    coordinator: Arc<dyn Coordinator>,
+    clock: Arc<dyn Clock>,
+    view: watch::Sender<View>,
+    /// Somebody waits for the service's word.
+    urgent: Notify,
+    /// Cancelled when the run has to stop.
+    halt: CancellationToken,
+}
+
+impl Attempt {
+    /// Announces the executor, until the service has taken it. `halt` is cancelled when the service says
+    /// that the run has to stop, now or later.
+    ///
+    /// # Errors
+    /// [`ReportError::Superseded`] or [`ReportError::JobEnded`] when there is nothing to do for this
+    /// executor; else that the service refuses or cannot be reached.
+    pub async fn announce(
+        coordinator: Arc<dyn Coordinator>,
+        clock: Arc<dyn Clock>,
+        budget: Budget,
+        identity: Identity,
+        halt: CancellationToken,
+    ) -> Result<Arc<Self>, ReportError> {
+        let notice = identity.notice(clock.as_ref());
+        let (asked, standing) = retry(clock.as_ref(), budget, "announcing this executor", || {
+            let asked = clock.elapsed();
+            let announced = coordinator.announce(&notice);
+            announced.map(move |answer| answer.map(|standing| (asked, standing)))
+        })
+        .await
+        .map_err(told_superseded)?;
+        if !standing.wanted {
+            let state = standing.job_state;
+            return Err(ReportError::JobEnded { state });
+        }
+        tracing::info!(
+            attempt = standing.attempt,
+            instance = identity.instance,
+            "announced"
+        );
+        Ok(Arc::new(Self {
+            number: standing.attempt,
+            identity,
+            coordinator,
+            clock,
+            view: watch::Sender::new(View {
+                confirmed: asked,
+                end: None,
+            }),
+            urgent: Notify::new(),
+            halt,
+        }))
+    }
+
+    /// Its number, which reports carry.
+    #[must_use]
+    pub const fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Why the run has to stop, once it has to.
+    #[must_use]
+    pub fn end(&self) -> Option<ReportError> {
+        self.view.borrow().end.clone()
+    }
+
+    /// The service took something of this attempt that it was asked at `asked`: it is the current one.
+    pub(super) fn confirm(&self, asked: Duration) {
+        self.view
+            .send_modify(|view| view.confirmed = view.confirmed.max(asked));
+    }
+
+    /// The run has to stop. Being superseded is told before every other reason.
+    pub(super) fn stop(&self, error: ReportError) {
+        self.view.send_modify(|view| {
+            if view.end.is_none() || error == ReportError::Superseded {
+                view.end = Some(error);
+            }
+        });
+        self.halt.cancel();
+    }
+
+    /// Renews the attempt until the handle is dropped, in a task of its own that nothing else holds up.
+    pub fn keep(self: &Arc<Self>, budget: Budget) -> AbortOnDropHandle<()> {
+        let attempt = Arc::clone(self);
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut is_away = false;
+            loop {
+                let pause = attempt.clock.sleep(shortened_at_random(RENEWAL_INTERVAL));
+                tokio::select! {
+                    () = pause => attempt.renew_in_passing(&mut is_away).await,
+                    () = attempt.urgent.notified() => attempt.renew_urgently(budget).await,
+                }
+            }
+        }))
+    }
+
+    /// One try; without an answer the run goes on.
+    async fn renew_in_passing(&self, is_away: &mut bool) {
+        match self.renew_once().await {
+            Ok(()) => {
+                if std::mem::take(is_away) {
+                    tracing::info!("the service answers again");
+                }
+            }
+            Err(error) => {
+                if told_superseded_by(&error) {
+                    self.stop(ReportError::Superseded);
+                } else if !std::mem::replace(is_away, true) {
+                    tracing::warn!(%error, "the attempt could not be renewed; the run goes on");
+                }
+            }
+        }
+    }
+
+    /// Until there is an answer, or the time for it is used up: then the run cannot go on.
+    async fn renew_urgently(&self, budget: Budget) {
+        let what = "asking whether this attempt is the current one";
+        let clock = self.clock.as_ref();
+        if let Err(error) = retry(clock, budget, what, || self.renew_once()).await {
+            self.stop(told_superseded(error));
+        }
+    }
+
+    /// Asks once whether the job is being canceled while this attempt is the current one. Not certain: no.
+    pub async fn is_job_canceled(&self) -> bool {
+        let asked = self.renew_once().await;
+        let state = match self.end() {
+            Some(ReportError::JobEnded { state }) => state,
+            _ => return false,
+        };
+        asked.is_ok() && matches!(state, JobState::Canceling | JobState::Canceled)
+    }
+
+    async fn renew_once(&self) -> Result<(), CoordinatorError> {
+        let notice = self.identity.notice(self.clock.as_ref());
+        let asked = self.clock.elapsed();
+        let renewal = self.coordinator.renew(self.number, &notice);
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, renewal).await;
+        let AttemptStanding {
+            wanted, job_state, ..
+        } = answer.unwrap_or_else(|_| {
+            Err(CoordinatorError::Unavailable {
+                call: "the renewal of the attempt".to_owned(),
+                cause: format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
+            })
+        })?;
+        self.confirm(asked);
+        if !wanted {
+            self.stop(ReportError::JobEnded { state: job_state });
+        }
+        Ok(())
+    }
+
+    async fn wait_until_certain(&self) -> Result<(), Closed> {
+        let mut view = self.view.subscribe();
+        loop {
+            let (confirmed, end) = {
+                let view = view.borrow_and_update();
+                (view.confirmed, view.end.clone())
+            };
+            match end {
+                // A job that is being canceled is still this attempt's: its logs may be stored.
+                None | Some(ReportError::JobEnded { .. }) => {}
+                Some(_) => return Err(Closed),
+            }
+            if self.clock.elapsed().saturating_sub(confirmed) <= LEASE {
+                return Ok(());
+            }
+            self.urgent.notify_one();
+            if view.changed().await.is_err() {
+                return Err(Closed);
+            }
+        }
+    }
+}
+
+impl PublishGate for Attempt {
+    fn pass(&self) -> BoxFuture<'_, Result<(), Closed>> {
+        self.wait_until_certain().boxed()
+    }
+}
+
+fn told_superseded_by(error: &CoordinatorError) -> bool {
+    error.refusal() == Some(ErrorCode::AttemptSuperseded)
+}
+
+/// A refusal because of another attempt, by its own name.
+pub(super) fn told_superseded(error: ReportError) -> ReportError {
+    match error {
+        ReportError::Refused(refusal) if told_superseded_by(&refusal) => ReportError::Superseded,
+        other => other,
+    }
+}
