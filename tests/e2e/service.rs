@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use cts_tests::dev_service::{As, DevService};
 use cts_tests::object_store::crc64nvme;
+use cts_tests::service_process::{As, ServiceProcess};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -13,18 +13,18 @@ use crate::harness::{Case, eventually};
 const JOB_DEADLINE: Duration = Duration::from_secs(90);
 
 /// A service of the test's own, and its directory.
-async fn service(case: &Case) -> (DevService, TempDir) {
+async fn service(case: &Case) -> (ServiceProcess, TempDir) {
     let dir = tempfile::Builder::new()
         .prefix("cts-e2e-service-")
         .tempdir()
         .unwrap();
     let log = dir.path().join("service.log");
-    let started = DevService::start(case.testbed, &dir.path().join("data"), &log).await;
+    let started = ServiceProcess::start(case.testbed, &dir.path().join("data"), &log).await;
     (started.unwrap_or_else(|error| panic!("{error}")), dir)
 }
 
 async fn call(
-    service: &DevService,
+    service: &ServiceProcess,
     who: As,
     method: Method,
     path: &str,
@@ -35,7 +35,7 @@ async fn call(
 }
 
 /// Registers the image and submits the case's job to the local site. Returns its id.
-async fn submit(case: &Case, service: &DevService) -> String {
+async fn submit(case: &Case, service: &ServiceProcess) -> String {
     let mut body = case.job()["job_input"].clone();
     body["cluster"] = json!("local");
     let image = format!("/admin/images/{}", case.testbed.images.test_tool.tagged());
@@ -45,7 +45,12 @@ async fn submit(case: &Case, service: &DevService) -> String {
 }
 
 /// Waits until the job is in one of the states, and returns it.
-async fn wait_for(service: &DevService, id: &str, states: &[&str], deadline: Duration) -> Value {
+async fn wait_for(
+    service: &ServiceProcess,
+    id: &str,
+    states: &[&str],
+    deadline: Duration,
+) -> Value {
     let path = format!("/admin/jobs/{id}");
     eventually("the job's state", deadline, async || {
         let job = call(service, As::Admin, Method::GET, &path, None).await;
@@ -60,7 +65,7 @@ async fn wait_for(service: &DevService, id: &str, states: &[&str], deadline: Dur
 }
 
 /// Submits the case's job and waits for its end.
-async fn run(case: &Case, service: &DevService) -> Value {
+async fn run(case: &Case, service: &ServiceProcess) -> Value {
     let id = submit(case, service).await;
     wait_for(
         service,

@@ -7,7 +7,7 @@ mod screen;
 use std::process::ExitCode;
 
 use clap::Parser;
-use cts_tests::dev_service::DevService;
+use cts_tests::service_process::ServiceProcess;
 use cts_tests::testbed::{DEMO_SERVICE, Testbed};
 
 use screen::Screen;
@@ -62,7 +62,7 @@ async fn run(screen: &mut Screen, was_up: bool, stay: bool) -> Result<(), Failur
     testbed.stop_services().await?;
     let data_dir = testbed.layout().data(DEMO_SERVICE);
     let log = testbed.layout().log(DEMO_SERVICE);
-    let service = DevService::start(testbed.state(), &data_dir, &log).await?;
+    let service = ServiceProcess::start(testbed.state(), &data_dir, &log).await?;
     screen.line(&format!(
         "REST at {}, log in {}",
         service.url(),
@@ -87,7 +87,7 @@ async fn run(screen: &mut Screen, was_up: bool, stay: bool) -> Result<(), Failur
     Ok(())
 }
 
-fn look_further(screen: &mut Screen, testbed: &Testbed, service: &DevService, stay: bool) {
+fn look_further(screen: &mut Screen, testbed: &Testbed, service: &ServiceProcess, stay: bool) {
     screen.step("To look further");
     screen.line(&format!(
         "what the service logged: {}",
