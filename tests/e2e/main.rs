@@ -10,6 +10,7 @@
 mod harness;
 
 mod attempts;
+mod condor;
 mod container_failure;
 mod credentials;
 mod image;

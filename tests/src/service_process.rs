@@ -430,6 +430,31 @@ impl ServiceProcess {
         path: &str,
         body: Option<&serde_json::Value>,
     ) -> Result<serde_json::Value, ServiceError> {
+        let text = self.send(who, method.clone(), path, body).await?;
+        if text.is_empty() {
+            return Ok(serde_json::Value::Null);
+        }
+        serde_json::from_str(&text).map_err(|error| ServiceError::Request {
+            request: format!("{method} {path}"),
+            problem: error.to_string(),
+        })
+    }
+
+    /// Reads what is no JSON: a container's log.
+    ///
+    /// # Errors
+    /// When there is no answer, or one that is no success.
+    pub async fn text(&self, who: As, path: &str) -> Result<String, ServiceError> {
+        self.send(who, reqwest::Method::GET, path, None).await
+    }
+
+    async fn send(
+        &self,
+        who: As,
+        method: reqwest::Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<String, ServiceError> {
         let request = format!("{method} {path}");
         let failed = |problem: String| ServiceError::Request {
             request: request.clone(),
@@ -454,10 +479,7 @@ impl ServiceProcess {
         if !status.is_success() {
             return Err(failed(format!("{status} {text}")));
         }
-        if text.is_empty() {
-            return Ok(serde_json::Value::Null);
-        }
-        serde_json::from_str(&text).map_err(|error| failed(error.to_string()))
+        Ok(text)
     }
 
     /// Stops the service and waits for its end.
