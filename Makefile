@@ -106,7 +106,7 @@ bench-service: ## Load the service: requests a second, latencies, memory; a quie
 	exit $$status
 
 .PHONY: testbed-up
-testbed-up: ## Start the real components: container engine, registries, S3 server
+testbed-up: ## Start the real components: container engine, registries, S3 server, HTCondor pool
 	@$(testbed) up
 
 .PHONY: testbed-down

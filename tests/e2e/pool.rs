@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cts_tests::testbed::htcondor::{Ad, Pool};
 use serde_json::json;
+use tokio::sync::RwLock;
 
 use crate::harness::{eventually, testbed};
 
@@ -13,6 +14,9 @@ const SOON: Duration = Duration::from_secs(60);
 const REMOVED: u64 = 3;
 const COMPLETED: u64 = 4;
 const HELD: u64 = 5;
+
+/// Held for writing by the test that stops the scheduler, for reading by those that need it.
+static SCHEDULER: RwLock<()> = RwLock::const_new(());
 
 /// One job with a shell script; its files are in a directory of its own.
 struct ShellJob {
@@ -96,6 +100,7 @@ impl ShellJob {
 
 #[tokio::test]
 async fn a_job_runs_as_the_pools_user_and_may_open_the_engines_socket() {
+    let _scheduler = SCHEDULER.read().await;
     let script = "echo user=$(id -un)\n\
                   echo scratch=$_CONDOR_SCRATCH_DIR\n\
                   echo engine=$(curl -sS --unix-socket /var/run/docker.sock http://localhost/_ping)\n";
@@ -127,6 +132,7 @@ async fn a_job_runs_as_the_pools_user_and_may_open_the_engines_socket() {
 
 #[tokio::test]
 async fn a_vacated_job_gets_sigterm_and_runs_again() {
+    let _scheduler = SCHEDULER.read().await;
     // Written to the shared directory: what a vacated job prints is not brought back.
     let script = "cd $(dirname $0)\n\
                   echo started >> runs\n\
@@ -144,6 +150,7 @@ async fn a_vacated_job_gets_sigterm_and_runs_again() {
 
 #[tokio::test]
 async fn a_job_is_held_and_released() {
+    let _scheduler = SCHEDULER.read().await;
     let job = ShellJob::submit("hold", "exit 3\n").await;
     let ad = job.in_queue_with_status(HELD).await;
     assert_eq!(ad["ExitCode"], json!(3), "{ad:?}");
@@ -162,6 +169,7 @@ async fn a_job_is_held_and_released() {
 
 #[tokio::test]
 async fn a_killed_starter_costs_a_run_and_not_the_job() {
+    let _scheduler = SCHEDULER.read().await;
     let script = "cd $(dirname $0)\necho started >> runs\nexec sleep 600\n";
     let job = ShellJob::submit("starter", script).await;
     job.says("runs", "started").await;
@@ -172,4 +180,20 @@ async fn a_killed_starter_costs_a_run_and_not_the_job() {
     job.says("runs", "started\nstarted").await;
     job.pool.rm(job.cluster).await.unwrap();
     job.in_history().await;
+}
+
+#[tokio::test]
+async fn a_job_runs_on_while_the_scheduler_is_away() {
+    let _scheduler = SCHEDULER.write().await;
+    let script = "cd $(dirname $0)\necho started >> runs\nuntil [ -e go ]; do sleep 0.2; done\n";
+    let job = ShellJob::submit("scheduler", script).await;
+    job.says("runs", "started").await;
+    job.pool.stop_schedd().await.unwrap();
+    let refused = job.pool.q(&job.constraint()).await.unwrap_err().to_string();
+    assert!(refused.contains("Can't find address"), "{refused}");
+    job.pool.start_schedd().await.unwrap();
+    std::fs::write(job.dir.join("go"), "").unwrap();
+    let ad = job.in_history().await;
+    assert_eq!(ad["JobStatus"], json!(COMPLETED), "{ad:?}");
+    assert_eq!(job.read("runs"), "started\n", "it ran once");
 }

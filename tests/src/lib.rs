@@ -1,6 +1,6 @@
 //! The testbed of CTS and what the end-to-end tests and the demo share.
 //!
-//! [`testbed`] starts the real components (container engine, image registries, S3 server) in a
+//! [`testbed`] starts the real components (container engine, image registries, S3 server, HTCondor pool) in a
 //! directory of their own and stops them again; [`service_process`] runs the service on them;
 //! [`object_store`] reads and writes objects the way a user of the service would; [`binaries`] finds
 //! the programs under test. [`load`], [`machine`] and [`markdown`] are what the benchmarks measure and

@@ -39,6 +39,8 @@ use super::process::{self, ProcessId};
 
 pub use pool::{Ad, Pool, PoolError};
 
+/// The component's name.
+pub const NAME: &str = "htcondor";
 /// The user that submits jobs and as whom they run.
 pub const USER: &str = "cts";
 /// Its id, on the outside too; one that no system gives away by itself.
@@ -168,7 +170,7 @@ impl HtCondor {
 }
 
 impl Component for HtCondor {
-    const NAME: &'static str = "htcondor";
+    const NAME: &'static str = NAME;
     const READY_WITHIN: Duration = Duration::from_secs(60);
 
     async fn ensure_installed(&mut self, layout: &Layout) -> Result<(), TestbedError> {
