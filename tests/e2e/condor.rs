@@ -145,7 +145,7 @@ async fn a_job_completes_and_its_use_is_told() {
         job["cpu_factor"].as_f64().ok_or_else(|| job.to_string())
     })
     .await;
-    let status = format!("/admin/jobs/{id}/container/0/runner_status");
+    let status = format!("/admin/jobs/{id}/runner_status?container_number=0");
     let status = service.call(As::Admin, Method::GET, &status, None).await;
     assert_eq!(status["CTSJobID"], json!(id), "{status}");
     assert_eq!(status["JobStatus"], json!(4), "{status}");
