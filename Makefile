@@ -46,7 +46,7 @@ advisories: ## Known vulnerabilities of dependencies; needs cargo-deny and fetch
 .PHONY: test
 test: fmt lint ## Everything: lints, unit, integration and end-to-end tests
 	$(CARGO) test --locked
-	$(MAKE) static
+	$(MAKE) archive
 	$(MAKE) e2e
 
 .PHONY: build
@@ -74,6 +74,14 @@ static: ## Build the executor as one static file, in minutes: target/static/cts-
 	@cp $(target_dir)/$(static_target)/release/cts-executor $(target_dir)/static/cts-executor
 	@ls -l $(target_dir)/static/cts-executor
 
+# The same bytes from the same binary: no times, no names of whoever packs it.
+.PHONY: archive
+archive: static ## Pack it for HTCondor workers, with their wrapper: target/static/{cts-executor.tgz,executable.sh}
+	tar --create --format=ustar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=0755 \
+	    --directory=$(target_dir)/static cts-executor | gzip -n > $(target_dir)/static/cts-executor.tgz
+	@cp condor/run_job.sh $(target_dir)/static/executable.sh
+	@ls -l $(target_dir)/static/cts-executor.tgz $(target_dir)/static/executable.sh
+
 # The transfer engine by itself is linked as the executor is, so that what is measured is what runs.
 .PHONY: bench
 bench: static ## Measure the executor, side by side with curl, s5cmd and rclone; a quiet machine, ten minutes
@@ -98,7 +106,7 @@ bench-service: ## Load the service: requests a second, latencies, memory; a quie
 	exit $$status
 
 .PHONY: testbed-up
-testbed-up: ## Start the real components: container engine, registries, S3 server
+testbed-up: ## Start the real components: container engine, registries, S3 server, HTCondor pool
 	@$(testbed) up
 
 .PHONY: testbed-down

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,17 +20,23 @@ use cts_net::tls::TlsError;
 use cts_shared::site::Site;
 
 use crate::app::App;
+use crate::background::reconciler::Reconciler;
 use crate::background::{cleaner, finisher, site_watcher, starter};
 use crate::clock::SystemClock;
 use crate::compute_site::ComputeSite;
+use crate::compute_site::htcondor::HtcondorSite;
 use crate::compute_site::local::{LocalSite, LocalSiteSettings};
+use crate::condor::pool::Pool;
+use crate::condor::reconcile::Rules;
+use crate::condor::submit_description::SubmitSettings;
 use crate::config::Config;
 use crate::config::settings::LocalSiteChoice;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::exit::ExitStatus;
 use crate::identity::{Identity, TokenFileError};
 use crate::image_registry::{MeteredImageRegistry, OciImageRegistry};
-use crate::job_store::{CountedJobStore, StoreError};
+use crate::job_store::{CountedJobStore, JobStore, StoreError};
+use crate::lease_store::LeaseStore;
 use crate::metrics::Metrics;
 use crate::object_store::{MeteredObjectStore, ObjectStore};
 use crate::programs::find_executor;
@@ -146,7 +153,12 @@ pub(crate) fn block_on(
 pub(crate) async fn open_store(data_dir: &DataDir) -> Result<SqliteStore, StartError> {
     let path = data_dir.join("cts.sqlite");
     match tokio::task::spawn_blocking(move || SqliteStore::open(&path)).await {
-        Ok(store) => Ok(store?),
+        Ok(store) => {
+            let store = store?;
+            // The directory is this process's alone: whoever held them is gone.
+            store.lapse_leases().await?;
+            Ok(store)
+        }
         Err(error) => Err(StartError::Failed {
             action: "open the database",
             cause: error.to_string(),
@@ -202,8 +214,17 @@ pub(crate) struct Parts {
     pub(crate) s3_secret_path: PathBuf,
     /// The site `local`, if it is offered.
     pub(crate) local_site: Option<LocalSiteChoice>,
-    /// Why the site `kbase` is not available.
-    pub(crate) kbase_unavailable: &'static str,
+    /// The site `kbase`, or why it is not available.
+    pub(crate) condor_site: Result<CondorSiteParts, String>,
+}
+
+/// What the site `kbase` is made of.
+#[derive(Debug)]
+pub(crate) struct CondorSiteParts {
+    pub(crate) submit: SubmitSettings,
+    pub(crate) pool: Arc<dyn Pool>,
+    pub(crate) reconcile_interval: Duration,
+    pub(crate) max_releases: u32,
 }
 
 /// A service that answers.
@@ -236,16 +257,28 @@ impl RunningService {
             plain_http_hosts: parts.plain_http_registries,
             ..RegistryOptions::default()
         });
+        let jobs: Arc<dyn JobStore> = Arc::new(CountedJobStore::new(
+            Arc::new(parts.store.clone()),
+            metrics.job_transitions(),
+        ));
+        let leases: Arc<dyn LeaseStore> = Arc::new(parts.store.clone());
+        let clock = Arc::new(SystemClock);
+        let condor = parts.condor_site.as_ref().map(|condor| {
+            Arc::new(HtcondorSite::new(
+                condor.submit.clone(),
+                Arc::clone(&condor.pool),
+                Arc::clone(&jobs),
+                Arc::clone(&leases),
+                clock.clone(),
+            ))
+        });
         let app = Arc::new(App {
-            jobs: Arc::new(CountedJobStore::new(
-                Arc::new(parts.store.clone()),
-                metrics.job_transitions(),
-            )),
+            jobs,
             images: Arc::new(parts.store.clone()),
             site_store: Arc::new(parts.store.clone()),
             outbox: Arc::new(parts.store),
             identity: parts.identity,
-            sites: sites(&local, parts.kbase_unavailable),
+            sites: sites(&local, condor.map_err(String::as_str)),
             object_store: Arc::new(MeteredObjectStore::new(
                 parts.object_store,
                 metrics.dependency_calls(),
@@ -254,7 +287,7 @@ impl RunningService {
                 Arc::new(registry),
                 metrics.dependency_calls(),
             )),
-            clock: Arc::new(SystemClock),
+            clock,
             config: parts.config,
             metrics,
             readiness: Readiness::default(),
@@ -275,6 +308,11 @@ impl RunningService {
             let cleaner = cleaner::run(Arc::clone(&app), background_stop.clone());
             background.push(("starter", tokio::spawn(starter)));
             background.push(("cleaner", tokio::spawn(cleaner)));
+            if let Ok(condor) = parts.condor_site {
+                let reconciler = reconciler(Arc::clone(&app), leases, condor);
+                let reconciler = reconciler.run(background_stop.clone());
+                background.push(("reconciler", tokio::spawn(reconciler)));
+            }
         }
         let server_stop = CancellationToken::new();
         let address = parts.listening.address;
@@ -342,7 +380,22 @@ impl RunningService {
     }
 }
 
-fn sites(local: &Result<Arc<LocalSite>, String>, kbase_unavailable: &str) -> Sites {
+/// How long an executor may be silent beyond the time for which it keeps trying to report.
+const SILENCE_MARGIN: Duration = Duration::from_mins(15);
+
+fn reconciler(app: Arc<App>, leases: Arc<dyn LeaseStore>, condor: CondorSiteParts) -> Reconciler {
+    let trying = Duration::from_secs(u64::from(condor.submit.job_update_timeout_min) * 60);
+    let rules = Rules {
+        max_releases: condor.max_releases,
+        client_group: condor.submit.client_group,
+        idle: condor.reconcile_interval,
+        silence: trying.saturating_add(SILENCE_MARGIN),
+        listening_since: app.clock.now(),
+    };
+    Reconciler::new(app, condor.pool, leases, rules, condor.reconcile_interval)
+}
+
+fn sites(local: &Result<Arc<LocalSite>, String>, condor: Result<Arc<HtcondorSite>, &str>) -> Sites {
     let unavailable = |reason: &str| SiteStatus::Unavailable {
         reason: reason.to_owned(),
     };
@@ -350,11 +403,15 @@ fn sites(local: &Result<Arc<LocalSite>, String>, kbase_unavailable: &str) -> Sit
         Ok(site) => SiteStatus::Available(Arc::clone(site) as Arc<dyn ComputeSite>),
         Err(reason) => unavailable(reason),
     };
+    let condor = match condor {
+        Ok(site) => SiteStatus::Available(site as Arc<dyn ComputeSite>),
+        Err(reason) => unavailable(reason),
+    };
     let no_nersc = "this service has no connection to NERSC";
     Sites::new([
         (Site::PerlmutterJaws, unavailable(no_nersc)),
         (Site::LawrenciumJaws, unavailable(no_nersc)),
-        (Site::Kbase, unavailable(kbase_unavailable)),
+        (Site::Kbase, condor),
         (Site::Local, local),
     ])
 }

@@ -2,5 +2,6 @@
 
 pub mod cleaner;
 pub mod finisher;
+pub mod reconciler;
 pub mod site_watcher;
 pub mod starter;

@@ -12,6 +12,7 @@ use cts_shared::job_input::JobInput;
 use crate::error::Error;
 use crate::identity::User;
 
+pub mod htcondor;
 pub mod local;
 
 /// Something a site noticed by itself.
@@ -35,8 +36,17 @@ pub type SiteEvents = mpsc::Sender<SiteEvent>;
 
 /// A site did not do what it was asked to.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub struct SiteError(pub String);
+pub enum SiteError {
+    /// Not now: trying again may help.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Never: it cannot take this job.
+    #[error("{0}")]
+    Refused(String),
+    /// Another service over the same store is at it.
+    #[error("another service is doing it")]
+    Busy,
+}
 
 /// Something of a job is left at its site.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -86,6 +96,10 @@ pub trait ComputeSite: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// When executors may be left.
     fn cancel(&self, job: JobId) -> BoxFuture<'_, Result<(), SiteError>>;
+
+    /// Whether the site's batch system gives an account of what an ended job used, some time later: see
+    /// [`JobOutcome::statistics_due`](cts_shared::state::job_flow::JobOutcome::statistics_due).
+    fn gives_account(&self) -> bool;
 
     /// What the site's batch system says about a container: its own attributes by name, none if it
     /// does not have the container yet.

@@ -141,7 +141,9 @@ async fn serve(
             refdata_host_path: None,
             job_update_timeout_min: args.job_update_timeout_min,
         }),
-        kbase_unavailable: "no HTCondor pool is configured; this service runs jobs on site local",
+        condor_site: Err(
+            "no HTCondor pool is configured; this service runs jobs on site local".to_owned(),
+        ),
         data_dir,
     })
     .await;

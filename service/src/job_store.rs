@@ -113,6 +113,9 @@ pub struct JobNotes {
     /// HTCondor cluster ids, newest last.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub htcondor_cluster_ids: Vec<i64>,
+    /// Bytes of the input files of the container that has most; unknown for jobs of older versions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_bytes: Option<u64>,
     /// What keeps the job from going on at its site, if something does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub site_notice: Option<SiteNotice>,
@@ -260,6 +263,8 @@ pub struct NewJob {
     pub job_input: JobInput,
     /// The image at this moment.
     pub image: JobImage,
+    /// Bytes of the input files of the container that has most, if known.
+    pub input_bytes: Option<u64>,
     /// States and containers.
     pub record: JobRecord,
 }

@@ -12,10 +12,14 @@ use cts_net::secret::{SecretSource, read_secret_file};
 use cts_shared::s3_path::S3Path;
 
 use crate::assembly::{
-    Parts, RunningService, StartError, block_on, listen, open_store, stop_on_signals,
+    CondorSiteParts, Parts, RunningService, StartError, block_on, listen, open_store,
+    stop_on_signals,
 };
 use crate::cli::{CheckConfigArgs, ServeArgs};
-use crate::config::settings::{IdentitySettings, Loaded, LocalSiteChoice, S3Access, Settings};
+use crate::condor::commands::CondorCommands;
+use crate::config::settings::{
+    CondorSiteChoice, IdentitySettings, Loaded, LocalSiteChoice, S3Access, Settings,
+};
 use crate::config::{Config, PathPrefix, Sources, WorkerFiles, explain};
 use crate::data_dir::DataDir;
 use crate::exit::ExitStatus;
@@ -76,6 +80,7 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
     check_worker_files(&settings.config.worker_files)?;
     let s3 = s3_settings(settings.s3);
     let object_store = S3ObjectStore::new(&s3)?;
+    let condor_site = condor_site(settings.condor_site, &metrics).await?;
     let listening = listen(settings.address).await?;
     let store = open_store(&data_dir).await?;
     tokio::select! {
@@ -107,11 +112,7 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
         s3,
         s3_secret_path,
         local_site,
-        kbase_unavailable: if settings.skip_kbase {
-            "it is switched off by KBCTS_SKIP_KBASE"
-        } else {
-            "no HTCondor pool is configured"
-        },
+        condor_site,
     })
     .await;
     if local_enabled && let Some(problem) = &service.local_problem {
@@ -166,6 +167,39 @@ fn local_site(choice: LocalSiteChoice) -> Result<LocalSiteChoice, StartError> {
         token_path,
         ..choice
     })
+}
+
+/// The pool, if its tools are there. One that does not answer now is no reason not to start: jobs wait for it.
+async fn condor_site(
+    choice: Option<CondorSiteChoice>,
+    metrics: &Metrics,
+) -> Result<Result<CondorSiteParts, String>, StartError> {
+    let Some(choice) = choice else {
+        return Ok(Err("it is switched off by KBCTS_SKIP_KBASE".to_owned()));
+    };
+    let commands = CondorCommands::new(choice.commands, metrics.dependency_calls());
+    match commands.version().await {
+        Ok(version) => tracing::info!(version, "found HTCondor's tools"),
+        Err(error) => {
+            tracing::warn!(
+                %error,
+                "site kbase is not available; KBCTS_SKIP_KBASE=true says that it is not wanted"
+            );
+            return Ok(Err("this service has no HTCondor tools".to_owned()));
+        }
+    }
+    std::fs::create_dir_all(&choice.submit.initial_dir).map_err(|error| {
+        StartError::Configuration(format!(
+            "HTCondor.initialdir: cannot make {}: {error}; correct it, or make it",
+            choice.submit.initial_dir
+        ))
+    })?;
+    Ok(Ok(CondorSiteParts {
+        submit: choice.submit,
+        pool: Arc::new(commands),
+        reconcile_interval: choice.reconcile_interval,
+        max_releases: choice.max_releases,
+    }))
 }
 
 /// What workers download is there (contract config.md).

@@ -36,6 +36,12 @@ impl UtcTime {
         Self(self.0.checked_sub(age).unwrap_or(Timestamp::MIN))
     }
 
+    /// That long after; the latest time there is, if it were after that.
+    #[must_use]
+    pub fn plus(self, time: std::time::Duration) -> Self {
+        Self(self.0.checked_add(time).unwrap_or(Timestamp::MAX))
+    }
+
     /// The same time at millisecond resolution, as the stores keep it.
     #[must_use]
     pub fn truncated_to_millis(self) -> Self {

@@ -4,10 +4,12 @@ mod case;
 mod coordinator;
 mod executor;
 mod proxy;
+mod test_service;
 mod wait;
 
-pub(crate) use case::Case;
+pub(crate) use case::{Case, testbed};
 pub(crate) use coordinator::{Coordinator, TOKEN};
 pub(crate) use executor::{Executor, Outcome, Running};
 pub(crate) use proxy::{Fault, Proxy};
+pub(crate) use test_service::{TestService, states};
 pub(crate) use wait::eventually;

@@ -10,15 +10,18 @@
 mod harness;
 
 mod attempts;
+mod condor;
 mod container_failure;
 mod credentials;
 mod image;
 mod input_failure;
 mod output;
 mod people;
+mod pool;
 mod python_client;
 mod service;
 mod service_kills;
 mod static_binary;
 mod success;
 mod termination;
+mod wrapper;

@@ -9,7 +9,7 @@
 use std::io::Read;
 use std::time::Duration;
 
-use cts_tests::dev_service::{As, DevService};
+use cts_tests::service_process::{As, ServiceProcess};
 use flate2::read::GzDecoder;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{Method, StatusCode, header};
@@ -177,13 +177,13 @@ fn raised(status: StatusCode, body: &[u8]) -> Raised {
 }
 
 /// A service with the test tool registered, and its directory.
-async fn service(case: &Case) -> (DevService, TempDir) {
+async fn service(case: &Case) -> (ServiceProcess, TempDir) {
     let dir = tempfile::Builder::new()
         .prefix("cts-e2e-python-client-")
         .tempdir()
         .unwrap();
     let log = dir.path().join("service.log");
-    let started = DevService::start(case.testbed, &dir.path().join("data"), &log).await;
+    let started = ServiceProcess::start(case.testbed, &dir.path().join("data"), &log).await;
     let service = started.unwrap_or_else(|error| panic!("{error}"));
     let path = format!("/admin/images/{}", case.testbed.images.test_tool.tagged());
     let registered = service.call(As::Admin, Method::POST, &path, None).await;

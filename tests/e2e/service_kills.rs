@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cts_tests::binaries;
-use cts_tests::dev_service::{As, DevService, Launch};
+use cts_tests::service_process::{As, Launch, ServiceProcess};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use reqwest::Method;
@@ -63,7 +63,7 @@ async fn a_service_killed_again_and_again_loses_nothing_it_has_answered() {
         .unwrap();
     let launch = Launch::with_idle_executor(binaries::service().unwrap(), dir.path()).unwrap();
     let (data, log) = (dir.path().join("data"), dir.path().join("service.log"));
-    let mut service = DevService::launch(&launch, case.testbed, &data, &log)
+    let mut service = ServiceProcess::launch(&launch, case.testbed, &data, &log)
         .await
         .unwrap_or_else(|error| panic!("{error}"));
     let image = case.testbed.images.test_tool.tagged();

@@ -65,6 +65,25 @@ pub fn static_executor() -> Result<PathBuf, MissingBinary> {
     )
 }
 
+/// The archive that `HTCondor` workers download: `CTS_EXECUTOR_ARCHIVE`, else that of `make archive`.
+///
+/// # Errors
+/// When there is none.
+pub fn executor_archive() -> Result<PathBuf, MissingBinary> {
+    find(
+        "cts-executor.tgz",
+        "CTS_EXECUTOR_ARCHIVE",
+        "static",
+        "make archive",
+    )
+}
+
+/// The wrapper that unpacks it and becomes the executor.
+#[must_use]
+pub fn wrapper() -> PathBuf {
+    workspace().join("condor/run_job.sh")
+}
+
 /// The transfer engine as a program of its own, linked like the static executor: `make bench` builds it.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ mod component;
 mod console;
 pub mod engine;
 mod error;
+pub mod htcondor;
 pub mod http;
 pub mod image;
 mod layout;
@@ -73,17 +74,38 @@ impl Testbed {
     /// # Errors
     /// When a component cannot be had; those that were started keep running.
     pub async fn up(dir: &Path) -> Result<Self, TestbedError> {
-        let layout = Layout::new(dir)?;
-        let _lock = Lock::acquire(&layout).await?;
-        let mut testbed = Self {
-            state: State::load(&layout),
-            layout,
-        };
-        testbed.bring_up_all().await?;
+        let (mut testbed, _lock) = Self::open(dir).await?;
+        testbed.bring_up_basis().await?;
+        testbed.bring_up_pool().await?;
         Ok(testbed)
     }
 
-    async fn bring_up_all(&mut self) -> Result<(), TestbedError> {
+    /// Like [`Testbed::up`], without the HTCondor pool, which needs root.
+    ///
+    /// # Errors
+    /// When a component cannot be had; those that were started keep running.
+    pub async fn up_without_pool(dir: &Path) -> Result<Self, TestbedError> {
+        let (mut testbed, _lock) = Self::open(dir).await?;
+        testbed.bring_up_basis().await?;
+        Ok(testbed)
+    }
+
+    async fn open(dir: &Path) -> Result<(Self, Lock), TestbedError> {
+        let layout = Layout::new(dir)?;
+        let lock = Lock::acquire(&layout).await?;
+        let state = State::load(&layout);
+        Ok((Self { layout, state }, lock))
+    }
+
+    async fn bring_up_pool(&mut self) -> Result<(), TestbedError> {
+        let Self { layout, state } = self;
+        state.htcondor.use_engine(&state.engine);
+        let htcondor = bring_up(&mut state.htcondor, layout).await;
+        state.save(layout)?;
+        htcondor.map(drop)
+    }
+
+    async fn bring_up_basis(&mut self) -> Result<(), TestbedError> {
         let Self { layout, state } = self;
         // The state is stored after each step, also a failed one, so that the next run and `down`
         // know of what was started.
@@ -126,6 +148,8 @@ impl Testbed {
         let _lock = Lock::acquire(&layout).await?;
         let mut state = State::load(&layout);
         let mut results = vec![stop_services(&layout).await];
+        // Before the containers of its jobs, so that no job starts another one.
+        results.push(state.htcondor.stop(&layout).await);
         if !state.engine.is_own() && !state.registry.address.is_empty() {
             results.push(
                 state
@@ -173,6 +197,7 @@ impl Testbed {
             of(&state.registry).await,
             of(&state.auth_registry).await,
             of(&state.s3).await,
+            of(&state.htcondor).await,
         ])
     }
 

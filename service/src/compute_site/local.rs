@@ -119,7 +119,7 @@ impl ComputeSite for LocalSite {
         containers: Vec<ContainerNumber>,
     ) -> BoxFuture<'_, Result<(), SiteError>> {
         let started = if self.shared.stopping.is_cancelled() {
-            Err(SiteError("the service is stopping".to_owned()))
+            Err(SiteError::Unavailable("the service is stopping".to_owned()))
         } else {
             let mut jobs = self.shared.jobs();
             let running = jobs.entry(job).or_insert_with(|| RunningJob {
@@ -157,6 +157,10 @@ impl ComputeSite for LocalSite {
             Ok(())
         }
         .boxed()
+    }
+
+    fn gives_account(&self) -> bool {
+        false
     }
 
     fn runner_status(

@@ -49,6 +49,15 @@ pub struct CommandSettings {
     pub schedd: Option<String>,
 }
 
+/// Which schedd the tools talk to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Schedd {
+    /// This machine's: they find it without a name, also where the machine's name resolves to nothing.
+    Own,
+    /// That one.
+    Named(String),
+}
+
 /// The command line tools.
 #[derive(Debug)]
 pub struct CondorCommands {
@@ -56,7 +65,7 @@ pub struct CondorCommands {
     calls: DependencyCalls,
     room: Semaphore,
     /// The schedd that the collector named.
-    located: Mutex<Option<String>>,
+    located: Mutex<Option<Schedd>>,
 }
 
 impl CondorCommands {
@@ -89,7 +98,9 @@ impl CondorCommands {
         input: Option<String>,
     ) -> Result<Vec<u8>, PoolError> {
         let mut all = Vec::with_capacity(arguments.len() + 2);
-        all.extend([OsString::from("-name"), self.schedd().await?.into()]);
+        if let Schedd::Named(schedd) = self.schedd().await? {
+            all.extend([OsString::from("-name"), schedd.into()]);
+        }
         all.extend(arguments);
         let result = self.run(tool, all, input).await;
         if matches!(result, Err(PoolError::Unavailable(_))) {
@@ -100,9 +111,9 @@ impl CondorCommands {
     }
 
     /// The schedd to talk to.
-    async fn schedd(&self) -> Result<String, PoolError> {
+    async fn schedd(&self) -> Result<Schedd, PoolError> {
         if let Some(schedd) = &self.settings.schedd {
-            return Ok(schedd.clone());
+            return Ok(Schedd::Named(schedd.clone()));
         }
         let located = self
             .located
@@ -125,9 +136,9 @@ impl CondorCommands {
             .nodename()
             .to_string_lossy()
             .into_owned();
-        let name = choose_schedd(&schedds, &host)?;
-        *self.located.lock().unwrap_or_else(PoisonError::into_inner) = Some(name.clone());
-        Ok(name)
+        let schedd = choose_schedd(&schedds, &host)?;
+        *self.located.lock().unwrap_or_else(PoisonError::into_inner) = Some(schedd.clone());
+        Ok(schedd)
     }
 
     async fn run(
@@ -330,7 +341,6 @@ impl Pool for CondorCommands {
     fn machines(&self) -> BoxFuture<'_, Result<Vec<MachineAd>, PoolError>> {
         async move {
             let arguments = [
-                "-startd".to_owned(),
                 "-json".to_owned(),
                 "-attributes".to_owned(),
                 MACHINE_ATTRIBUTES.join(","),
@@ -352,19 +362,20 @@ impl Pool for CondorCommands {
 }
 
 /// The machine's own schedd, or the only one of the pool (contract condor.md, section 1).
-fn choose_schedd(schedds: &[ProcAd], host: &str) -> Result<String, PoolError> {
+fn choose_schedd(schedds: &[ProcAd], host: &str) -> Result<Schedd, PoolError> {
     let mut named: Vec<(&str, Option<&str>)> = schedds
         .iter()
         .filter_map(|ad| Some((ad.text("Name")?, ad.text("Machine"))))
         .collect();
     named.sort_unstable();
-    let own = named.iter().find(|(_, machine)| *machine == Some(host));
-    match (own, named.as_slice()) {
-        (Some((name, _)), _) | (None, [(name, _)]) => Ok((*name).to_owned()),
-        (None, []) => Err(PoolError::Unavailable(
+    let has_own = named.iter().any(|(_, machine)| *machine == Some(host));
+    match (has_own, named.as_slice()) {
+        (true, _) => Ok(Schedd::Own),
+        (false, [(name, _)]) => Ok(Schedd::Named((*name).to_owned())),
+        (false, []) => Err(PoolError::Unavailable(
             "the pool's collector knows no schedd; its administrator must start one".to_owned(),
         )),
-        (None, several) => {
+        (false, several) => {
             let names: Vec<&str> = several.iter().map(|(name, _)| *name).collect();
             Err(PoolError::Unavailable(format!(
                 "the pool has several schedds ({}); give the one to use as HTCondor.schedd_name",
@@ -489,8 +500,9 @@ mod tests {
             {"Name": "b", "Machine": "b.example.org"}, {"Name": "x@a", "Machine": "a.example.org"},
         ]))
         .unwrap();
-        assert_eq!(choose_schedd(&schedds, "b.example.org").unwrap(), "b");
-        assert_eq!(choose_schedd(&schedds[1..], "c").unwrap(), "x@a");
+        assert_eq!(choose_schedd(&schedds, "b.example.org"), Ok(Schedd::Own));
+        let other = Schedd::Named("x@a".to_owned());
+        assert_eq!(choose_schedd(&schedds[1..], "c"), Ok(other));
         let error = choose_schedd(&schedds, "c").unwrap_err().to_string();
         assert!(error.contains("(b, x@a); give"), "{error}");
         assert!(choose_schedd(&[], "c").is_err());

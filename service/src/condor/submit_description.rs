@@ -4,6 +4,7 @@
 //! the place it stands in, so that none can add an attribute, end a string or expand a macro.
 
 use std::fmt;
+use std::time::Duration;
 
 use cts_shared::id::JobId;
 use url::Url;
@@ -13,7 +14,13 @@ use crate::condor::quoting::{Environment, SubmitValue};
 /// The macro that holds a proc's container number.
 const CONTAINER_NUMBER: &str = "$(container_number)";
 
+const BYTES_PER_KIB: u64 = 1024;
+
 const BYTES_PER_MIB: u64 = 1024 * 1024;
+
+/// Disk asked for beside the inputs and as much again for the outputs: the executor, logs, and tools' own
+/// files.
+const SPARE_DISK_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// 12 hours: how long a proc survives without its schedd, and how long a node may be drained.
 const LEASE_SECS: u32 = 43_200;
@@ -58,6 +65,23 @@ pub struct SubmitSettings {
     pub job_update_timeout_min: u32,
     /// The executors' log level, where the service has one set.
     pub log_level: Option<String>,
+    /// What the contract leaves out.
+    pub extras: Extras,
+}
+
+/// What a pool's administrator expects of a submission beyond the contract; each can be left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// Ask for disk, from the sizes of the inputs.
+    pub request_disk: bool,
+    /// Have the pool hold a proc that runs longer than the job's runtime and this: the time for image, inputs
+    /// and outputs. The executor ends the container at its runtime by itself; this is for an executor
+    /// that hangs.
+    pub transfer_allowance: Option<Duration>,
+    /// Have `condor_q` show the job's procs as one batch, by the job's id.
+    pub batch_name: bool,
+    /// How long an executor may take to stop its container when its slot is wanted back.
+    pub max_vacate_time: Option<Duration>,
 }
 
 /// What of a job goes into its submit description.
@@ -73,6 +97,10 @@ pub struct SubmitJob<'a> {
     pub cpus: u32,
     /// Memory per container.
     pub memory_bytes: u64,
+    /// How long a container may run.
+    pub runtime: Duration,
+    /// Bytes of the input files of the container that has most, if known.
+    pub input_bytes: Option<u64>,
 }
 
 /// A submit description cannot be made.
@@ -260,6 +288,7 @@ impl SubmitDescription {
             ("getenv", "False".to_owned()),
         ];
         attributes.extend(constants.map(|(name, value)| (name, SubmitValue::trusted(value))));
+        attributes.extend(extras(&settings.extras, job));
         Ok(Self {
             script,
             attributes,
@@ -298,6 +327,29 @@ impl fmt::Display for SubmitDescription {
         }
         writeln!(f, ")")
     }
+}
+
+/// The lines beyond the contract.
+fn extras(extras: &Extras, job: &SubmitJob<'_>) -> Vec<(&'static str, SubmitValue)> {
+    let mut lines = Vec::new();
+    let mut add = |name, value: String| lines.push((name, SubmitValue::trusted(value)));
+    if let Some(input_bytes) = job.input_bytes.filter(|_| extras.request_disk) {
+        let bytes = input_bytes
+            .saturating_mul(2)
+            .saturating_add(SPARE_DISK_BYTES);
+        add("request_disk", bytes.div_ceil(BYTES_PER_KIB).to_string());
+    }
+    if let Some(allowance) = extras.transfer_allowance {
+        let longest = job.runtime.saturating_add(allowance).as_secs();
+        add("allowed_execute_duration", longest.to_string());
+    }
+    if extras.batch_name {
+        add("batch_name", format!("\"cts {}\"", job.id));
+    }
+    if let Some(time) = extras.max_vacate_time {
+        add("job_max_vacate_time", time.as_secs().to_string());
+    }
+    lines
 }
 
 fn environment(settings: &SubmitSettings, id: JobId) -> Result<Environment, SubmitError> {
@@ -352,6 +404,7 @@ mod tests {
             s3_log_dir: "logs/cts/".to_owned(),
             job_update_timeout_min: 360,
             log_level: None,
+            extras: Extras::default(),
         }
     }
 
@@ -363,6 +416,8 @@ mod tests {
             num_containers: 2,
             cpus: 1,
             memory_bytes: 10_000_000,
+            runtime: Duration::from_mins(1),
+            input_bytes: Some(1024),
         };
         SubmitDescription::new(settings, &job)
     }
@@ -417,6 +472,57 @@ mod tests {
         }
         for user in ["", "a,b", "a b", "a\"b", "a\nb"] {
             assert!(describe(&settings(), user).is_err(), "{user:?}");
+        }
+    }
+
+    #[test]
+    fn extras_are_added_each_by_itself() {
+        let plain = describe(&settings(), "alice").unwrap().attributes().count();
+        let all = Extras {
+            request_disk: true,
+            transfer_allowance: Some(Duration::from_mins(2)),
+            batch_name: true,
+            max_vacate_time: Some(Duration::from_secs(60)),
+        };
+        for (extras, name, value) in [
+            (
+                Extras {
+                    request_disk: true,
+                    ..Extras::default()
+                },
+                "request_disk",
+                "1048578",
+            ),
+            (
+                Extras {
+                    transfer_allowance: all.transfer_allowance,
+                    ..Extras::default()
+                },
+                "allowed_execute_duration",
+                "180",
+            ),
+            (
+                Extras {
+                    batch_name: true,
+                    ..Extras::default()
+                },
+                "batch_name",
+                "\"cts 986e5df7-f7f3-48d3-b388-29346ddb6656\"",
+            ),
+            (
+                Extras {
+                    max_vacate_time: all.max_vacate_time,
+                    ..Extras::default()
+                },
+                "job_max_vacate_time",
+                "60",
+            ),
+        ] {
+            let mut settings = settings();
+            settings.extras = extras;
+            let description = describe(&settings, "alice").unwrap();
+            assert_eq!(attribute(&description, name), value);
+            assert_eq!(description.attributes().count(), plain + 1);
         }
     }
 

@@ -2,8 +2,8 @@
 //! list, `check-config` prints it, and `docs/service.md` has a row for each.
 //!
 //! Sections, names, variables and defaults are the contract's (contract config.md) but for the sections
-//! `Server`, `Log`, `Store` and `LocalSite`, the keys `Authentication.token_file` and
-//! `Images.plain_http_registries`, and names in the file for what the contract has as variables only.
+//! `Server`, `Log`, `Store` and `LocalSite`, the keys `Authentication.token_file`,
+//! `Images.plain_http_registries` and those of `HTCondor` with variables `CTS_HTC_*`, and names in the file for what the contract has as variables only.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -324,7 +324,7 @@ pub static JAWS_GROUP: Key<String> = ignored(
 );
 
 /// See [`KEYS`].
-pub static CONDOR_INITIALDIR: Key<PathBuf> = not_yet(
+pub static CONDOR_INITIALDIR: Key<PathBuf> = used(
     "HTCondor",
     "initialdir",
     "KBCTS_HTC_INITIAL_DIR",
@@ -334,7 +334,7 @@ pub static CONDOR_INITIALDIR: Key<PathBuf> = not_yet(
 .or("/condor_workdir");
 
 /// See [`KEYS`].
-pub static CONDOR_CLIENTGROUP: Key<String> = not_yet(
+pub static CONDOR_CLIENTGROUP: Key<String> = used(
     "HTCondor",
     "clientgroup",
     "KBCTS_HTC_CLIENT_GROUP",
@@ -343,7 +343,7 @@ pub static CONDOR_CLIENTGROUP: Key<String> = not_yet(
 );
 
 /// See [`KEYS`].
-pub static CONDOR_TOKEN_PATH: Key<PathBuf> = not_yet(
+pub static CONDOR_TOKEN_PATH: Key<PathBuf> = used(
     "HTCondor",
     "token_path",
     "KBCTS_HTC_TOKEN_PATH",
@@ -353,7 +353,7 @@ pub static CONDOR_TOKEN_PATH: Key<PathBuf> = not_yet(
 .or("/cts/cts_token");
 
 /// See [`KEYS`].
-pub static CONDOR_S3_SECRET_PATH: Key<PathBuf> = not_yet(
+pub static CONDOR_S3_SECRET_PATH: Key<PathBuf> = used(
     "HTCondor",
     "s3_access_secret_path",
     "KBCTS_HTC_S3_ACCESS_SECRET_PATH",
@@ -363,7 +363,7 @@ pub static CONDOR_S3_SECRET_PATH: Key<PathBuf> = not_yet(
 .or("/cts/s3_secret");
 
 /// See [`KEYS`].
-pub static CONDOR_ADDITIONAL_PATH: Key<String> = not_yet(
+pub static CONDOR_ADDITIONAL_PATH: Key<String> = used(
     "HTCondor",
     "additional_path",
     "KBCTS_HTC_ADDL_PATH",
@@ -372,7 +372,7 @@ pub static CONDOR_ADDITIONAL_PATH: Key<String> = not_yet(
 );
 
 /// See [`KEYS`].
-pub static CONDOR_CACHE_DIR: Key<PathBuf> = not_yet(
+pub static CONDOR_CACHE_DIR: Key<PathBuf> = used(
     "HTCondor",
     "cache_dir",
     "KBCTS_HTC_CACHE_DIR",
@@ -382,7 +382,7 @@ pub static CONDOR_CACHE_DIR: Key<PathBuf> = not_yet(
 .or("/tmp");
 
 /// See [`KEYS`].
-pub static CONDOR_S3_EXTERNAL: Key<bool> = not_yet(
+pub static CONDOR_S3_EXTERNAL: Key<bool> = used(
     "HTCondor",
     "use_S3_external_url",
     "KBCTS_HTC_USE_S3_EXTERNAL_URL",
@@ -401,13 +401,91 @@ pub static CONDOR_EXECUTABLE: Key<PathBuf> = used(
 );
 
 /// See [`KEYS`].
-pub static CONDOR_EXECUTABLE_URL: Key<Url> = not_yet(
+pub static CONDOR_EXECUTABLE_URL: Key<Url> = used(
     "HTCondor",
     "executable_url_override",
     "KBCTS_HTC_EXE_URL_OVERRIDE",
     kind::HTTP_URL,
     "other URL of the worker script",
 );
+
+/// See [`KEYS`].
+pub static CONDOR_COMMAND_DIR: Key<PathBuf> = used(
+    "HTCondor",
+    "command_dir",
+    "CTS_HTC_COMMAND_DIR",
+    kind::ABSOLUTE_PATH,
+    "directory of `condor_submit` and the other tools; those of `PATH` if absent",
+);
+
+/// See [`KEYS`].
+pub static CONDOR_SCHEDD: Key<String> = used(
+    "HTCondor",
+    "schedd_name",
+    "CTS_HTC_SCHEDD_NAME",
+    kind::TEXT,
+    "the schedd to use; if absent this machine's own, else the only one that the collector knows",
+);
+
+/// See [`KEYS`].
+pub static CONDOR_INTERVAL: Key<u32> = used(
+    "HTCondor",
+    "reconcile_interval_sec",
+    "CTS_HTC_RECONCILE_INTERVAL_SEC",
+    kind::SECONDS,
+    "seconds between two comparisons of the jobs with the pool",
+)
+.or("30");
+
+/// See [`KEYS`].
+pub static CONDOR_MAX_RELEASES: Key<u32> = used(
+    "HTCondor",
+    "max_releases",
+    "CTS_HTC_MAX_RELEASES",
+    kind::FROM_ZERO,
+    "times that a container held by HTCondor for a cause that may pass is tried again",
+)
+.or("3");
+
+/// See [`KEYS`].
+pub static CONDOR_REQUEST_DISK: Key<bool> = used(
+    "HTCondor",
+    "request_disk",
+    "CTS_HTC_REQUEST_DISK",
+    kind::NOT_EXACTLY_FALSE,
+    "ask the pool for twice the size of a container's inputs, and 1 GiB",
+)
+.or("true");
+
+/// See [`KEYS`].
+pub static CONDOR_TRANSFER_ALLOWANCE: Key<u32> = used(
+    "HTCondor",
+    "transfer_allowance_min",
+    "CTS_HTC_TRANSFER_ALLOWANCE_MIN",
+    kind::FROM_ZERO,
+    "minutes beyond the job's runtime after which HTCondor holds a container's executor; 0 for no such limit",
+)
+.or("1440");
+
+/// See [`KEYS`].
+pub static CONDOR_BATCH_NAME: Key<bool> = used(
+    "HTCondor",
+    "batch_name",
+    "CTS_HTC_BATCH_NAME",
+    kind::NOT_EXACTLY_FALSE,
+    "name each job's procs for `condor_q`",
+)
+.or("true");
+
+/// See [`KEYS`].
+pub static CONDOR_MAX_VACATE: Key<u32> = used(
+    "HTCondor",
+    "max_vacate_time_sec",
+    "CTS_HTC_MAX_VACATE_TIME_SEC",
+    kind::FROM_ZERO,
+    "seconds an executor gets to stop its container when its slot is wanted back; 0 leaves it to the pool",
+)
+.or("60");
 
 /// See [`KEYS`].
 pub static REFSERVER_URL: Key<Url> = not_yet(
@@ -447,7 +525,7 @@ pub static UPDATE_TIMEOUT: Key<u32> = used(
 .or("360");
 
 /// See [`KEYS`].
-pub static MOUNT_PREFIX: Key<String> = not_yet(
+pub static MOUNT_PREFIX: Key<String> = used(
     "ExternalExecution",
     "mount_prefix_override",
     "KBCTS_EXTERNAL_JOB_MOUNT_PREFIX_OVERRIDE",
@@ -465,7 +543,7 @@ pub static ARCHIVE_PATH: Key<PathBuf> = used(
 );
 
 /// See [`KEYS`].
-pub static ARCHIVE_URL: Key<Url> = not_yet(
+pub static ARCHIVE_URL: Key<Url> = used(
     "ExternalExecution",
     "archive_url_override",
     "KBCTS_CODE_ARCHIVE_URL_OVERRIDE",
@@ -484,7 +562,7 @@ pub static S3_URL: Key<Url> = used(
 .required();
 
 /// See [`KEYS`].
-pub static S3_EXTERNAL_URL: Key<Url> = not_yet(
+pub static S3_EXTERNAL_URL: Key<Url> = used(
     "S3",
     "external_url",
     "KBCTS_S3_EXTERNAL_URL",
@@ -533,7 +611,7 @@ pub static S3_INSECURE: Key<bool> = used(
 .or("false");
 
 /// See [`KEYS`].
-pub static S3_INSECURE_EXTERNAL: Key<bool> = not_yet(
+pub static S3_INSECURE_EXTERNAL: Key<bool> = used(
     "S3",
     "allow_insecure_external",
     "KBCTS_S3_ALLOW_INSECURE_EXTERNAL",
@@ -687,7 +765,7 @@ pub static PLAIN_HTTP_REGISTRIES: Key<Vec<String>> = used(
 );
 
 /// See [`KEYS`].
-pub static ROOT_URL: Key<Url> = not_yet(
+pub static ROOT_URL: Key<Url> = used(
     "Service",
     "root_url",
     "KBCTS_SERVICE_ROOT_URL",
@@ -911,7 +989,7 @@ pub static LOCAL_DOCKER_HOST: Key<String> = used(
 );
 
 /// All settings, in the order of the documentation.
-pub static KEYS: [&(dyn AnyKey + Sync); 78] = [
+pub static KEYS: [&(dyn AnyKey + Sync); 86] = [
     &AUTH_URL,
     &ADMIN_ROLES,
     &KBASE_STAFF_ROLE,
@@ -937,6 +1015,14 @@ pub static KEYS: [&(dyn AnyKey + Sync); 78] = [
     &CONDOR_S3_EXTERNAL,
     &CONDOR_EXECUTABLE,
     &CONDOR_EXECUTABLE_URL,
+    &CONDOR_COMMAND_DIR,
+    &CONDOR_SCHEDD,
+    &CONDOR_INTERVAL,
+    &CONDOR_MAX_RELEASES,
+    &CONDOR_REQUEST_DISK,
+    &CONDOR_TRANSFER_ALLOWANCE,
+    &CONDOR_BATCH_NAME,
+    &CONDOR_MAX_VACATE,
     &REFSERVER_URL,
     &REFSERVER_TOKEN,
     &REFDATA_HOST_PATH,

@@ -111,6 +111,13 @@ pub const FROM_ONE: Kind<u32> = Kind {
     parse: integer::<u32, 1, { u32::MAX as i64 }>,
 };
 
+/// A count that may be none.
+pub const FROM_ZERO: Kind<u32> = Kind {
+    form: Form::Integer,
+    expected: "an integer from 0",
+    parse: integer::<u32, 0, { u32::MAX as i64 }>,
+};
+
 /// Minutes after the start; below 1 switches something off.
 pub const ANY_INTEGER: Kind<i64> = Kind {
     form: Form::Integer,

@@ -168,6 +168,13 @@ impl Reader {
         });
     }
 
+    /// Whether somebody gave a setting, so that it is not the default.
+    pub(super) fn is_given<T: Show>(&self, key: &Key<T>) -> bool {
+        self.given
+            .get(&key.path())
+            .is_some_and(|given| given.origin != Origin::Default)
+    }
+
     /// The settings of a status that somebody gave.
     pub(super) fn given_with(&self, status: Status) -> Vec<String> {
         KEYS.iter()

@@ -13,6 +13,8 @@ use super::fault::{Fault, Faults};
 use super::keys;
 use super::reader::{Explained, Reader, Sources};
 use super::{Cleaning, Config, PathPrefix, RequestLimits, WorkerFiles};
+use crate::condor::commands::CommandSettings;
+use crate::condor::submit_description::{Extras, FileUrl, SubmitError, SubmitSettings};
 use crate::identity::KbaseAuthSettings;
 use crate::server;
 use crate::telemetry::{LogFormat, LogLevel};
@@ -38,8 +40,8 @@ pub struct Settings {
     pub plain_http_registries: BTreeSet<String>,
     /// The site `local`, if it is offered.
     pub local_site: Option<LocalSiteChoice>,
-    /// The site `kbase` must not be used.
-    pub skip_kbase: bool,
+    /// The site `kbase`; none if it must not be used.
+    pub condor_site: Option<CondorSiteChoice>,
     /// What the use cases go by.
     pub config: Config,
 }
@@ -81,6 +83,19 @@ pub struct LocalSiteChoice {
     pub refdata_host_path: Option<PathBuf>,
     /// Minutes an executor keeps trying to report a state.
     pub job_update_timeout_min: u32,
+}
+
+/// What an operator chooses of the site `kbase`.
+#[derive(Debug, Clone)]
+pub struct CondorSiteChoice {
+    /// What every submission says.
+    pub submit: SubmitSettings,
+    /// How the pool is reached.
+    pub commands: CommandSettings,
+    /// Between two comparisons of the jobs with the pool.
+    pub reconcile_interval: Duration,
+    /// Times a held proc is released.
+    pub max_releases: u32,
 }
 
 /// A configuration as read.
@@ -126,6 +141,11 @@ fn settings(reader: &mut Reader) -> Option<Settings> {
     check_mongo(reader);
     check_paths(reader);
     let local_site = local_site(reader);
+    let condor_site = if reader.get(&keys::SKIP_KBASE)? {
+        None
+    } else {
+        Some(condor_site(reader)?)
+    };
     let server = server_limits(reader);
     let config = config(reader);
     let identity = identity(reader);
@@ -144,7 +164,7 @@ fn settings(reader: &mut Reader) -> Option<Settings> {
             .into_iter()
             .collect(),
         local_site,
-        skip_kbase: reader.get(&keys::SKIP_KBASE)?,
+        condor_site,
         config: config?,
     })
 }
@@ -230,6 +250,92 @@ fn local_site(reader: &mut Reader) -> Option<LocalSiteChoice> {
         refdata_host_path: reader.get(&keys::REFDATA_HOST_PATH),
         job_update_timeout_min: reader.get(&keys::UPDATE_TIMEOUT)?,
     })
+}
+
+fn condor_site(reader: &mut Reader) -> Option<CondorSiteChoice> {
+    let root_url = reader.get(&keys::ROOT_URL)?.to_string();
+    let root_url = root_url.trim_end_matches('/').to_owned();
+    let external = reader.get(&keys::CONDOR_S3_EXTERNAL)?;
+    let (s3_url, s3_insecure) = if external {
+        let why = "HTCondor.use_S3_external_url is true, which needs it";
+        let url = reader.needed(&keys::S3_EXTERNAL_URL, why);
+        (url, &keys::S3_INSECURE_EXTERNAL)
+    } else {
+        (reader.get(&keys::S3_URL), &keys::S3_INSECURE)
+    };
+    let s3_insecure = reader.get(s3_insecure)?;
+    let executable_url = file_url(
+        reader,
+        &keys::CONDOR_EXECUTABLE_URL,
+        FileUrl::default_executable(&root_url),
+    );
+    let code_archive_url = file_url(
+        reader,
+        &keys::ARCHIVE_URL,
+        FileUrl::default_code_archive(&root_url),
+    );
+    let path = |reader: &Reader, key| {
+        let path: PathBuf = reader.get(key)?;
+        Some(path.to_string_lossy().into_owned())
+    };
+    let unless_zero = |number: u32, unit: u64| {
+        (number > 0).then(|| Duration::from_secs(u64::from(number) * unit))
+    };
+    Some(CondorSiteChoice {
+        submit: SubmitSettings {
+            initial_dir: path(reader, &keys::CONDOR_INITIALDIR)?,
+            service_root_url: root_url,
+            executable_url: executable_url?,
+            code_archive_url: code_archive_url?,
+            client_group: reader.get(&keys::CONDOR_CLIENTGROUP),
+            token_path: path(reader, &keys::CONDOR_TOKEN_PATH)?,
+            s3_secret_path: path(reader, &keys::CONDOR_S3_SECRET_PATH)?,
+            cache_dir: path(reader, &keys::CONDOR_CACHE_DIR)?,
+            additional_path: reader.get(&keys::CONDOR_ADDITIONAL_PATH),
+            mount_prefix_override: reader.get(&keys::MOUNT_PREFIX),
+            refdata_host_path: path(reader, &keys::REFDATA_HOST_PATH).unwrap_or_default(),
+            s3_url: s3_url?.as_str().trim_end_matches('/').to_owned(),
+            s3_access_key: reader.get(&keys::S3_ACCESS_KEY)?,
+            s3_insecure,
+            s3_log_dir: reader.get(&keys::LOG_DIR)?.as_str().to_owned(),
+            job_update_timeout_min: reader.get(&keys::UPDATE_TIMEOUT)?,
+            log_level: reader
+                .get(&keys::LOG_LEVEL)
+                .filter(|_| reader.is_given(&keys::LOG_LEVEL))
+                .map(|level| level.as_str().to_owned()),
+            extras: Extras {
+                request_disk: reader.get(&keys::CONDOR_REQUEST_DISK)?,
+                transfer_allowance: unless_zero(reader.get(&keys::CONDOR_TRANSFER_ALLOWANCE)?, 60),
+                batch_name: reader.get(&keys::CONDOR_BATCH_NAME)?,
+                max_vacate_time: unless_zero(reader.get(&keys::CONDOR_MAX_VACATE)?, 1),
+            },
+        },
+        commands: CommandSettings {
+            directory: reader.get(&keys::CONDOR_COMMAND_DIR),
+            schedd: reader.get(&keys::CONDOR_SCHEDD),
+        },
+        reconcile_interval: seconds(reader.get(&keys::CONDOR_INTERVAL)?),
+        max_releases: reader.get(&keys::CONDOR_MAX_RELEASES)?,
+    })
+}
+
+/// A file's URL as given, else the service's own (contract condor.md, section 2).
+fn file_url(
+    reader: &mut Reader,
+    key: &'static keys::Key<Url>,
+    own: Result<FileUrl, SubmitError>,
+) -> Option<FileUrl> {
+    let url = match reader.get(key) {
+        Some(url) => FileUrl::new(url.as_str()),
+        None => own,
+    };
+    match url {
+        Ok(url) => Some(url),
+        Err(error) => {
+            reader.fault(key, error.to_string());
+            None
+        }
+    }
 }
 
 /// User and password come together.

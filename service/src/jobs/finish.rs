@@ -13,9 +13,11 @@ use cts_shared::container_log::LogStream;
 use cts_shared::id::JobId;
 use cts_shared::s3_path::S3Path;
 use cts_shared::state::job_flow::{Evidence, JobRecord, Pending, Statistics};
+use cts_shared::wire::container::ContainerUsage;
 use cts_shared::wire::job::S3File;
 
 use crate::app::App;
+use crate::condor::statistics::measured;
 use crate::error::Error;
 use crate::object_store::ObjectStoreError;
 
@@ -43,11 +45,12 @@ pub async fn finish_job(app: &Arc<App>, id: JobId) -> Result<(), Error> {
     };
     let log_path = app.config.log_dir.join(id);
     let logs_stored = logs_stored(app, &log_path, &record).await?;
+    let (statistics, statistics_due) = statistics_by_now(app, id, &record).await?;
     let now = app.clock.now();
     let change = change(app, id, move |record| {
         let evidence = Evidence {
-            statistics: Statistics::default(),
-            statistics_due: false,
+            statistics,
+            statistics_due,
             checksums: &checksums,
             log_path: &log_path,
             logs_stored,
@@ -74,6 +77,35 @@ async fn stop_executors(app: &App, id: JobId) -> Result<(), Error> {
             message: format!("the executors of job {id} could not be stopped: {error}"),
             retry_after: std::time::Duration::from_secs(30),
         })
+}
+
+/// What the executors measured, and whether a batch system's account is still to come: the job's end does
+/// not wait for it.
+async fn statistics_by_now(
+    app: &App,
+    id: JobId,
+    record: &JobRecord,
+) -> Result<(Statistics, bool), Error> {
+    let Some(summary) = app.jobs.job_summary(id).await? else {
+        return Ok((Statistics::default(), false));
+    };
+    let is_due = app
+        .sites
+        .available(summary.site)
+        .is_ok_and(|site| site.gives_account());
+    let usage: Vec<ContainerUsage> = record
+        .containers
+        .iter()
+        .filter_map(|container| container.usage)
+        .collect();
+    if usage.is_empty() {
+        return Ok((Statistics::default(), is_due));
+    }
+    let cpus = match app.jobs.job(id).await? {
+        Some(job) => job.job_input.cpus,
+        None => return Ok((Statistics::default(), is_due)),
+    };
+    Ok((measured(&usage, cpus), is_due))
 }
 
 /// The checksums S3 has for the outputs. One that is missing, or may not be seen, is left out.

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use cts_shared::id::{ContainerNumber, JobId};
 use cts_shared::site::Site;
-use cts_shared::state::job_flow::{Change, Refusal};
+use cts_shared::state::job_flow::{Change, Refusal, UNEXPECTED_ERROR};
+use cts_shared::wire::job::SiteNotice;
 
 use crate::app::App;
+use crate::compute_site::SiteError;
 use crate::error::Error;
 
 use super::change;
@@ -29,11 +31,46 @@ pub async fn start_on_site(app: &Arc<App>, site: Site, id: JobId) -> Result<(), 
         .filter(|(_, container)| !container.state().is_terminal())
         .map(|(number, _)| number)
         .collect();
-    app.sites
-        .available(site)?
-        .start(id, containers)
-        .await
-        .map_err(|error| Error::Internal(format!("site {site} did not take job {id}: {error}")))?;
+    match app.sites.available(site)?.start(id, containers).await {
+        Ok(()) => note_taken(app, id).await,
+        Err(SiteError::Busy) => Ok(()),
+        Err(SiteError::Unavailable(cause)) => {
+            let message = format!("it waits for site {site}: {cause}");
+            let known = app.jobs.job_summary(id).await?;
+            let told = known.and_then(|summary| summary.notes.site_notice);
+            if told.is_none_or(|notice| notice.message != message) {
+                let since = app.clock.now();
+                let notice = SiteNotice {
+                    message: message.clone(),
+                    since,
+                };
+                app.jobs.set_site_notice(id, Some(notice)).await?;
+            }
+            Err(Error::Internal(format!("job {id}: {message}")))
+        }
+        Err(SiteError::Refused(cause)) => {
+            let now = app.clock.now();
+            let admin_error = format!("site {site} does not take the job: {cause}");
+            tracing::error!(job.id = %id, %admin_error, "the job fails");
+            change(app, id, move |record| {
+                match record.fail(UNEXPECTED_ERROR, &admin_error, None, now) {
+                    // Ended or canceled meanwhile.
+                    Err(Refusal::JobState { .. }) => Ok(Change::default()),
+                    outcome => outcome,
+                }
+            })
+            .await?;
+            app.jobs.set_site_notice(id, None).await?;
+            Ok(())
+        }
+    }
+}
+
+/// Records that its site has a job.
+///
+/// # Errors
+/// When the store fails.
+pub async fn note_taken(app: &Arc<App>, id: JobId) -> Result<(), Error> {
     let now = app.clock.now();
     change(app, id, move |record| match record.queued(now) {
         // Canceled meanwhile: the cancel stops what was started.
@@ -41,6 +78,11 @@ pub async fn start_on_site(app: &Arc<App>, site: Site, id: JobId) -> Result<(), 
         outcome => outcome,
     })
     .await?;
+    // What it waited for, if it did.
+    let waited = app.jobs.job_summary(id).await?;
+    if waited.is_some_and(|summary| summary.notes.site_notice.is_some()) {
+        app.jobs.set_site_notice(id, None).await?;
+    }
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use cts_shared::image_name::ImageName;
 use cts_shared::job_input::{InputFile, InputFiles, JobInput};
 use cts_shared::mount_point::check_mount_points;
 use cts_shared::s3_path::S3Path;
+use cts_shared::split::file_range;
 use cts_shared::state::job_flow::JobRecord;
 use cts_shared::wire::image::{Image, JobImage};
 
@@ -20,7 +21,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::identity::User;
 use crate::job_store::NewJob;
-use crate::object_store::{WRITE_TEST_NAME, try_writing};
+use crate::object_store::{ObjectHead, WRITE_TEST_NAME, try_writing};
 use crate::{images, jobs};
 
 /// Input objects of one job asked about at the same time.
@@ -47,7 +48,7 @@ pub async fn submit_job(
     let image = registered_image(app, &job_input).await?;
     check_refdata(&job_input, &image)?;
     check_output_dir(app, &job_input).await?;
-    let files = check_input_files(app, job_input.input_files.to_files()).await?;
+    let (files, sizes) = check_input_files(app, job_input.input_files.to_files()).await?;
     check_mounts(&job_input, &image)?;
     check_command_size(&job_input)?;
     check_places(&job_input)?;
@@ -66,6 +67,7 @@ pub async fn submit_job(
             user: user.name.clone(),
             job_input,
             image,
+            input_bytes: Some(largest_share(&sizes, num_containers)),
             record: JobRecord::new(num_containers, app.clock.now()),
         })
         .await?;
@@ -243,8 +245,25 @@ fn check_places(job_input: &JobInput) -> Result<(), Error> {
         .map_err(|error| Error::refused(error.error_code(), error.to_string()))
 }
 
-/// Checks the input objects, and gives each file the checksum of its object.
-async fn check_input_files(app: &App, files: Vec<InputFile>) -> Result<Vec<InputFile>, Error> {
+/// The most bytes of input files that one of the containers gets.
+fn largest_share(sizes: &[u64], num_containers: u32) -> u64 {
+    (0..num_containers)
+        .filter_map(|container| file_range(sizes.len(), num_containers, container))
+        .filter_map(|range| sizes.get(range))
+        .map(|share| {
+            share
+                .iter()
+                .fold(0, |sum: u64, size| sum.saturating_add(*size))
+        })
+        .max()
+        .unwrap_or(0)
+}
+
+/// Checks the input objects, and gives each file the checksum of its object, and their sizes in bytes.
+async fn check_input_files(
+    app: &App,
+    files: Vec<InputFile>,
+) -> Result<(Vec<InputFile>, Vec<u64>), Error> {
     if !app.config.allowed_paths.is_empty()
         && let Some(outside) = files
             .iter()
@@ -259,13 +278,13 @@ async fn check_input_files(app: &App, files: Vec<InputFile>) -> Result<Vec<Input
             ),
         ));
     }
-    let checked: Vec<(InputFile, Option<String>)> = futures::stream::iter(files)
+    let checked: Vec<(InputFile, ObjectHead)> = futures::stream::iter(files)
         .map(|file| async move {
             let path = S3Path::parse(&file.file).map_err(|error| {
                 Error::refused(ErrorCode::IllegalS3Path, format!("input file: {error}"))
             })?;
             let head = app.object_store.head(&path).await?;
-            Ok::<_, Error>((file, head.crc64nvme))
+            Ok::<_, Error>((file, head))
         })
         // In order, so that the first bad file of the list is the one reported.
         .buffered(CONCURRENT_HEADS)
@@ -273,7 +292,7 @@ async fn check_input_files(app: &App, files: Vec<InputFile>) -> Result<Vec<Input
         .await?;
     checked
         .into_iter()
-        .map(|(file, stored)| with_checksum(file, stored))
+        .map(|(file, head)| Ok((with_checksum(file, head.crc64nvme)?, head.size_bytes)))
         .collect()
 }
 

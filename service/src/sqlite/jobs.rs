@@ -274,6 +274,7 @@ struct JobRows {
     job_input: String,
     input_files: String,
     image: String,
+    notes: String,
     record: JobRecord,
 }
 
@@ -284,6 +285,7 @@ impl JobRows {
             user,
             mut job_input,
             image,
+            input_bytes,
             record,
         } = job;
         let site = job_input.cluster;
@@ -300,6 +302,14 @@ impl JobRows {
             job_input: to_json(id, "job input", &preview)?,
             input_files: to_json(id, "input files", &input_files)?,
             image: to_json(id, "image", &image)?,
+            notes: to_json(
+                id,
+                "job notes",
+                &JobNotes {
+                    input_bytes,
+                    ..JobNotes::default()
+                },
+            )?,
             id,
             user,
             record,
@@ -325,7 +335,7 @@ impl JobRows {
                 record.pending().is_some(),
                 self.input_file_count,
                 to_json(id, "job outcome", &record.outcome)?,
-                "{}",
+                &self.notes,
             ))?;
         connection
             .prepare_cached(

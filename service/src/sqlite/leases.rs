@@ -34,6 +34,26 @@ impl LeaseStore for SqliteStore {
     }
 }
 
+impl SqliteStore {
+    /// Has every lease lapse now, for a service that knows that it is the only one. They are not
+    /// forgotten: what they protected may be half done.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn lapse_leases(&self) -> Result<(), StoreError> {
+        const ACTION: &str = "end the leases of the last run";
+        self.writer
+            .write(ACTION, move |session| {
+                session
+                    .connection
+                    .execute("UPDATE leases SET until = 0", ())
+                    .map_err(|error| ReadError::from(error).into_store_error(ACTION))?;
+                Ok::<_, StoreError>(())
+            })
+            .await
+    }
+}
+
 fn take(connection: &Connection, request: &LeaseRequest) -> Result<Lease, rusqlite::Error> {
     let now = request.now.timestamp().as_microsecond();
     let found: Option<(String, i64)> = connection

@@ -35,6 +35,7 @@ async fn a_job_that_no_site_has_taken_is_handed_over() {
                 &["urls", "usage_notes"],
             ))
             .unwrap(),
+            input_bytes: None,
             record: JobRecord::new(2, submitted),
         })
         .await

@@ -135,6 +135,10 @@ impl ComputeSite for RecordingSite {
         .boxed()
     }
 
+    fn gives_account(&self) -> bool {
+        false
+    }
+
     fn runner_status(
         &self,
         _job: JobId,

@@ -59,6 +59,7 @@ pub(crate) fn new_job(containers: u32) -> NewJob {
             refdata_id: None,
             default_refdata_mount_point: None,
         },
+        input_bytes: Some(u64::from(containers)),
         record: JobRecord::new(containers, at(10)),
     }
 }

@@ -36,6 +36,7 @@ async fn what_is_stored_is_read(store: &impl JobStore) {
     assert_eq!(job.input_file_count, 2);
     assert_eq!(job.summary.user, "alice");
     assert_eq!(job.summary.site, Site::Local);
+    assert_eq!(job.summary.notes.input_bytes, Some(2));
     assert_eq!(job.summary.state(), JobState::Created);
     let [created] = job.summary.transitions.as_slice() else {
         panic!("one transition, got {:?}", job.summary.transitions);

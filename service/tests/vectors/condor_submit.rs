@@ -3,9 +3,10 @@
 //! `environment` is compared as a list of assignments, names without regard to case.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use cts_service::condor::submit_description::{
-    FileUrl, SubmitDescription, SubmitJob, SubmitSettings,
+    Extras, FileUrl, SubmitDescription, SubmitJob, SubmitSettings,
 };
 use serde_json::{Value, json};
 
@@ -22,6 +23,8 @@ fn vectors() {
             num_containers: u32::try_from(number("num_containers")).unwrap(),
             cpus: u32::try_from(number("cpus")).unwrap(),
             memory_bytes: number("memory"),
+            runtime: Duration::ZERO,
+            input_bytes: None,
         };
         let description =
             SubmitDescription::new(&settings(row), &job).map_err(|error| error.to_string())?;
@@ -114,5 +117,6 @@ fn settings(row: &Row) -> SubmitSettings {
             .as_u64()
             .map_or(360, |minutes| u32::try_from(minutes).unwrap()),
         log_level: row.input["log_level"].as_str().map(ToOwned::to_owned),
+        extras: Extras::default(),
     }
 }

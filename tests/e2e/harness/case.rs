@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 /// The testbed's addresses; brings it up for the first test of the process.
-async fn testbed() -> &'static State {
+pub(crate) async fn testbed() -> &'static State {
     static STATE: OnceCell<State> = OnceCell::const_new();
     STATE
         .get_or_init(async || match Testbed::up(&Testbed::default_dir()).await {

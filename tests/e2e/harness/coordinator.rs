@@ -28,6 +28,7 @@ pub(crate) struct Update {
 #[derive(Debug)]
 struct Shared {
     job: Mutex<Value>,
+    requests: Mutex<Vec<String>>,
     updates: Mutex<Vec<Update>>,
     /// Updates whose first answer is lost: applied, then the connection is answered with a 502.
     lose_answer_of: Option<&'static str>,
@@ -65,6 +66,7 @@ impl Coordinator {
     ) -> Self {
         let shared = Arc::new(Shared {
             job: Mutex::new(job),
+            requests: Mutex::default(),
             updates: Mutex::default(),
             lose_answer_of,
             attempts,
@@ -88,6 +90,10 @@ impl Coordinator {
             )
             .fallback(unknown)
             .layer(axum::middleware::from_fn(authorize))
+            .layer(axum::middleware::from_fn_with_state(
+                Arc::clone(&shared),
+                record,
+            ))
             .with_state(Arc::clone(&shared));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -98,6 +104,11 @@ impl Coordinator {
     /// The service root that the executor is given.
     pub(crate) fn url(&self) -> String {
         format!("http://{}/services/cts/", self.address)
+    }
+
+    /// What was asked so far, oldest first: methods and paths below the root.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.shared.requests.lock().unwrap().clone()
     }
 
     /// Hands out another job from now on.
@@ -122,6 +133,18 @@ impl Coordinator {
         })
         .await;
     }
+}
+
+async fn record(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+    next: axum::middleware::Next,
+) -> Response {
+    let path = request.uri().path();
+    let path = path.strip_prefix("/services/cts").unwrap_or(path);
+    let line = format!("{} {path}", request.method());
+    shared.requests.lock().unwrap().push(line);
+    next.run(request).await
 }
 
 async fn authorize(headers: HeaderMap, request: Request, next: axum::middleware::Next) -> Response {

@@ -1,4 +1,4 @@
-//! The executor as a child process, started as HTCondor's wrapper starts it.
+//! The executor as a child process, started as HTCondor's wrapper starts it, or by the wrapper.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -23,7 +23,12 @@ const DEADLINE: Duration = Duration::from_secs(120);
 pub(crate) struct Executor {
     environment: BTreeMap<&'static str, String>,
     directory: TempDir,
+    by_wrapper: bool,
 }
+
+/// Names that the worker's files have when URL overrides give them other ones.
+const WRAPPER: &str = "run the job.sh";
+const ARCHIVE: &str = "code:archive.tgz";
 
 impl Executor {
     /// For container 0 of the case's job, with the environment of the contract.
@@ -58,12 +63,33 @@ impl Executor {
         Self {
             environment,
             directory,
+            by_wrapper: false,
         }
+    }
+
+    /// As the existing service submits it to HTCondor: no other variables than the contract's (condor.md,
+    /// section 2) and what a pool may set itself, and the wrapper in front.
+    pub(crate) fn by_wrapper(case: &Case) -> Self {
+        let mut executor = Self::new(case)
+            .env("CODE_ARCHIVE", ARCHIVE)
+            .env("GLOBAL_CACHE_DIR", "/tmp")
+            .env("REFDATA_HOST_PATH", "/refdata")
+            .env("JOB_UPDATE_TIMEOUT_MIN", "360")
+            .without("CTS_LOG_LEVEL")
+            .without("CTS_STOP_GRACE_SECS");
+        executor.by_wrapper = true;
+        executor
     }
 
     /// Sets a variable.
     pub(crate) fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.environment.insert(name, value.into());
+        self
+    }
+
+    /// Leaves a variable out.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.environment.remove(name);
         self
     }
 
@@ -90,12 +116,11 @@ impl Executor {
 
     /// Starts it under `coordinator`.
     pub(crate) fn start(self, coordinator: &Coordinator) -> Running {
-        let binary = binaries::executor().unwrap_or_else(|error| panic!("{error}"));
         let job_dir = self.job_dir();
         std::fs::create_dir(&job_dir).unwrap();
         let output = |name| std::fs::File::create(self.directory.path().join(name)).unwrap();
-        let child = Command::new(binary)
-            .arg("run")
+        let child = self
+            .command(&job_dir)
             .env_clear()
             .envs(&self.environment)
             .env("SERVICE_ROOT_URL", coordinator.url())
@@ -112,6 +137,22 @@ impl Executor {
             job_dir,
             started: Instant::now(),
         }
+    }
+
+    /// The command to start, with the files that it needs in `job_dir`.
+    fn command(&self, job_dir: &Path) -> Command {
+        if self.by_wrapper {
+            let archive = binaries::executor_archive().unwrap_or_else(|error| panic!("{error}"));
+            std::fs::copy(archive, job_dir.join(ARCHIVE)).unwrap();
+            std::fs::copy(binaries::wrapper(), job_dir.join(WRAPPER)).unwrap();
+            let mut command = Command::new("/bin/bash");
+            command.arg(WRAPPER);
+            return command;
+        }
+        let binary = binaries::executor().unwrap_or_else(|error| panic!("{error}"));
+        let mut command = Command::new(binary);
+        command.arg("run");
+        command
     }
 
     /// Runs the worker check with the same settings.
@@ -320,6 +361,19 @@ impl Outcome {
         list.iter()
             .map(|output| (text(&output["file"]), text(&output["crc64nvme"])))
             .collect()
+    }
+
+    /// A file in the job directory.
+    #[track_caller]
+    pub(crate) fn job_file(&self, name: &str) -> String {
+        let bytes = std::fs::read(self.job_dir.join(name));
+        self.check(bytes.is_ok(), &format!("a file {name}"));
+        String::from_utf8_lossy(&bytes.unwrap()).into_owned()
+    }
+
+    /// What the process wrote to standard output.
+    pub(crate) fn stdout(&self) -> &str {
+        &self.stdout
     }
 
     /// What the process wrote to standard error.

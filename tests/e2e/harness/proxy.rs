@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,6 +30,7 @@ pub(crate) enum Fault {
 pub(crate) struct Proxy {
     address: SocketAddr,
     faults: Arc<AtomicUsize>,
+    healed: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -39,7 +40,9 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let faults = Arc::new(AtomicUsize::new(0));
+        let healed = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&faults);
+        let is_healed = Arc::clone(&healed);
         tokio::spawn(async move {
             let passed = Arc::new(AtomicUsize::new(0));
             while let Ok((client, _)) = listener.accept().await {
@@ -53,12 +56,22 @@ impl Proxy {
                     fault,
                     passed: Arc::clone(&passed),
                     faults: Arc::clone(&seen),
+                    healed: Arc::clone(&is_healed),
                 };
                 tokio::spawn(pipe(Direction::Up).run(from_client, to_server));
                 tokio::spawn(pipe(Direction::Down).run(from_server, to_client));
             }
         });
-        Self { address, faults }
+        Self {
+            address,
+            faults,
+            healed,
+        }
+    }
+
+    /// Breaks nothing from now on. What is stalled stays so.
+    pub(crate) fn heal(&self) {
+        self.healed.store(true, Ordering::SeqCst);
     }
 
     /// The address to use in place of the server's.
@@ -91,6 +104,7 @@ struct Pipe {
     fault: Fault,
     passed: Arc<AtomicUsize>,
     faults: Arc<AtomicUsize>,
+    healed: Arc<AtomicBool>,
 }
 
 impl Pipe {
@@ -100,10 +114,13 @@ impl Pipe {
             let Some(chunk) = buffer.get_mut(..length) else {
                 return;
             };
-            match (self.fault, self.direction) {
-                (Fault::StallDownload { after }, Direction::Down)
-                | (Fault::StallUpload { after }, Direction::Up) => self.stall(length, after).await,
-                (Fault::Corrupt { text }, Direction::Down) => self.corrupt(chunk, text),
+            let fault = (!self.healed.load(Ordering::SeqCst)).then_some(self.fault);
+            match (fault, self.direction) {
+                (Some(Fault::StallDownload { after }), Direction::Down)
+                | (Some(Fault::StallUpload { after }), Direction::Up) => {
+                    self.stall(length, after).await
+                }
+                (Some(Fault::Corrupt { text }), Direction::Down) => self.corrupt(chunk, text),
                 _ => {}
             }
             if to.write_all(chunk).await.is_err() {

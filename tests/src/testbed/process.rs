@@ -98,6 +98,21 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// Its root directory, where that can be looked at; for one in a mount namespace of its own, the path
+    /// that it has there.
+    pub(super) fn root(&self) -> Option<PathBuf> {
+        std::fs::read_link(format!("/proc/{}/root", self.id.pid)).ok()
+    }
+
+    /// Its pid in the innermost process namespace that it is in.
+    pub(super) fn innermost_pid(&self) -> Option<i32> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id.pid)).ok()?;
+        let pids = status
+            .lines()
+            .find_map(|line| line.strip_prefix("NSpid:"))?;
+        pids.split_ascii_whitespace().last()?.parse().ok()
+    }
+
     /// Whether any argument contains `text`.
     pub(super) fn mentions(&self, text: &OsStr) -> bool {
         let text = text.as_bytes();

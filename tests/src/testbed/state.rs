@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::Engine;
 use super::error::TestbedError;
+use super::htcondor::HtCondor;
 use super::image::Images;
 use super::layout::Layout;
 use super::registry::{AuthRegistry, OpenRegistry};
@@ -24,6 +25,8 @@ pub struct State {
     pub auth_registry: AuthRegistry,
     /// The S3 server.
     pub s3: S3Server,
+    /// The HTCondor pool.
+    pub htcondor: HtCondor,
     /// Images in the registries.
     pub images: Images,
 }

@@ -70,6 +70,7 @@ async fn store_job(store: &SqliteStore, user: &str, number: u32) -> Result<(), B
                 refdata_id: None,
                 default_refdata_mount_point: None,
             },
+            input_bytes: None,
             record: finished_containers(time)?,
         })
         .await?;

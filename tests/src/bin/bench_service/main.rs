@@ -13,9 +13,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use cts_tests::dev_service::As;
 use cts_tests::load::{Call, repeated};
 use cts_tests::machine;
+use cts_tests::service_process::As;
 use cts_tests::testbed::Testbed;
 
 use report::{Goal, Memory, Requests};

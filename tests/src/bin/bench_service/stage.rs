@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cts_tests::binaries;
-use cts_tests::dev_service::{As, DevService, Launch};
 use cts_tests::load::{Call, Figures, LoadError, Target, drive};
 use cts_tests::object_store::ObjectStore;
+use cts_tests::service_process::{As, Launch, ServiceProcess};
 use cts_tests::testbed::Testbed;
 use futures::{StreamExt, TryStreamExt};
 use hyper::header::HeaderValue;
@@ -55,7 +55,7 @@ impl Measured {
 /// A running service with an image and inputs for jobs.
 #[derive(Debug)]
 pub(crate) struct Stage {
-    service: DevService,
+    service: ServiceProcess,
     dir: PathBuf,
     prefix: String,
     image: String,
@@ -84,7 +84,7 @@ impl Stage {
         let allowed = ["--allowed-s3-path", &state.s3.bucket];
         launch.options.extend(allowed.map(str::to_owned));
         let (data, log) = (dir.join("data"), testbed.layout().log("bench-service"));
-        let service = DevService::launch(&launch, state, &data, &log).await?;
+        let service = ServiceProcess::launch(&launch, state, &data, &log).await?;
         let stage = Self {
             service,
             dir: dir.to_owned(),

@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use cts_tests::dev_service::As;
 use cts_tests::load::{Call, Connection};
+use cts_tests::service_process::As;
 use serde::Deserialize;
 use serde_json::{Value, json};
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use cts_tests::dev_service::{As, DevService};
 use cts_tests::object_store::{ObjectStore, crc64nvme};
+use cts_tests::service_process::{As, ServiceProcess};
 use cts_tests::testbed::Testbed;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ const RESULT: &str = "stats.tsv";
 pub(crate) async fn run(
     screen: &mut Screen,
     testbed: &Testbed,
-    service: &DevService,
+    service: &ServiceProcess,
 ) -> Result<(), Failure> {
     let store = testbed.state().s3.client()?;
     let prefix = format!("{}/demo/{}", testbed.state().s3.bucket, Uuid::new_v4());
@@ -117,7 +117,7 @@ async fn upload(
 }
 
 /// Prints each state as it comes; the final one is returned.
-async fn follow(screen: &Screen, service: &DevService, id: &str) -> Result<String, Failure> {
+async fn follow(screen: &Screen, service: &ServiceProcess, id: &str) -> Result<String, Failure> {
     let begun = Instant::now();
     let path = format!("/jobs/{id}/status");
     let mut shown = 0;

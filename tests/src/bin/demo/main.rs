@@ -7,8 +7,8 @@ mod screen;
 use std::process::ExitCode;
 
 use clap::Parser;
-use cts_tests::dev_service::DevService;
-use cts_tests::testbed::{DEMO_SERVICE, Testbed};
+use cts_tests::service_process::ServiceProcess;
+use cts_tests::testbed::{DEMO_SERVICE, Testbed, htcondor};
 
 use screen::Screen;
 
@@ -28,7 +28,8 @@ async fn main() -> ExitCode {
     let dir = Testbed::default_dir();
     // What was running before the demo keeps running after it.
     let was_up = matches!(Testbed::status(&dir).await, Ok(components)
-        if components.iter().all(|component| component.problem.is_none()));
+        if components.iter().filter(|component| component.name != htcondor::NAME)
+            .all(|component| component.problem.is_none()));
     let result = run(&mut screen, was_up, arguments.stay).await;
     let keep = was_up || (arguments.stay && result.is_ok());
     if !keep {
@@ -55,14 +56,14 @@ async fn run(screen: &mut Screen, was_up: bool, stay: bool) -> Result<(), Failur
     if !was_up {
         screen.line("the first time this downloads and installs what is missing: a minute or two");
     }
-    let testbed = Testbed::up(&Testbed::default_dir()).await?;
+    let testbed = Testbed::up_without_pool(&Testbed::default_dir()).await?;
     screen.done();
 
     screen.step("Start the task service");
     testbed.stop_services().await?;
     let data_dir = testbed.layout().data(DEMO_SERVICE);
     let log = testbed.layout().log(DEMO_SERVICE);
-    let service = DevService::start(testbed.state(), &data_dir, &log).await?;
+    let service = ServiceProcess::start(testbed.state(), &data_dir, &log).await?;
     screen.line(&format!(
         "REST at {}, log in {}",
         service.url(),
@@ -87,7 +88,7 @@ async fn run(screen: &mut Screen, was_up: bool, stay: bool) -> Result<(), Failur
     Ok(())
 }
 
-fn look_further(screen: &mut Screen, testbed: &Testbed, service: &DevService, stay: bool) {
+fn look_further(screen: &mut Screen, testbed: &Testbed, service: &ServiceProcess, stay: bool) {
     screen.step("To look further");
     screen.line(&format!(
         "what the service logged: {}",

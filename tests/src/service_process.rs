@@ -1,4 +1,4 @@
-//! `cts-service dev` as a child process on the testbed's components.
+//! `cts-service` as a child process on the testbed's components: `dev`, or `serve` for jobs on the HTCondor pool.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ pub enum ServiceError {
     #[error(transparent)]
     Missing(#[from] MissingBinary),
     /// Did not come up.
-    #[error("cts-service dev: {problem}; its log is {}", log.display())]
+    #[error("cts-service: {problem}; its log is {}", log.display())]
     Start {
         /// Why.
         problem: String,
@@ -40,9 +40,9 @@ pub enum ServiceError {
     },
 }
 
-/// A running development service with a data directory of its own. Killed when dropped.
+/// A running service with a data directory of its own. Killed when dropped.
 #[derive(Debug)]
-pub struct DevService {
+pub struct ServiceProcess {
     url: String,
     address: SocketAddr,
     log: PathBuf,
@@ -60,8 +60,24 @@ pub struct Launch {
     pub service: PathBuf,
     /// The executor that its `local` site starts.
     pub executor: PathBuf,
-    /// Further options of `cts-service dev`.
+    /// Further options.
     pub options: Vec<String>,
+    /// Jobs run on the pool (`cts-service serve`), and not as child processes of the service
+    /// (`cts-service dev`).
+    pub pool: Option<OnPool>,
+}
+
+/// What workers of the pool get, and how the service is set.
+#[derive(Debug, Clone)]
+pub struct OnPool {
+    /// The wrapper script.
+    pub wrapper: PathBuf,
+    /// The archive with the executor.
+    pub archive: PathBuf,
+    /// Directory of HTCondor's commands, if not the pool's own.
+    pub commands: Option<PathBuf>,
+    /// Further settings, by variable.
+    pub settings: Vec<(String, String)>,
 }
 
 impl Launch {
@@ -74,6 +90,23 @@ impl Launch {
             service: binaries::service()?,
             executor: binaries::executor()?,
             options: Vec::new(),
+            pool: None,
+        })
+    }
+
+    /// The development build of the service, for jobs that the static executor carries out on the pool.
+    ///
+    /// # Errors
+    /// When a program is missing.
+    pub fn on_pool() -> Result<Self, MissingBinary> {
+        Ok(Self {
+            pool: Some(OnPool {
+                wrapper: binaries::wrapper(),
+                archive: binaries::executor_archive()?,
+                commands: None,
+                settings: Vec::new(),
+            }),
+            ..Self::development()?
         })
     }
 
@@ -97,6 +130,7 @@ impl Launch {
             service,
             executor,
             options: ["--max-executors", "1"].map(str::to_owned).into(),
+            pool: None,
         })
     }
 }
@@ -120,6 +154,23 @@ struct Tokens {
 }
 
 impl Tokens {
+    /// The file that gives the same users as the one of `cts-service dev`.
+    fn to_toml(&self) -> String {
+        [
+            ("dev", &self.user, "\"kbase_staff\""),
+            (
+                "admin",
+                &self.admin,
+                "\"full_admin\", \"kbase_staff\", \"nersc_account\"",
+            ),
+            ("executor", &self.executor, "\"external_executor\""),
+        ]
+        .map(|(name, token, roles)| {
+            format!("[[user]]\nname = \"{name}\"\ntoken = \"{token}\"\nroles = [{roles}]\n\n")
+        })
+        .concat()
+    }
+
     /// From the file the service makes at its first start.
     fn read(path: &Path) -> Result<Self, String> {
         #[derive(Deserialize)]
@@ -148,8 +199,59 @@ impl Tokens {
     }
 }
 
+/// The command line of `cts-service serve`, with everything in variables.
+fn serve_command(
+    launch: &Launch,
+    on_pool: &OnPool,
+    testbed: &State,
+    data: &Path,
+    port: u16,
+) -> std::io::Result<Command> {
+    let tokens = Tokens {
+        user: uuid::Uuid::new_v4().to_string(),
+        admin: uuid::Uuid::new_v4().to_string(),
+        executor: uuid::Uuid::new_v4().to_string(),
+    };
+    write_private(&tokens_file(data), &tokens.to_toml())?;
+    let pool = &testbed.htcondor;
+    let name = uuid::Uuid::new_v4();
+    let s3 = &testbed.s3;
+    let initial_dir = pool.share_dir(&format!("{name}-logs"))?;
+    let token = pool.share_file(&format!("{name}-token"), tokens.executor.as_bytes())?;
+    let secret = pool.share_file(&format!("{name}-secret"), s3.secret.as_bytes())?;
+    let mut command = Command::new(&launch.service);
+    command
+        .arg("serve")
+        .args(&launch.options)
+        .env("CTS_DATA_DIR", data)
+        .env("CTS_TOKEN_FILE", tokens_file(data))
+        .env("CTS_BIND_ADDRESS", Ipv4Addr::LOCALHOST.to_string())
+        .env("KBCTS_PORT", port.to_string())
+        .env("KBCTS_SERVICE_ROOT_URL", format!("http://127.0.0.1:{port}"))
+        .env("KBCTS_S3_URL", &s3.url)
+        .env("KBCTS_S3_ACCESS_KEY", &s3.access_key)
+        .env("KBCTS_S3_ACCESS_SECRET", &s3.secret)
+        .env("KBCTS_CONTAINER_S3_LOG_DIR", format!("{}/logs", s3.bucket))
+        .env("KBCTS_HTC_INITIAL_DIR", initial_dir)
+        .env("KBCTS_HTC_TOKEN_PATH", token)
+        .env("KBCTS_HTC_S3_ACCESS_SECRET_PATH", secret)
+        .env("KBCTS_HTC_EXE_PATH", &on_pool.wrapper)
+        .env("KBCTS_CODE_ARCHIVE_PATH", &on_pool.archive)
+        .env(
+            "KBCTS_EXTERNAL_JOB_MOUNT_PREFIX_OVERRIDE",
+            &pool.mount_prefix_override,
+        )
+        .env(
+            "CTS_HTC_COMMAND_DIR",
+            on_pool.commands.as_ref().unwrap_or(&pool.bin_dir),
+        )
+        .env("CTS_HTC_RECONCILE_INTERVAL_SEC", "2")
+        .envs(on_pool.settings.iter().map(|(name, value)| (name, value)));
+    Ok(command)
+}
+
 /// The command line of `cts-service dev`.
-fn command(launch: &Launch, testbed: &State, data: &Path, port: u16) -> Command {
+fn dev_command(launch: &Launch, testbed: &State, data: &Path, port: u16) -> Command {
     let s3 = &testbed.s3;
     let mut command = Command::new(&launch.service);
     command
@@ -169,11 +271,15 @@ fn command(launch: &Launch, testbed: &State, data: &Path, port: u16) -> Command 
     command
 }
 
+fn tokens_file(data: &Path) -> PathBuf {
+    data.join("tokens.toml")
+}
+
 fn secret_file(data: &Path) -> PathBuf {
     data.join("testbed_s3_secret")
 }
 
-impl DevService {
+impl ServiceProcess {
     /// Starts the service with an empty store in `data`, which is emptied, and waits until it
     /// answers.
     ///
@@ -205,7 +311,12 @@ impl DevService {
         write_private(&secret_file(data), &testbed.s3.secret).map_err(io_failed)?;
         let port = free_port("cts-service").map_err(|error| failed(error.to_string()))?;
         let output = std::fs::File::create(log).map_err(io_failed)?;
-        let mut command = command(launch, testbed, data, port);
+        let mut command = match &launch.pool {
+            None => dev_command(launch, testbed, data, port),
+            Some(on_pool) => {
+                serve_command(launch, on_pool, testbed, data, port).map_err(io_failed)?
+            }
+        };
         command
             .stdin(Stdio::null())
             .stdout(output.try_clone().map_err(io_failed)?)
@@ -237,7 +348,7 @@ impl DevService {
         killed.map_err(|error| self.failed(error.to_string()))
     }
 
-    /// Starts the service again, after [`DevService::kill`], at its old address with its old data, and
+    /// Starts the service again, after [`ServiceProcess::kill`], at its old address with its old data, and
     /// waits until it answers. Cancel safe: the service runs from the first poll on.
     ///
     /// # Errors
@@ -275,7 +386,7 @@ impl DevService {
             }
             tokio::time::sleep(POLL).await;
         }
-        self.tokens = Tokens::read(&self.data.join("tokens.toml"))?;
+        self.tokens = Tokens::read(&tokens_file(&self.data))?;
         Ok(())
     }
 
@@ -319,6 +430,31 @@ impl DevService {
         path: &str,
         body: Option<&serde_json::Value>,
     ) -> Result<serde_json::Value, ServiceError> {
+        let text = self.send(who, method.clone(), path, body).await?;
+        if text.is_empty() {
+            return Ok(serde_json::Value::Null);
+        }
+        serde_json::from_str(&text).map_err(|error| ServiceError::Request {
+            request: format!("{method} {path}"),
+            problem: error.to_string(),
+        })
+    }
+
+    /// Reads what is no JSON: a container's log.
+    ///
+    /// # Errors
+    /// When there is no answer, or one that is no success.
+    pub async fn text(&self, who: As, path: &str) -> Result<String, ServiceError> {
+        self.send(who, reqwest::Method::GET, path, None).await
+    }
+
+    async fn send(
+        &self,
+        who: As,
+        method: reqwest::Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<String, ServiceError> {
         let request = format!("{method} {path}");
         let failed = |problem: String| ServiceError::Request {
             request: request.clone(),
@@ -343,10 +479,7 @@ impl DevService {
         if !status.is_success() {
             return Err(failed(format!("{status} {text}")));
         }
-        if text.is_empty() {
-            return Ok(serde_json::Value::Null);
-        }
-        serde_json::from_str(&text).map_err(|error| failed(error.to_string()))
+        Ok(text)
     }
 
     /// Stops the service and waits for its end.

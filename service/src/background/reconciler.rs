@@ -1,0 +1,387 @@
+//! Compares what the store says of the jobs at an `HTCondor` pool with what the pool says, and does what
+//! [`crate::condor::reconcile`] decides. Also fills in what jobs used, once the pool knows it.
+//!
+//! Several services may run it: a lease lets one at a time. Everything it does can be done twice.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use cts_shared::id::{ContainerNumber, JobId};
+use cts_shared::site::Site;
+use cts_shared::state::JobState;
+use cts_shared::state::job_flow::{Change, ContainerReport, JobRecord, Refusal, Reporter};
+use cts_shared::timestamp::UtcTime;
+use cts_shared::wire::container::ContainerUsage;
+use cts_shared::wire::job::SiteNotice;
+
+use crate::app::App;
+use crate::condor::machine_ad::MachineAd;
+use crate::condor::pool::{Pool, PoolError, Procs};
+use crate::condor::proc_ad::{ProcAd, ProcStatus};
+use crate::condor::reconcile::{
+    Decision, End, JobFacts, Rules, decide, needs_history, needs_machines,
+};
+use crate::condor::statistics::statistics;
+use crate::error::Error;
+use crate::job_store::JobSummary;
+use crate::jobs;
+use crate::lease_store::{Lease, LeaseRequest, LeaseStore};
+
+/// The lease's name.
+const LEASE: &str = "reconcile kbase";
+
+/// A lease lapses after this many intervals without its holder.
+const LEASE_INTERVALS: u32 = 3;
+
+/// How far clocks may differ: the history is read back to that long before a submission.
+const CLOCK_DIFFERENCE: Duration = Duration::from_hours(1);
+
+/// What the pool does not know of a job's use this long after its end, it never will.
+const ACCOUNT_WITHIN: Duration = Duration::from_hours(24);
+
+/// Ended jobs looked at in a round.
+const ACCOUNTS: u32 = 500;
+
+/// Why a round was not finished.
+#[derive(Debug, thiserror::Error)]
+pub enum RoundError {
+    /// The pool.
+    #[error("HTCondor does not answer: {0}")]
+    Pool(#[from] PoolError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+/// Looks after the jobs at one pool.
+#[derive(Debug)]
+pub struct Reconciler {
+    app: Arc<App>,
+    pool: Arc<dyn Pool>,
+    leases: Arc<dyn LeaseStore>,
+    rules: Rules,
+    interval: Duration,
+    holder: String,
+    /// By job: containers that the pool knew nothing of in the last round.
+    suspects: HashMap<JobId, BTreeSet<ContainerNumber>>,
+    /// Procs of ended jobs that were in the queue in the last round.
+    leftovers: BTreeSet<crate::condor::proc_ad::ProcName>,
+}
+
+impl Reconciler {
+    /// A reconciler that has not looked yet.
+    #[must_use]
+    pub fn new(
+        app: Arc<App>,
+        pool: Arc<dyn Pool>,
+        leases: Arc<dyn LeaseStore>,
+        rules: Rules,
+        interval: Duration,
+    ) -> Self {
+        Self {
+            app,
+            pool,
+            leases,
+            rules,
+            interval,
+            holder: Uuid::new_v4().to_string(),
+            suspects: HashMap::new(),
+            leftovers: BTreeSet::new(),
+        }
+    }
+
+    /// A round at once, and then one every interval, until told to stop.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let round = async {
+                if self.take_lease().await? {
+                    self.round().await?;
+                }
+                Ok::<_, RoundError>(())
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                outcome = round => if let Err(error) = outcome {
+                    tracing::warn!(%error, "the jobs at HTCondor could not be looked after; trying again");
+                },
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(self.interval) => {}
+            }
+        }
+        // Another service need not wait for it to lapse.
+        let _lapses_anyway = self
+            .leases
+            .give_back_lease(LEASE.to_owned(), self.holder.clone())
+            .await;
+    }
+
+    async fn take_lease(&self) -> Result<bool, Error> {
+        let now = self.app.clock.now();
+        let request = LeaseRequest {
+            name: LEASE.to_owned(),
+            holder: self.holder.clone(),
+            now,
+            until: now.plus(self.interval.saturating_mul(LEASE_INTERVALS)),
+        };
+        Ok(self.leases.take_lease(request).await? != Lease::Held)
+    }
+
+    /// Looks at every job once.
+    ///
+    /// # Errors
+    /// When pool or store do not answer. What was done stays done.
+    pub async fn round(&mut self) -> Result<(), RoundError> {
+        let running = self
+            .app
+            .jobs
+            .running_jobs(Site::Kbase)
+            .await
+            .map_err(Error::from)?;
+        let due = self
+            .app
+            .jobs
+            .jobs_with_statistics_due(Site::Kbase, ACCOUNTS)
+            .await
+            .map_err(Error::from)?;
+        if running.is_empty() && due.is_empty() && self.suspects.is_empty() {
+            // An idle service does not bother the schedd.
+            return Ok(());
+        }
+        // Before the records: what an executor reported before it ended is in them then.
+        let mut queue: BTreeMap<JobId, Vec<ProcAd>> = BTreeMap::new();
+        for ad in self.pool.queue(Procs::All).await? {
+            if let Some(job) = ad.job() {
+                queue.entry(job).or_default().push(ad);
+            }
+        }
+        let mut machines = None;
+        let mut suspects = HashMap::new();
+        for id in &running {
+            let ads = queue.remove(id).unwrap_or_default();
+            let suspected = self.look_at(*id, &ads, &mut machines).await?;
+            if !suspected.is_empty() {
+                suspects.insert(*id, suspected);
+            }
+        }
+        self.suspects = suspects;
+        for id in due {
+            if !queue.get(&id).is_some_and(|ads| ads.iter().any(is_at_work)) {
+                self.account_for(id).await?;
+            }
+        }
+        self.remove_leftovers(queue).await
+    }
+
+    /// Decides about a job that has not ended, and acts. The containers that the pool knows nothing of.
+    async fn look_at(
+        &self,
+        id: JobId,
+        ads: &[ProcAd],
+        machines: &mut Option<Vec<MachineAd>>,
+    ) -> Result<BTreeSet<ContainerNumber>, RoundError> {
+        let Some((summary, record)) = self.read(id).await? else {
+            return Ok(BTreeSet::new());
+        };
+        let now = self.app.clock.now();
+        let clusters = &summary.notes.htcondor_cluster_ids;
+        let is_submitted = !clusters.is_empty() || !ads.is_empty();
+        if record.state().is_terminal() || record.state().is_cancel() || !is_submitted {
+            return Ok(BTreeSet::new());
+        }
+        let history = if needs_history(&record, clusters, ads) {
+            self.pool
+                .history(Procs::OfJob(id), submitted(&record).minus(CLOCK_DIFFERENCE))
+                .await?
+        } else {
+            Vec::new()
+        };
+        if machines.is_none() && needs_machines(ads, &self.rules, now) {
+            *machines = Some(self.pool.machines().await?);
+        }
+        let none = BTreeSet::new();
+        let facts = JobFacts {
+            record: &record,
+            clusters,
+            queue: ads,
+            history: &history,
+            machines: machines.as_deref(),
+            suspects: self.suspects.get(&id).unwrap_or(&none),
+        };
+        let decision = decide(&facts, &self.rules, now);
+        let suspects = decision.suspects.clone();
+        self.act(id, &summary, decision).await?;
+        Ok(suspects)
+    }
+
+    async fn read(&self, id: JobId) -> Result<Option<(JobSummary, JobRecord)>, Error> {
+        let summary = self.app.jobs.job_summary(id).await?;
+        let record = self.app.jobs.job_record(id).await?;
+        Ok(summary.zip(record))
+    }
+
+    async fn act(
+        &self,
+        id: JobId,
+        summary: &JobSummary,
+        decision: Decision,
+    ) -> Result<(), RoundError> {
+        if let Some(cluster) = decision.adopt {
+            tracing::warn!(job.id = %id, cluster, "HTCondor has the job, the store did not know; adopted");
+            self.app
+                .jobs
+                .add_htcondor_cluster(id, cluster)
+                .await
+                .map_err(Error::from)?;
+        }
+        if summary.state() == JobState::Created
+            && (decision.adopt.is_some() || !summary.notes.htcondor_cluster_ids.is_empty())
+        {
+            jobs::resume::note_taken(&self.app, id).await?;
+        }
+        for end in decision.ends {
+            self.end(id, end).await?;
+        }
+        if !decision.release.is_empty() {
+            tracing::warn!(job.id = %id, procs = decision.release.len(), "releasing held procs");
+            let reason = "CTS lets it try again".to_owned();
+            self.pool
+                .release(Procs::Named(decision.release), reason)
+                .await?;
+        }
+        if !decision.remove.is_empty() {
+            tracing::info!(job.id = %id, procs = decision.remove.len(), "removing procs that nobody needs");
+            let reason = "CTS does not need it any more".to_owned();
+            self.pool
+                .remove(Procs::Named(decision.remove), reason)
+                .await?;
+        }
+        let told = summary.notes.site_notice.as_ref();
+        if told.map(|notice| &notice.message) != decision.notice.as_ref() {
+            let since = self.app.clock.now();
+            let notice = decision.notice.map(|message| SiteNotice { message, since });
+            if let Some(notice) = &notice {
+                tracing::warn!(job.id = %id, notice = notice.message, "a job waits at HTCondor");
+            }
+            self.app
+                .jobs
+                .set_site_notice(id, notice)
+                .await
+                .map_err(Error::from)?;
+        }
+        Ok(())
+    }
+
+    /// Ends a container, unless it has ended or another executor has begun since.
+    async fn end(&self, id: JobId, end: End) -> Result<(), Error> {
+        let End {
+            container,
+            attempt,
+            reason,
+        } = end;
+        let report = ContainerReport {
+            state: JobState::Error,
+            time: self.app.clock.now(),
+            exit_code: None,
+            outputs: None,
+            admin_error: Some(reason.clone()),
+            traceback: None,
+            usage: None,
+            from: Reporter::Observer { attempt },
+        };
+        let change = jobs::change(&self.app, id, move |record| {
+            match record.apply_report(container, &report) {
+                Err(Refusal::ContainerState { current, .. }) if current.is_terminal() => {
+                    Ok(Change::default())
+                }
+                outcome => outcome,
+            }
+        })
+        .await?;
+        if change.is_some_and(|change| !change.is_empty()) {
+            tracing::warn!(job.id = %id, container.num = container, reason, "container ended by what HTCondor says");
+        }
+        Ok(())
+    }
+
+    /// Fills in what an ended job used.
+    async fn account_for(&self, id: JobId) -> Result<(), RoundError> {
+        let Some(job) = self.app.jobs.job(id).await.map_err(Error::from)? else {
+            return Ok(());
+        };
+        let Some(record) = self.app.jobs.job_record(id).await.map_err(Error::from)? else {
+            return Ok(());
+        };
+        let now = self.app.clock.now();
+        let ads = self
+            .pool
+            .history(Procs::OfJob(id), submitted(&record).minus(CLOCK_DIFFERENCE))
+            .await?;
+        let all_left = ads.len() >= record.containers.len();
+        let ended = record.transitions.last().map_or(now, |last| last.time);
+        if !all_left
+            && ended > now.minus(ACCOUNT_WITHIN)
+            && !job.summary.notes.htcondor_cluster_ids.is_empty()
+        {
+            return Ok(());
+        }
+        let usage: Vec<ContainerUsage> = record
+            .containers
+            .iter()
+            .filter_map(|one| one.usage)
+            .collect();
+        let used = (!ads.is_empty()).then(|| statistics(&ads, &usage, job.job_input.cpus));
+        jobs::change(&self.app, id, move |record| Ok(record.account_for(used))).await?;
+        Ok(())
+    }
+
+    /// Removes the procs of jobs that have ended: held ones at once, others when they are still there in
+    /// the next round, for an executor is there for a moment after its last report.
+    async fn remove_leftovers(
+        &mut self,
+        queue: BTreeMap<JobId, Vec<ProcAd>>,
+    ) -> Result<(), RoundError> {
+        let mut remove = Vec::new();
+        let mut seen = BTreeSet::new();
+        for (id, ads) in queue {
+            let summary = self.app.jobs.job_summary(id).await.map_err(Error::from)?;
+            // A job that this store does not know may be another system's in the same pool.
+            if !summary.is_some_and(|summary| summary.state().is_terminal()) {
+                continue;
+            }
+            for ad in &ads {
+                let Some(name) = ad.name() else { continue };
+                let is_held = ad.status() == Some(ProcStatus::Held);
+                if is_held || self.leftovers.contains(&name) {
+                    remove.push(name);
+                } else if ad.status() != Some(ProcStatus::Removed) {
+                    seen.insert(name);
+                }
+            }
+        }
+        self.leftovers = seen;
+        if !remove.is_empty() {
+            tracing::info!(procs = remove.len(), "removing procs of ended jobs");
+            let reason = "its CTS job has ended".to_owned();
+            self.pool.remove(Procs::Named(remove), reason).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a proc may still add to what its job used.
+fn is_at_work(ad: &ProcAd) -> bool {
+    ad.status() != Some(ProcStatus::Held)
+}
+
+fn submitted(record: &JobRecord) -> UtcTime {
+    record.transitions.first().map_or_else(
+        || UtcTime::new(jiff::Timestamp::UNIX_EPOCH),
+        |first| first.time,
+    )
+}

@@ -1,0 +1,330 @@
+//! The site `kbase`: executors as procs of an `HTCondor` pool (contract condor.md).
+//!
+//! What is submitted and what becomes of it is in [`crate::condor`]; this is the site's part in the life of a
+//! job: submit once, cancel, say what the pool says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use cts_shared::error_code::ErrorCode;
+use cts_shared::id::{ContainerNumber, JobId};
+use cts_shared::job_input::JobInput;
+
+use crate::clock::Clock;
+use crate::compute_site::{CleanError, ComputeSite, SiteError};
+use crate::condor::pool::{Pool, PoolError, Procs};
+use crate::condor::proc_ad::{ProcAd, ProcStatus};
+use crate::condor::submit_description::{SubmitDescription, SubmitJob, SubmitSettings};
+use crate::error::Error;
+use crate::identity::{Role, User};
+use crate::job_store::{JobStore, JobSummary, StoredJob};
+use crate::lease_store::{Lease, LeaseRequest, LeaseStore};
+
+/// How long a submission is one service's own: longer than the pool's commands may take together.
+const SUBMISSION_LEASE: Duration = Duration::from_mins(5);
+
+/// How long a submission that the pool refuses is tried again before the job fails: what the pool refuses now
+/// (a limit, a full disk) it may take later.
+const REFUSED_FOR: Duration = Duration::from_hours(1);
+
+/// How far clocks may differ: the history is read back to that long before the submission.
+const CLOCK_DIFFERENCE: Duration = Duration::from_hours(1);
+
+/// How long a cancel waits for the executors' end. The pool stops them in any case.
+const CANCEL_WAIT: Duration = Duration::from_secs(60);
+
+/// Between two looks at the queue meanwhile.
+const CANCEL_POLL: Duration = Duration::from_secs(1);
+
+/// The site.
+#[derive(Debug)]
+pub struct HtcondorSite {
+    settings: SubmitSettings,
+    pool: Arc<dyn Pool>,
+    jobs: Arc<dyn JobStore>,
+    leases: Arc<dyn LeaseStore>,
+    clock: Arc<dyn Clock>,
+    /// This service, among several over one store.
+    holder: String,
+}
+
+impl HtcondorSite {
+    /// A site over a pool.
+    #[must_use]
+    pub fn new(
+        settings: SubmitSettings,
+        pool: Arc<dyn Pool>,
+        jobs: Arc<dyn JobStore>,
+        leases: Arc<dyn LeaseStore>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            settings,
+            pool,
+            jobs,
+            leases,
+            clock,
+            holder: Uuid::new_v4().to_string(),
+        }
+    }
+
+    /// Submits a job that no cluster is known of, or finds the cluster of an earlier try.
+    async fn submit_once(&self, job: JobId) -> Result<(), SiteError> {
+        let now = self.clock.now();
+        let request = LeaseRequest {
+            name: format!("submit {job}"),
+            holder: self.holder.clone(),
+            now,
+            until: now.plus(SUBMISSION_LEASE),
+        };
+        let name = request.name.clone();
+        let earlier_try = match self
+            .leases
+            .take_lease(request)
+            .await
+            .map_err(store_failed)?
+        {
+            Lease::Held => return Err(SiteError::Busy),
+            Lease::Fresh => false,
+            Lease::Renewed | Lease::TakenOver => true,
+        };
+        let Some(stored) = self.jobs.job(job).await.map_err(store_failed)? else {
+            return Ok(());
+        };
+        if stored.summary.notes.htcondor_cluster_ids.is_empty() {
+            let found = if earlier_try {
+                self.find_cluster(job, &stored.summary).await?
+            } else {
+                None
+            };
+            let cluster = match found {
+                Some(cluster) => {
+                    tracing::info!(job.id = %job, cluster, "found the cluster of an earlier submission");
+                    cluster
+                }
+                None => self.submit(job, &stored).await?,
+            };
+            self.jobs
+                .add_htcondor_cluster(job, cluster)
+                .await
+                .map_err(store_failed)?;
+        }
+        // Only now: a lease that was never given back says that the pool must be asked first.
+        self.leases
+            .give_back_lease(name, self.holder.clone())
+            .await
+            .map_err(store_failed)
+    }
+
+    /// The cluster of a job whose submission had no answer, if there is one.
+    async fn find_cluster(
+        &self,
+        job: JobId,
+        summary: &JobSummary,
+    ) -> Result<Option<i64>, SiteError> {
+        let procs = Procs::OfJob(job);
+        let mut ads = self.pool.queue(procs.clone()).await.map_err(pool_failed)?;
+        if ads.is_empty() {
+            let submitted = summary
+                .transitions
+                .first()
+                .map_or_else(|| self.clock.now(), |first| first.time);
+            let since = submitted.minus(CLOCK_DIFFERENCE);
+            ads = self.pool.history(procs, since).await.map_err(pool_failed)?;
+        }
+        Ok(ads.iter().filter_map(ProcAd::cluster).min())
+    }
+
+    async fn submit(&self, job: JobId, stored: &StoredJob) -> Result<i64, SiteError> {
+        let input = &stored.job_input;
+        let submit_job = SubmitJob {
+            id: job,
+            user: &stored.summary.user,
+            num_containers: input.num_containers,
+            cpus: input.cpus,
+            memory_bytes: input.memory_bytes,
+            runtime: input.runtime.duration(),
+            input_bytes: stored.summary.notes.input_bytes,
+        };
+        let description = SubmitDescription::new(&self.settings, &submit_job)
+            .map_err(|error| SiteError::Refused(error.to_string()))?;
+        let cluster = match self.pool.submit(description.to_string()).await {
+            Ok(cluster) => cluster,
+            Err(PoolError::Refused(message)) => {
+                let waits_since = stored.summary.transitions.first().map(|first| first.time);
+                let patience_ended = self.clock.now().minus(REFUSED_FOR);
+                return Err(if waits_since.is_none_or(|since| since < patience_ended) {
+                    SiteError::Refused(message)
+                } else {
+                    SiteError::Unavailable(message)
+                });
+            }
+            Err(error) => return Err(pool_failed(error)),
+        };
+        tracing::info!(job.id = %job, cluster, "submitted to HTCondor");
+        Ok(cluster)
+    }
+}
+
+fn store_failed(error: crate::job_store::StoreError) -> SiteError {
+    SiteError::Unavailable(error.to_string())
+}
+
+fn pool_failed(error: PoolError) -> SiteError {
+    SiteError::Unavailable(error.to_string())
+}
+
+impl ComputeSite for HtcondorSite {
+    fn check(&self, user: &User, job_input: &JobInput) -> Result<(), Error> {
+        user.require_any(&[Role::KbaseStaff])?;
+        // What cannot be written into a submit description is told now and not in the background.
+        let job = SubmitJob {
+            id: JobId::new(Uuid::nil()),
+            user: &user.name,
+            num_containers: job_input.num_containers,
+            cpus: job_input.cpus,
+            memory_bytes: job_input.memory_bytes,
+            runtime: job_input.runtime.duration(),
+            input_bytes: None,
+        };
+        SubmitDescription::new(&self.settings, &job)
+            .map(drop)
+            .map_err(|error| Error::refused(ErrorCode::IllegalParameter, error.to_string()))
+    }
+
+    fn start(
+        &self,
+        job: JobId,
+        _containers: Vec<ContainerNumber>,
+    ) -> BoxFuture<'_, Result<(), SiteError>> {
+        async move {
+            let known = self.jobs.job_summary(job).await.map_err(store_failed)?;
+            match known {
+                Some(summary) if summary.notes.htcondor_cluster_ids.is_empty() => {
+                    self.submit_once(job).await
+                }
+                _ => Ok(()),
+            }
+        }
+        .boxed()
+    }
+
+    fn cancel(&self, job: JobId) -> BoxFuture<'_, Result<(), SiteError>> {
+        async move {
+            let procs = Procs::OfJob(job);
+            self.pool
+                .remove(procs.clone(), "canceled by CTS".to_owned())
+                .await
+                .map_err(pool_failed)?;
+            let waiting = async {
+                loop {
+                    let ads = self.pool.queue(procs.clone()).await.map_err(pool_failed)?;
+                    if ads.is_empty() {
+                        return Ok(());
+                    }
+                    tokio::time::sleep(CANCEL_POLL).await;
+                }
+            };
+            match tokio::time::timeout(CANCEL_WAIT, waiting).await {
+                Ok(gone) => gone,
+                Err(_elapsed) => {
+                    tracing::warn!(
+                        job.id = %job,
+                        "HTCondor has not stopped all executors of the canceled job yet; it will, when their \
+                         workers answer"
+                    );
+                    Ok(())
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn gives_account(&self) -> bool {
+        true
+    }
+
+    fn runner_status(
+        &self,
+        job: JobId,
+        container: ContainerNumber,
+    ) -> BoxFuture<'_, Result<Map<String, Value>, Error>> {
+        async move {
+            let Some(summary) = self.jobs.job_summary(job).await? else {
+                return Ok(Map::new());
+            };
+            let Some(cluster) = summary.notes.htcondor_cluster_ids.last().copied() else {
+                return Ok(Map::new());
+            };
+            let of_container = |ads: Vec<ProcAd>| {
+                ads.into_iter().find(|ad| {
+                    ad.cluster() == Some(cluster) && ad.container() == Some(container)
+                })
+            };
+            let procs = Procs::OfJob(job);
+            let queued = self.pool.queue(procs.clone()).await.map_err(no_answer)?;
+            let ad = match of_container(queued) {
+                Some(ad) => Some(ad),
+                None => {
+                    let submitted = summary.transitions.first().map(|first| first.time);
+                    let since = submitted
+                        .unwrap_or_else(|| self.clock.now())
+                        .minus(CLOCK_DIFFERENCE);
+                    of_container(self.pool.history(procs, since).await.map_err(no_answer)?)
+                }
+            };
+            ad.map(|ad| ad.view()).ok_or_else(|| {
+                Error::Internal(format!(
+                    "HTCondor knows nothing of container {container} of job {job} (cluster {cluster}), neither in \
+                     its queue nor in its history"
+                ))
+            })
+        }
+        .boxed()
+    }
+
+    /// Nothing: what the pool wrote into `HTCondor.initialdir` is its administrators' (contract service.md,
+    /// section 6, "Clean job").
+    fn clean(
+        &self,
+        job: JobId,
+        containers: Vec<ContainerNumber>,
+    ) -> BoxFuture<'_, Result<(), CleanError>> {
+        async move {
+            let queued = self
+                .pool
+                .queue(Procs::OfJob(job))
+                .await
+                .map_err(|error| CleanError::Failed(error.to_string()))?;
+            let running: Vec<ContainerNumber> = queued
+                .iter()
+                .filter(|ad| ad.status() != Some(ProcStatus::Held))
+                .filter_map(ProcAd::container)
+                .filter(|container| containers.contains(container))
+                .collect();
+            if running.is_empty() {
+                Ok(())
+            } else {
+                Err(CleanError::StillRunning(running))
+            }
+        }
+        .boxed()
+    }
+
+    /// Executors go on without the service: they are the pool's.
+    fn shut_down(&self) -> BoxFuture<'_, ()> {
+        futures::future::ready(()).boxed()
+    }
+}
+
+fn no_answer(error: PoolError) -> Error {
+    Error::Unavailable {
+        message: format!("HTCondor does not answer: {error}"),
+        retry_after: Duration::from_secs(30),
+    }
+}
