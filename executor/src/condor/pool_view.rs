@@ -1,7 +1,7 @@
 //! What the pool's people see of a run, as attributes of the job (`condor_q -af ChirpCtsPhase`).
 //!
 //! Best effort: a task of its own tells the starter, a change of phase at once and everything else every
-//! [`INTERVAL`]; nothing waits for it, and nothing fails because of it.
+//! 15 seconds; nothing waits for it, and nothing fails because of it.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
