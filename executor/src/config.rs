@@ -226,6 +226,12 @@ impl RunConfig {
         }
     }
 
+    /// Whether the container engine is on this machine.
+    #[must_use]
+    pub fn has_local_engine(&self) -> bool {
+        self.docker_host.as_deref().is_none_or(docker::is_local)
+    }
+
     /// The configuration as lines of `NAME: value`, secrets redacted.
     #[must_use]
     pub fn describe(&self) -> Vec<(&'static str, String)> {
