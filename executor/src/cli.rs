@@ -208,6 +208,9 @@ pub struct ReapArguments {
     /// Only say what would be removed
     #[arg(long)]
     pub dry_run: bool,
+    /// No line for a container that is left
+    #[arg(long)]
+    pub quiet: bool,
     /// Where the container engine listens
     #[arg(long, env = "DOCKER_HOST", value_name = "URL")]
     pub docker_host: Option<String>,

@@ -293,6 +293,7 @@ pub async fn reap(arguments: &ReapArguments) -> ExitStatus {
             (Judgement::Dead(_), Some(error)) => ("cannot remove", error.to_string()),
             (Judgement::Dead(reason), None) if arguments.dry_run => ("would remove", reason.into()),
             (Judgement::Dead(reason), None) => ("removed", reason.into()),
+            _ if arguments.quiet => continue,
             (Judgement::Alive, _) => ("left", "its executor is at work".to_owned()),
             (Judgement::Unknown(reason), _) => ("left", reason.into()),
         };

@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Looks that find nothing before it goes: the engine may be at creating the container still.
 const LOOKS: u32 = 5;
 /// For a guardian to go when it is told.
-const FAREWELL: Duration = Duration::from_secs(2);
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How a guardian is started.
 #[derive(Debug, Clone)]

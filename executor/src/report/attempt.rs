@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Budget, ReportError, retry, shortened_at_random};
+use super::{Budget, ReportError, retry, retry_at_start, shortened_at_random};
 use crate::clock::Clock;
 use crate::coordinator::{Coordinator, CoordinatorError};
 use crate::identity::Identity;
@@ -79,7 +79,8 @@ impl Attempt {
         halt: CancellationToken,
     ) -> Result<Arc<Self>, ReportError> {
         let notice = notice(&identity, clock.as_ref());
-        let (asked, standing) = retry(clock.as_ref(), budget, "announcing this executor", || {
+        let what = "announcing this executor";
+        let (asked, standing) = retry_at_start(clock.as_ref(), budget, what, || {
             let asked = clock.elapsed();
             let announced = coordinator.announce(&notice);
             announced.map(move |answer| answer.map(|standing| (asked, standing)))
