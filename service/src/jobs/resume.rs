@@ -78,12 +78,7 @@ pub async fn note_taken(app: &Arc<App>, id: JobId) -> Result<(), Error> {
         outcome => outcome,
     })
     .await?;
-    // What it waited for, if it did.
-    let waited = app.jobs.job_summary(id).await?;
-    if waited.is_some_and(|summary| summary.notes.site_notice.is_some()) {
-        app.jobs.set_site_notice(id, None).await?;
-    }
-    Ok(())
+    super::finish::clear_site_notice(app, id).await
 }
 
 /// Hands every job of a site that has not ended to it again.
