@@ -69,11 +69,14 @@ impl Error {
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Closed => Self::Unavailable {
+            StoreError::Closed | StoreError::Unavailable { .. } => Self::Unavailable {
                 message: error.to_string(),
                 retry_after: Duration::from_secs(10),
             },
             StoreError::Open { .. }
+            | StoreError::Connect { .. }
+            | StoreError::Duplicate { .. }
+            | StoreError::Gone { .. }
             | StoreError::TooNew { .. }
             | StoreError::Failed { .. }
             | StoreError::Corrupt { .. } => Self::Internal(error.to_string()),

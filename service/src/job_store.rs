@@ -446,6 +446,39 @@ pub enum StoreError {
         /// What is wrong with it.
         cause: String,
     },
+    /// The database server cannot be reached or its settings are wrong.
+    #[error(
+        "cannot open the database at {address}: {cause}; check the server, its address and the credentials"
+    )]
+    Connect {
+        /// Hosts and ports.
+        address: String,
+        /// What went wrong.
+        cause: String,
+    },
+    /// The database does not answer, or cannot write now; the same operation may succeed later. It may
+    /// have been carried out.
+    #[error("cannot {action}: the database does not answer: {cause}")]
+    Unavailable {
+        /// What was being done: verb and object.
+        action: &'static str,
+        /// What the driver said.
+        cause: String,
+    },
+    /// There is such a record already.
+    #[error("cannot {action}: there is such a record already: {cause}")]
+    Duplicate {
+        /// What was being done: verb and object.
+        action: &'static str,
+        /// What the database said.
+        cause: String,
+    },
+    /// Part of a record is not there any more.
+    #[error("the database lacks {what}; it was removed by hand, or a backup was restored in part")]
+    Gone {
+        /// Which part of which record.
+        what: String,
+    },
     /// The store was closed: the service is stopping.
     #[error("the database is closed because the service is stopping")]
     Closed,

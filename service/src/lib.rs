@@ -22,7 +22,7 @@
 //! | [`app`], [`router`], [`server`] | the parts, the URL space, connections |
 //! | [`api`] | HTTP |
 //! | [`jobs`], [`images`], [`sites`] | use cases |
-//! | [`job_store`], [`image_store`], [`site_store`], [`lease_store`], [`outbox`] | what is remembered; [`sqlite`] keeps it in one file |
+//! | [`job_store`], [`image_store`], [`site_store`], [`lease_store`], [`outbox`] | what is remembered; [`sqlite`] keeps it in one file, [`mongo`] in a database that several services share |
 //! | [`identity`] | tokens to users |
 //! | [`compute_site`], [`condor`] | where executors run |
 //! | [`object_store`], [`image_registry`] | S3 and registries |
@@ -50,6 +50,7 @@ pub mod job_store;
 pub mod jobs;
 pub mod lease_store;
 pub mod metrics;
+pub mod mongo;
 pub mod object_store;
 pub mod outbox;
 mod process_identity;

@@ -15,6 +15,7 @@ mod jobs;
 mod leases;
 mod lists;
 mod model;
+mod mongo;
 mod outbox;
 mod sites;
 mod sqlite;

@@ -31,7 +31,10 @@ use crate::fixtures::{at, new_job};
 
 /// Runs random histories. `place` is where a store's data lives; opening it twice in a row, the first
 /// store dropped, gives the same data.
-pub(crate) fn check<P, S: Store>(place: impl Fn() -> std::io::Result<P>, open: impl Fn(&P) -> S) {
+pub(crate) fn check<P, S: Store>(
+    place: impl Fn() -> std::io::Result<P>,
+    open: impl AsyncFn(&P) -> S,
+) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -41,13 +44,13 @@ pub(crate) fn check<P, S: Store>(place: impl Fn() -> std::io::Result<P>, open: i
     let ended = Cell::new(0);
     proptest!(ProptestConfig::with_cases(64), |(history in vec(operation(), 1..60))| {
         let place = place().unwrap();
-        let mut store = open(&place);
+        let mut store = runtime.block_on(open(&place));
         let mut model = Model::default();
         runtime.block_on(async {
             for operation in &history {
                 if matches!(operation, Operation::Reopen) {
                     drop(store);
-                    store = open(&place);
+                    store = open(&place).await;
                 } else {
                     apply(operation, &store, &mut model).await;
                 }

@@ -28,7 +28,7 @@ async fn conforms() {
 
 #[test]
 fn does_as_the_model() {
-    model::check(tempfile::tempdir, open);
+    model::check(tempfile::tempdir, async |directory| open(directory));
 }
 
 #[tokio::test]

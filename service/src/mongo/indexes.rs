@@ -1,0 +1,141 @@
+//! The indexes: the contract's, with the names the existing service makes them with, and those of what is
+//! added.
+
+use mongodb::IndexModel;
+use mongodb::bson::{Bson, Document, doc};
+use mongodb::options::IndexOptions;
+
+use cts_shared::state::JobState;
+
+use crate::job_store::StoreError;
+
+use super::retry::retried;
+use super::{MongoStore, Name};
+
+impl MongoStore {
+    /// Makes the indexes that are missing; those there are stay.
+    pub(super) async fn create_indexes(&self) -> Result<(), StoreError> {
+        for (name, indexes) in all() {
+            let collection = self.newest_of(name);
+            retried("create the indexes", |_| {
+                collection.create_indexes(indexes.clone()).into_future()
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+/// States in which a job or container has ended.
+pub(super) fn terminal_states() -> Vec<Bson> {
+    states(JobState::is_terminal)
+}
+
+/// States from which a job goes on.
+pub(super) fn running_states() -> Vec<Bson> {
+    states(|state| !state.is_terminal())
+}
+
+fn states(condition: impl Fn(JobState) -> bool) -> Vec<Bson> {
+    JobState::ALL
+        .into_iter()
+        .filter(|state| condition(*state))
+        .map(|state| state.as_str().into())
+        .collect()
+}
+
+fn all() -> Vec<(Name, Vec<IndexModel>)> {
+    vec![
+        (
+            Name::Jobs,
+            vec![
+                unique(doc! {"id": 1}),
+                plain(doc! {"_update_time": -1}),
+                plain(doc! {"state": 1, "_update_time": -1}),
+                plain(doc! {"job_input.cluster": 1, "_update_time": -1}),
+                plain(doc! {"user": 1, "_update_time": -1}),
+                plain(doc! {"user": 1, "state": 1, "_update_time": -1}),
+                plain(doc! {"user": 1, "job_input.cluster": 1, "_update_time": -1}),
+                partial(
+                    doc! {"transition_times.time": -1},
+                    doc! {"transition_times.notif_sent": false},
+                ),
+                partial(
+                    doc! {"cleaned": 1, "state": 1, "_update_time": 1},
+                    doc! {"cleaned": false, "state": {"$in": terminal_states()}},
+                ),
+                partial(
+                    doc! {"_cts.pending": 1, "id": 1},
+                    doc! {"_cts.pending": true},
+                ),
+                partial(
+                    doc! {"_cts.statistics_due": 1, "job_input.cluster": 1, "id": 1},
+                    doc! {"_cts.statistics_due": true},
+                ),
+                partial(
+                    doc! {"_cts.unlogged": 1, "_update_time": 1},
+                    doc! {"_cts.unlogged": true},
+                ),
+            ],
+        ),
+        (
+            Name::Subjobs,
+            vec![
+                unique(doc! {"id": 1, "sub_id": 1}),
+                plain(doc! {
+                    "id": 1, "transition_times.state": 1, "transition_times._retry": 1
+                }),
+            ],
+        ),
+        (
+            Name::Images,
+            vec![
+                index(
+                    doc! {"name": 1, "digest": 1},
+                    IndexOptions::builder()
+                        .unique(true)
+                        .name("UNIQUE_IMAGE_DIGEST_INDEX".to_owned())
+                        .build(),
+                ),
+                index(
+                    doc! {"name": 1, "tag": 1},
+                    IndexOptions::builder()
+                        .unique(true)
+                        .sparse(true)
+                        .name("UNIQUE_IMAGE_TAG_INDEX".to_owned())
+                        .build(),
+                ),
+            ],
+        ),
+        (Name::Sites, vec![unique(doc! {"site": 1})]),
+        (Name::Outputs, vec![unique(doc! {"set": 1, "part": 1})]),
+        (
+            Name::Transitions,
+            vec![
+                unique(doc! {"trans_id": 1}),
+                plain(doc! {"job_id": 1, "_id": 1}),
+                plain(doc! {"user": 1, "_id": 1}),
+                partial(doc! {"to_send": 1, "_id": 1}, doc! {"to_send": true}),
+            ],
+        ),
+    ]
+}
+
+fn index(keys: Document, options: IndexOptions) -> IndexModel {
+    IndexModel::builder().keys(keys).options(options).build()
+}
+
+fn plain(keys: Document) -> IndexModel {
+    IndexModel::builder().keys(keys).build()
+}
+
+fn unique(keys: Document) -> IndexModel {
+    index(keys, IndexOptions::builder().unique(true).build())
+}
+
+fn partial(keys: Document, filter: Document) -> IndexModel {
+    let options = IndexOptions::builder()
+        .partial_filter_expression(filter)
+        .build();
+    index(keys, options)
+}

@@ -1,0 +1,348 @@
+//! The outbox: transitions of jobs, numbered in `cts_transitions`. Whether one was sent is in the job's
+//! document too, as the contract has it.
+
+use futures::TryStreamExt;
+use futures::future::BoxFuture;
+use mongodb::bson::{Bson, Document, doc};
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use cts_shared::id::JobId;
+use cts_shared::state::JobState;
+use cts_shared::timestamp::UtcTime;
+
+use crate::job_store::StoreError;
+use crate::outbox::{Event, Outbox, Unsent};
+
+use super::documents::{JobDocument, corrupt, date, read};
+use super::jobs::id_of;
+use super::retry::retried;
+use super::{MongoStore, Name};
+
+/// How often a job's transitions are tried to be numbered, while other services number theirs.
+const NUMBER_ATTEMPTS: u32 = 100;
+
+const ACTION: &str = "number a transition";
+
+/// A document of `cts_transitions`; `_id` is the number.
+#[derive(Debug, Deserialize)]
+struct Logged {
+    trans_id: String,
+    job_id: JobId,
+    user: String,
+    state: JobState,
+    time: UtcTime,
+}
+
+impl From<Logged> for Event {
+    fn from(logged: Logged) -> Self {
+        Self {
+            trans_id: logged.trans_id,
+            job_id: logged.job_id,
+            user: logged.user,
+            state: logged.state,
+            time: logged.time,
+        }
+    }
+}
+
+impl Outbox for MongoStore {
+    fn events_after(
+        &self,
+        trans_id: Option<String>,
+        user: Option<String>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Option<Vec<Event>>, StoreError>> {
+        Box::pin(async move {
+            self.log_forgotten().await?;
+            let number = match trans_id {
+                None => 0,
+                Some(trans_id) => match self.number_of(&trans_id).await? {
+                    Some(number) => number,
+                    None => return Ok(None),
+                },
+            };
+            let mut filter = doc! {"_id": {"$gt": number}};
+            if let Some(user) = user {
+                filter.insert("user", user);
+            }
+            self.find_events(filter, limit).await.map(Some)
+        })
+    }
+
+    fn newest(&self) -> BoxFuture<'_, Result<Option<String>, StoreError>> {
+        Box::pin(async {
+            self.log_forgotten().await?;
+            let log = self.settled(Name::Transitions);
+            let newest = retried("read the newest transition", |_| {
+                log.find_one(doc! {}).sort(doc! {"_id": -1}).into_future()
+            })
+            .await?;
+            newest
+                .map(|document| text(&document, "trans_id"))
+                .transpose()
+        })
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn to_send(&self, limit: u32) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
+        Box::pin(async move {
+            self.log_forgotten().await?;
+            self.find_events(doc! {"to_send": true}, limit).await
+        })
+    }
+
+    fn mark_sent(&self, trans_ids: Vec<String>) -> BoxFuture<'_, Result<(), StoreError>> {
+        const ACTION: &str = "note that messages were sent";
+        Box::pin(async move {
+            let log = self.newest_of(Name::Transitions);
+            let jobs = self.newest_of(Name::Jobs);
+            let these = doc! {"trans_id": {"$in": &trans_ids}};
+            let job_ids = retried(ACTION, |_| {
+                log.distinct("job_id", these.clone()).into_future()
+            })
+            .await?;
+            // The jobs first: what is not noted in the log is sent again and noted then.
+            let sent = doc! {"$set": {"transition_times.$[one].notif_sent": true}};
+            retried(ACTION, |_| {
+                jobs.update_many(doc! {"id": {"$in": &job_ids}}, sent.clone())
+                    .array_filters([doc! {"one.trans_id": {"$in": &trans_ids}}])
+                    .into_future()
+            })
+            .await?;
+            let sent = doc! {"$set": {"sent": true, "to_send": false}};
+            retried(ACTION, |_| {
+                log.update_many(these.clone(), sent.clone()).into_future()
+            })
+            .await?;
+            Ok(())
+        })
+    }
+
+    fn resend(&self, job: JobId, state: JobState) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(async move {
+            self.log_job(job).await?;
+            let log = self.newest_of(Name::Transitions);
+            let newest = doc! {"job_id": job.to_string(), "state": state.as_str()};
+            let found = retried("have a message sent again", |_| {
+                log.find_one_and_update(newest.clone(), doc! {"$set": {"to_send": true}})
+                    .sort(doc! {"_id": -1})
+                    .into_future()
+            })
+            .await?;
+            Ok(found.is_some())
+        })
+    }
+
+    fn unsent(&self, before: Option<UtcTime>) -> BoxFuture<'_, Result<Unsent, StoreError>> {
+        Box::pin(async move {
+            self.log_forgotten().await?;
+            let mut filter = doc! {"to_send": true, "sent": false};
+            if let Some(before) = before {
+                filter.insert("time", doc! {"$lt": date(before)});
+            }
+            let pipeline = [
+                doc! {"$match": filter},
+                doc! {"$group": {
+                    "_id": "$job_id", "transitions": {"$sum": 1_i64}, "oldest": {"$min": "$time"},
+                }},
+                doc! {"$group": {
+                    "_id": Bson::Null,
+                    "transitions": {"$sum": "$transitions"},
+                    "jobs": {"$sum": 1_i64},
+                    "oldest": {"$min": "$oldest"},
+                }},
+            ];
+            let log = self.settled(Name::Transitions);
+            let found: Vec<Document> = retried("count what is to be sent", |_| async {
+                log.aggregate(pipeline.clone()).await?.try_collect().await
+            })
+            .await?;
+            found.into_iter().next().map_or(Ok(Unsent::default()), |document| {
+                let Counted {
+                    transitions,
+                    jobs,
+                    oldest,
+                } = read("number of unsent transitions", document)?;
+                Ok(Unsent {
+                    transitions,
+                    jobs,
+                    oldest,
+                })
+            })
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Counted {
+    transitions: u64,
+    jobs: u64,
+    oldest: Option<UtcTime>,
+}
+
+impl MongoStore {
+    /// Numbers a job's new transitions, and tells those who wait. What fails here is done by the next reader.
+    pub(super) async fn log_soon(&self, id: JobId) {
+        if let Err(error) = self.log_job(id).await {
+            tracing::warn!(job_id = %id, %error, "a job's transitions are told with the next ones");
+        }
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// Numbers what services left that died, or that others are about to number.
+    async fn log_forgotten(&self) -> Result<(), StoreError> {
+        self.log_jobs(doc! {"_cts.unlogged": true}).await
+    }
+
+    /// Numbers what was not sent and is not ours: the existing service wrote it, and may have died.
+    pub(super) async fn log_unsent(&self) -> Result<(), StoreError> {
+        self.log_jobs(doc! {"transition_times.notif_sent": false})
+            .await
+    }
+
+    async fn log_jobs(&self, filter: Document) -> Result<(), StoreError> {
+        let jobs = self.newest_of(Name::Jobs);
+        let found: Vec<Document> = retried(ACTION, |_| async {
+            jobs.find(filter.clone())
+                .projection(doc! {"id": 1})
+                .sort(doc! {"_update_time": 1})
+                .await?
+                .try_collect()
+                .await
+        })
+        .await?;
+        for document in &found {
+            self.log_job(id_of(document)?).await?;
+        }
+        Ok(())
+    }
+
+    /// Numbers those of a job's transitions that have no number.
+    async fn log_job(&self, id: JobId) -> Result<(), StoreError> {
+        let jobs = self.newest_of(Name::Jobs);
+        let found = retried(ACTION, |_| {
+            jobs.find_one(doc! {"id": id.to_string()})
+                .projection(doc! {
+                    "job_input.input_files": 0, "image": 0, "outputs": 0, "_cts.redo": 0
+                })
+                .into_future()
+        })
+        .await?;
+        let Some(document) = found else {
+            return Ok(());
+        };
+        let job = JobDocument::read(document)?;
+        let version = job.version();
+        let site = job.site()?;
+        let summary = job.into_summary(site);
+        self.number(summary).await?;
+        let filter = doc! {"id": id.to_string(), "_cts.version": version, "_cts.unlogged": true};
+        retried(ACTION, |_| {
+            jobs.update_one(filter.clone(), doc! {"$unset": {"_cts.unlogged": ""}})
+                .into_future()
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn number(&self, job: crate::job_store::JobSummary) -> Result<(), StoreError> {
+        let log = self.newest_of(Name::Transitions);
+        for _ in 0..NUMBER_ATTEMPTS {
+            let logged = retried(ACTION, |_| {
+                log.distinct("trans_id", doc! {"job_id": job.id.to_string()})
+                    .into_future()
+            })
+            .await?;
+            let newest = retried(ACTION, |_| {
+                log.find_one(doc! {})
+                    .sort(doc! {"_id": -1})
+                    .projection(doc! {"_id": 1})
+                    .into_future()
+            })
+            .await?;
+            let newest = newest.map_or(Ok(0), |document| number(&document))?;
+            let documents: Vec<Document> = job
+                .transitions
+                .iter()
+                .filter(|one| !logged.contains(&Bson::from(one.trans_id.as_str())))
+                .zip(newest + 1..)
+                .map(|(one, number)| {
+                    doc! {
+                        "_id": number,
+                        "trans_id": &one.trans_id,
+                        "job_id": job.id.to_string(),
+                        "user": &job.user,
+                        "state": one.state.as_str(),
+                        "time": date(one.time),
+                        "sent": one.notif_sent,
+                        "to_send": !one.notif_sent,
+                    }
+                })
+                .collect();
+            if documents.is_empty() {
+                return Ok(());
+            }
+            // In order: after a number that is taken, none is. Those before it are there.
+            let written = retried(ACTION, |_| {
+                log.insert_many(&documents).ordered(true).into_future()
+            })
+            .await;
+            match written {
+                Ok(_) => return Ok(()),
+                Err(StoreError::Duplicate { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(StoreError::Unavailable {
+            action: ACTION,
+            cause: "other services keep numbering theirs".to_owned(),
+        })
+    }
+
+    async fn number_of(&self, trans_id: &str) -> Result<Option<i64>, StoreError> {
+        let log = self.settled(Name::Transitions);
+        let found = retried("read transitions", |_| {
+            log.find_one(doc! {"trans_id": trans_id}).into_future()
+        })
+        .await?;
+        found.map(|document| number(&document)).transpose()
+    }
+
+    async fn find_events(&self, filter: Document, limit: u32) -> Result<Vec<Event>, StoreError> {
+        if limit == 0 {
+            // Which means no limit to the server.
+            return Ok(Vec::new());
+        }
+        let log = self.settled(Name::Transitions);
+        let found: Vec<Document> = retried("read transitions", |_| async {
+            log.find(filter.clone())
+                .sort(doc! {"_id": 1})
+                .limit(limit.into())
+                .await?
+                .try_collect()
+                .await
+        })
+        .await?;
+        found
+            .into_iter()
+            .map(|document| read::<Logged>("transition", document).map(Event::from))
+            .collect()
+    }
+}
+
+fn number(document: &Document) -> Result<i64, StoreError> {
+    document
+        .get_i64("_id")
+        .map_err(|error| corrupt("number of a transition", error))
+}
+
+fn text(document: &Document, name: &str) -> Result<String, StoreError> {
+    document
+        .get_str(name)
+        .map(ToOwned::to_owned)
+        .map_err(|error| corrupt("transition", error))
+}
