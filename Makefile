@@ -56,7 +56,8 @@ build: ## Build the programs for development
 .PHONY: e2e
 e2e: build ## End-to-end tests on real components; KEEP=1 leaves the testbed running
 	@status=0; \
-	{ $(testbed) up && $(CARGO) test --locked -p cts-tests; } || status=$$?; \
+	{ $(testbed) up && $(CARGO) test --locked -p cts-tests && variables=$$($(testbed) env) && \
+	    env $$variables $(CARGO) test --locked -p cts-service --test stores mongo; } || status=$$?; \
 	if [ -z "$${KEEP:-}" ]; then $(testbed) down || status=1; fi; \
 	exit $$status
 
@@ -106,7 +107,7 @@ bench-service: ## Load the service: requests a second, latencies, memory; a quie
 	exit $$status
 
 .PHONY: testbed-up
-testbed-up: ## Start the real components: container engine, registries, S3 server, HTCondor pool
+testbed-up: ## Start the real components: container engine, registries, S3 server, MongoDB server, HTCondor pool
 	@$(testbed) up
 
 .PHONY: testbed-down

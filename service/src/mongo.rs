@@ -146,14 +146,13 @@ impl MongoStore {
     /// # Errors
     /// When the server does not answer within seconds, or does not take the credentials.
     pub async fn open(settings: &MongoSettings) -> Result<Self, StoreError> {
-        let mut options =
-            ClientOptions::parse(&settings.host)
-                .await
-                .map_err(|error| StoreError::Connect {
-                    // Not the connection string, which can hold a password.
-                    address: "the configured mongo_host".to_owned(),
-                    cause: error.to_string(),
-                })?;
+        let mut options = ClientOptions::parse(&settings.host)
+            .await
+            .map_err(|error| StoreError::Connect {
+                // Not the connection string, which can hold a password.
+                address: "the configured mongo_host".to_owned(),
+                cause: error.to_string(),
+            })?;
         let hosts: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
         let connect_error = |error: mongodb::error::Error| StoreError::Connect {
             address: hosts.join(","),
@@ -220,7 +219,8 @@ impl MongoStore {
                     .build(),
             )
             .build();
-        self.database.collection_with_options(name.as_str(), options)
+        self.database
+            .collection_with_options(name.as_str(), options)
     }
 
     /// Waits for a job's turn among the steps of this process.

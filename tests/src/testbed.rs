@@ -14,6 +14,7 @@ pub mod http;
 pub mod image;
 mod layout;
 mod lock;
+pub mod mongo;
 mod packages;
 mod ports;
 mod process;
@@ -76,11 +77,12 @@ impl Testbed {
     pub async fn up(dir: &Path) -> Result<Self, TestbedError> {
         let (mut testbed, _lock) = Self::open(dir).await?;
         testbed.bring_up_basis().await?;
+        testbed.bring_up_mongo().await?;
         testbed.bring_up_pool().await?;
         Ok(testbed)
     }
 
-    /// Like [`Testbed::up`], without the HTCondor pool, which needs root.
+    /// Like [`Testbed::up`], without the HTCondor pool, which needs root, and the MongoDB server.
     ///
     /// # Errors
     /// When a component cannot be had; those that were started keep running.
@@ -103,6 +105,13 @@ impl Testbed {
         let htcondor = bring_up(&mut state.htcondor, layout).await;
         state.save(layout)?;
         htcondor.map(drop)
+    }
+
+    async fn bring_up_mongo(&mut self) -> Result<(), TestbedError> {
+        let Self { layout, state } = self;
+        let mongo = bring_up(&mut state.mongo, layout).await;
+        state.save(layout)?;
+        mongo.map(drop)
     }
 
     async fn bring_up_basis(&mut self) -> Result<(), TestbedError> {
@@ -162,6 +171,7 @@ impl Testbed {
         results.push(state.registry.stop(&layout).await);
         results.push(state.auth_registry.stop(&layout).await);
         results.push(state.s3.stop(&layout).await);
+        results.push(state.mongo.stop(&layout).await);
         state.images = image::Images::default();
         results.push(state.save(&layout));
         // Not empty if something above failed, which is reported.
@@ -197,8 +207,21 @@ impl Testbed {
             of(&state.registry).await,
             of(&state.auth_registry).await,
             of(&state.s3).await,
+            of(&state.mongo).await,
             of(&state.htcondor).await,
         ])
+    }
+
+    /// The variables by which tests of other crates find the components, each a name and a value.
+    ///
+    /// # Errors
+    /// When the components they name do not run.
+    pub async fn variables(dir: &Path) -> Result<Vec<(&'static str, String)>, TestbedError> {
+        let state = State::load(&Layout::new(dir)?);
+        check(&state.mongo).await.map_err(|problem| {
+            TestbedError::new("mongo", problem, "start it with `make testbed-up`")
+        })?;
+        Ok(vec![("CTS_TEST_MONGO_URL", state.mongo.url)])
     }
 
     /// Where the components are.

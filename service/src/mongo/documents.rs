@@ -416,7 +416,9 @@ fn container_transition(transition: &Transition) -> Bson {
 
 /// The time of the last transition.
 pub(super) fn update_time(transitions: &[Transition]) -> Bson {
-    transitions.last().map_or(Bson::Null, |last| date(last.time))
+    transitions
+        .last()
+        .map_or(Bson::Null, |last| date(last.time))
 }
 
 /// The document of a new job.
@@ -480,7 +482,10 @@ fn image(image: &JobImage) -> Document {
     for (name, value) in [
         ("tag", &image.tag),
         ("refdata_id", &image.refdata_id),
-        ("default_refdata_mount_point", &image.default_refdata_mount_point),
+        (
+            "default_refdata_mount_point",
+            &image.default_refdata_mount_point,
+        ),
     ] {
         if let Some(value) = value {
             document.insert(name, value);
@@ -537,9 +542,10 @@ pub(super) fn outcome_update(
     }
     set.insert("_cts.statistics_due", outcome.statistics_due);
     if let Some(outputs) = outputs {
-        for (name, value) in ["outputs", "_cts.outputs"].into_iter().zip(<[Bson; 2]>::from(
-            outputs.members(),
-        )) {
+        for (name, value) in ["outputs", "_cts.outputs"]
+            .into_iter()
+            .zip(<[Bson; 2]>::from(outputs.members()))
+        {
             match value {
                 Bson::Null => unset.insert(name, ""),
                 value => set.insert(name, value),
@@ -684,7 +690,9 @@ impl Redo {
         let transitions = subjob.get_array("transition_times").map(Vec::len);
         let is_base = number_of(subjob) == Some(self.number)
             && version < self.version
-            && subjob.get_str("state").is_ok_and(|state| state == self.base_state)
+            && subjob
+                .get_str("state")
+                .is_ok_and(|state| state == self.base_state)
             && transitions.is_ok_and(|length| count(length) == self.base_transitions);
         if !is_base {
             return false;

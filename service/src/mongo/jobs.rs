@@ -89,8 +89,13 @@ impl JobStore for MongoStore {
                 "job_input.cluster": site.as_str(),
                 "state": {"$in": running_states()},
             };
-            self.find_ids("find running jobs", filter, doc! {"_update_time": 1}, u32::MAX)
-                .await
+            self.find_ids(
+                "find running jobs",
+                filter,
+                doc! {"_update_time": 1},
+                u32::MAX,
+            )
+            .await
         })
     }
 
@@ -168,10 +173,7 @@ impl JobStore for MongoStore {
                 .filter(|(key, _)| !unset.contains(key))
                 .map(|(key, value)| (path(&key), from_json(value)))
                 .collect();
-            let unsetting: Document = unset
-                .iter()
-                .map(|key| (path(key), "".into()))
-                .collect();
+            let unsetting: Document = unset.iter().map(|key| (path(key), "".into())).collect();
             let mut update = Document::new();
             for (operator, members) in [("$set", setting), ("$unset", unsetting)] {
                 if !members.is_empty() {
@@ -181,8 +183,12 @@ impl JobStore for MongoStore {
             if update.is_empty() {
                 return Ok(self.job_summary(id).await?.is_some());
             }
-            self.note("note something on a job", doc! {"id": id.to_string()}, update)
-                .await
+            self.note(
+                "note something on a job",
+                doc! {"id": id.to_string()},
+                update,
+            )
+            .await
         })
     }
 
@@ -214,9 +220,13 @@ impl JobStore for MongoStore {
                 }},
                 None => doc! {"$unset": {"_cts.site_notice": ""}},
             };
-            self.note("note what a job waits for", doc! {"id": id.to_string()}, update)
-                .await
-                .map(drop)
+            self.note(
+                "note what a job waits for",
+                doc! {"id": id.to_string()},
+                update,
+            )
+            .await
+            .map(drop)
         })
     }
 
@@ -230,8 +240,13 @@ impl JobStore for MongoStore {
                 "_cts.statistics_due": true,
                 "job_input.cluster": site.as_str(),
             };
-            self.find_ids("find jobs without statistics", filter, doc! {"id": 1}, limit)
-                .await
+            self.find_ids(
+                "find jobs without statistics",
+                filter,
+                doc! {"id": 1},
+                limit,
+            )
+            .await
         })
     }
 
@@ -246,8 +261,13 @@ impl JobStore for MongoStore {
                 "state": {"$in": terminal_states()},
                 "_update_time": {"$lt": date(before)},
             };
-            self.find_ids("find jobs to clean", filter, doc! {"_update_time": 1}, limit)
-                .await
+            self.find_ids(
+                "find jobs to clean",
+                filter,
+                doc! {"_update_time": 1},
+                limit,
+            )
+            .await
         })
     }
 

@@ -161,18 +161,21 @@ impl Outbox for MongoStore {
                 log.aggregate(pipeline.clone()).await?.try_collect().await
             })
             .await?;
-            found.into_iter().next().map_or(Ok(Unsent::default()), |document| {
-                let Counted {
-                    transitions,
-                    jobs,
-                    oldest,
-                } = read("number of unsent transitions", document)?;
-                Ok(Unsent {
-                    transitions,
-                    jobs,
-                    oldest,
+            found
+                .into_iter()
+                .next()
+                .map_or(Ok(Unsent::default()), |document| {
+                    let Counted {
+                        transitions,
+                        jobs,
+                        oldest,
+                    } = read("number of unsent transitions", document)?;
+                    Ok(Unsent {
+                        transitions,
+                        jobs,
+                        oldest,
+                    })
                 })
-            })
         })
     }
 }

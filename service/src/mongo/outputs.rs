@@ -43,7 +43,9 @@ impl MongoStore {
             return Ok(StoredOutputs::Inline(Bson::Null));
         };
         if outputs.iter().map(bytes).sum::<usize>() <= MAX_INLINE_BYTES {
-            return Ok(StoredOutputs::Inline(Bson::Array(output_documents(outputs))));
+            return Ok(StoredOutputs::Inline(Bson::Array(output_documents(
+                outputs,
+            ))));
         }
         let set = Uuid::new_v4().to_string();
         let collection = self.newest_of(Name::Outputs);

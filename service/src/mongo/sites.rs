@@ -20,7 +20,11 @@ impl SiteStore for MongoStore {
         Box::pin(async {
             let sites = self.settled(Name::Sites);
             let found: Vec<Document> = retried("read which sites are active", |_| async {
-                sites.find(doc! {"active": false}).await?.try_collect().await
+                sites
+                    .find(doc! {"active": false})
+                    .await?
+                    .try_collect()
+                    .await
             })
             .await?;
             let mut inactive = BTreeSet::new();

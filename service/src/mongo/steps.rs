@@ -61,9 +61,7 @@ impl MongoStore {
             retried(ACTION, |_| {
                 let (subjobs, containers) = (&subjobs, &containers);
                 async move {
-                    subjobs
-                        .delete_many(doc! {"id": id.to_string()})
-                        .await?;
+                    subjobs.delete_many(doc! {"id": id.to_string()}).await?;
                     subjobs.insert_many(containers).await
                 }
             })
@@ -88,7 +86,11 @@ impl MongoStore {
     pub(super) async fn step(&self, id: JobId, step: JobStep) -> Result<Option<Change>, Error> {
         let _turn = self.turn(id).await?;
         for _ in 0..STEP_ATTEMPTS {
-            let Some(Loaded { job, record: before }) = self.load(id).await? else {
+            let Some(Loaded {
+                job,
+                record: before,
+            }) = self.load(id).await?
+            else {
                 return Ok(None);
             };
             let mut record = before.clone();
@@ -114,7 +116,9 @@ impl MongoStore {
             let Some((job, redo)) = self.read_job(id, &jobs).await? else {
                 return Ok(None);
             };
-            let read = self.read_containers(&job, id, redo.as_ref(), &subjobs).await?;
+            let read = self
+                .read_containers(&job, id, redo.as_ref(), &subjobs)
+                .await?;
             if let Some((containers, _)) = read {
                 return Ok(Some(job.record(containers)));
             }
@@ -130,7 +134,9 @@ impl MongoStore {
             let Some((job, redo)) = self.read_job(id, &jobs).await? else {
                 return Ok(None);
             };
-            let read = self.read_containers(&job, id, redo.as_ref(), &subjobs).await?;
+            let read = self
+                .read_containers(&job, id, redo.as_ref(), &subjobs)
+                .await?;
             if let Some((containers, was_undone)) = read {
                 if was_undone && let Some(redo) = &redo {
                     self.write_container(id, redo).await?;

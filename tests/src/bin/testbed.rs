@@ -1,4 +1,4 @@
-//! `testbed up|down|status`: the real components for end-to-end tests and the demo.
+//! `testbed up|down|status|env`: the real components for end-to-end tests and the demo.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -25,6 +25,8 @@ enum Command {
     Down,
     /// Show where the components are; status 1 if one does not run
     Status,
+    /// Print the variables by which other tests find the components, one a line
+    Env,
 }
 
 #[tokio::main]
@@ -56,6 +58,13 @@ async fn run(command: Command, dir: &std::path::Path) -> Result<ExitCode, Testbe
                 "stopped; logs are in {}",
                 dir.join("logs").display()
             ));
+        }
+        Command::Env => {
+            let mut output = std::io::stdout().lock();
+            for (name, value) in Testbed::variables(dir).await? {
+                // Nobody reads a closed pipe.
+                let _ = writeln!(output, "{name}={value}");
+            }
         }
         Command::Status => {
             let components = Testbed::status(dir).await?;

@@ -192,6 +192,29 @@ impl<'a> Packages<'a> {
         version: &str,
         why: &str,
     ) -> Result<PathBuf, TestbedError> {
+        self.unpack_python(name, version, why, &["--no-deps"]).await
+    }
+
+    /// As [`python_tree`](Self::python_tree), with all that it imports.
+    ///
+    /// # Errors
+    /// When there is no pip, or a distribution cannot be had.
+    pub async fn python_tree_with_dependencies(
+        &self,
+        name: &str,
+        version: &str,
+        why: &str,
+    ) -> Result<PathBuf, TestbedError> {
+        self.unpack_python(name, version, why, &[]).await
+    }
+
+    async fn unpack_python(
+        &self,
+        name: &str,
+        version: &str,
+        why: &str,
+        options: &[&str],
+    ) -> Result<PathBuf, TestbedError> {
         let tree = self
             .layout
             .tools()
@@ -223,16 +246,11 @@ impl<'a> Packages<'a> {
         let partial = self.partial_dir(&tree)?;
         let content = partial.join("content");
         let requirement = format!("{name}=={version}");
-        let arguments = [
-            "-m",
-            "pip",
-            "install",
-            "--no-deps",
-            "--no-cache-dir",
-            "--target",
-        ];
+        let arguments = ["-m", "pip", "install", "--no-cache-dir"];
         let arguments = arguments
             .iter()
+            .chain(options)
+            .chain(&["--target"])
             .map(OsStr::new)
             .chain([content.as_os_str(), requirement.as_ref()]);
         self.run(&python, arguments, &partial).await?;

@@ -10,6 +10,7 @@ use super::error::TestbedError;
 use super::htcondor::HtCondor;
 use super::image::Images;
 use super::layout::Layout;
+use super::mongo::MongoServer;
 use super::registry::{AuthRegistry, OpenRegistry};
 use super::s3::S3Server;
 
@@ -25,6 +26,8 @@ pub struct State {
     pub auth_registry: AuthRegistry,
     /// The S3 server.
     pub s3: S3Server,
+    /// The MongoDB-protocol server.
+    pub mongo: MongoServer,
     /// The HTCondor pool.
     pub htcondor: HtCondor,
     /// Images in the registries.
