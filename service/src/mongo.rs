@@ -158,7 +158,9 @@ impl MongoStore {
             address: hosts.join(","),
             cause: error.to_string(),
         };
-        options.app_name = Some("cts-service".to_owned());
+        options
+            .app_name
+            .get_or_insert_with(|| "cts-service".to_owned());
         options.retry_writes = Some(settings.retry_writes);
         options.server_selection_timeout = Some(SELECTION_TIMEOUT);
         if let Some((user, password)) = &settings.credentials {
