@@ -148,11 +148,7 @@ impl MongoStore {
     pub async fn open(settings: &MongoSettings) -> Result<Self, StoreError> {
         let mut options = ClientOptions::parse(&settings.host)
             .await
-            .map_err(|error| StoreError::Connect {
-                // Not the connection string, which can hold a password.
-                address: "the configured mongo_host".to_owned(),
-                cause: error.to_string(),
-            })?;
+            .map_err(|error| invalid_host(&settings.host, &error))?;
         let hosts: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
         let connect_error = |error: mongodb::error::Error| StoreError::Connect {
             address: hosts.join(","),
@@ -233,5 +229,18 @@ impl MongoStore {
             .and_then(|index| self.turns.turns.get(index))
             .ok_or(StoreError::Closed)?;
         Ok(turn.lock().await)
+    }
+}
+
+/// The connection string can hold a password, and the driver's words can hold parts of it.
+fn invalid_host(host: &str, error: &mongodb::error::Error) -> StoreError {
+    StoreError::Connect {
+        address: "the configured address".to_owned(),
+        cause: if host.contains('@') {
+            "it is no valid connection string (in a password, encode @ / : and % as in a URL)"
+                .to_owned()
+        } else {
+            error.to_string()
+        },
     }
 }

@@ -219,7 +219,17 @@ impl MongoStore {
         })
         .await?;
         for document in &found {
-            self.log_job(id_of(document)?).await?;
+            let logged = match id_of(document) {
+                Ok(id) => self.log_job(id).await,
+                Err(error) => Err(error),
+            };
+            match logged {
+                // One document must not keep all others from being told of.
+                Err(error @ StoreError::Corrupt { .. }) => {
+                    tracing::error!(%error, "transitions of a job are not told of");
+                }
+                other => other?,
+            }
         }
         Ok(())
     }
@@ -271,6 +281,8 @@ impl MongoStore {
             let documents: Vec<Document> = job
                 .transitions
                 .iter()
+                // One without an id cannot be told of.
+                .filter(|one| !one.trans_id.is_empty())
                 .filter(|one| !logged.contains(&Bson::from(one.trans_id.as_str())))
                 .zip(newest + 1..)
                 .map(|(one, number)| {

@@ -45,23 +45,14 @@ impl MongoStore {
         let trans_ids = new_trans_ids(job.record.transitions.len());
         let document = documents::new_job(&job, &trans_ids, &new_id())?;
         let (jobs, subjobs) = (self.newest_of(Name::Jobs), self.newest_of(Name::Subjobs));
-        let found = retried(ACTION, |_| {
-            jobs.count_documents(doc! {"id": id.to_string()})
-                .into_future()
-        })
-        .await?;
-        if found > 0 {
-            return Err(StoreError::Duplicate {
-                action: ACTION,
-                cause: format!("job {id}"),
-            });
-        }
         if !containers.is_empty() {
-            // What is there of this id was left by a call whose answer was lost, for there is no job.
-            retried(ACTION, |_| {
+            retried(ACTION, |attempt| {
                 let (subjobs, containers) = (&subjobs, &containers);
                 async move {
-                    subjobs.delete_many(doc! {"id": id.to_string()}).await?;
+                    if attempt > 0 {
+                        // Left by a call whose answer was lost.
+                        subjobs.delete_many(doc! {"id": id.to_string()}).await?;
+                    }
                     subjobs.insert_many(containers).await
                 }
             })

@@ -282,6 +282,21 @@ async fn a_job_of_the_same_id_is_told_apart_and_does_no_harm() {
     assert_eq!(store.job_record(job.id).await.unwrap(), Some(job.record));
 }
 
+/// Neither the error nor the settings show a password.
+#[tokio::test]
+async fn a_connection_string_is_never_shown() {
+    let settings = MongoSettings {
+        host: "mongodb://cts:canary@[nowhere:1".to_owned(),
+        database: "cts".to_owned(),
+        credentials: Some(("cts".to_owned(), "canary".to_owned().into())),
+        retry_writes: false,
+    };
+    let error = MongoStore::open(&settings).await.unwrap_err();
+    assert!(matches!(error, StoreError::Connect { .. }), "{error}");
+    let shown = format!("{error} {error:?} {settings:?}");
+    assert!(!shown.contains("canary"), "{shown}");
+}
+
 /// 16 MB and more of outputs, of a container and of its job.
 #[tokio::test]
 async fn outputs_may_be_longer_than_a_document() {
@@ -433,7 +448,15 @@ async fn jobs_of_the_existing_service_are_read_in_every_state() {
         }
         expected.push((id, state, way));
     }
+    // One that cannot be read keeps nobody from the others.
+    let mut unreadable = old_job(JobId::new(Uuid::new_v4()), &[JobState::Created]);
+    unreadable.insert("state", "unheard_of");
+    jobs.insert_one(&unreadable).await.unwrap();
     let store = database.open().await;
+    let id = unreadable.get_str("id").unwrap().parse().unwrap();
+    let error = store.job(id).await.unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+    jobs.delete_one(doc! {"state": "unheard_of"}).await.unwrap();
     for (id, state, way) in &expected {
         let job = store.job(*id).await.unwrap().unwrap();
         let states: Vec<JobState> = job
