@@ -52,6 +52,22 @@ impl TestDatabase {
         MongoStore::open(&settings).await.unwrap()
     }
 
+    /// Has the server tell the calls of stores opened from now on from those of other tests.
+    fn name_calls(&mut self) {
+        let separator = if self.url.contains('?') { '&' } else { '?' };
+        self.url = format!("{}{separator}appName={}", self.url, self.name);
+    }
+
+    /// Has a command of these stores fail.
+    async fn fail(&self, command: &str, mode: Bson, failure: Document) {
+        let client = Client::with_uri_str(&self.url).await.unwrap();
+        let mut data = doc! {"failCommands": [command], "appName": &self.name};
+        data.extend(failure);
+        let command = doc! {"configureFailPoint": "failCommand", "mode": mode, "data": data};
+        let set = client.database("admin").run_command(command).await;
+        set.expect("the server takes test commands");
+    }
+
     async fn collection(&self, name: &str) -> Collection<Document> {
         let client = Client::with_uri_str(&self.url).await.unwrap();
         client.database(&self.name).collection(name)
@@ -225,20 +241,10 @@ async fn a_step_whose_answer_is_lost_is_taken_once() {
     let Some(mut database) = TestDatabase::new() else {
         return;
     };
-    // By which the server tells these calls from those of other tests.
-    let app = database.name.clone();
-    let separator = if database.url.contains('?') { '&' } else { '?' };
-    database.url = format!("{}{separator}appName={app}", database.url);
+    database.name_calls();
     let store = database.open().await;
     let id = insert(&store, 1).await.id;
-    let fail = async |mode: Bson, failure: Document| {
-        let client = Client::with_uri_str(&database.url).await.unwrap();
-        let mut data = doc! {"failCommands": ["update"], "appName": &app};
-        data.extend(failure);
-        let command = doc! {"configureFailPoint": "failCommand", "mode": mode, "data": data};
-        let set = client.database("admin").run_command(command).await;
-        set.expect("the server takes test commands");
-    };
+    let fail = async |mode: Bson, failure| database.fail("update", mode, failure).await;
     let once = || Bson::from(doc! {"times": 1});
     let lost = || doc! {"writeConcernError": {"code": 64, "errmsg": "no majority in time"}};
     let change = async |state, second| {
@@ -267,6 +273,26 @@ async fn a_step_whose_answer_is_lost_is_taken_once() {
     assert_eq!(record.containers[0].transitions.len(), 5);
     let events = store.events_after(None, None, 10).await.unwrap().unwrap();
     assert_eq!(events.len(), 5);
+}
+
+/// The same for what a new job is inserted with: its containers, and itself where it has none.
+#[tokio::test]
+async fn a_job_whose_insertion_is_not_known_of_is_stored_once() {
+    let Some(mut database) = TestDatabase::new() else {
+        return;
+    };
+    database.name_calls();
+    let store = database.open().await;
+    for containers in [2, 0] {
+        let lost = doc! {"writeConcernError": {"code": 64, "errmsg": "no majority in time"}};
+        let once = doc! {"times": 1};
+        database.fail("insert", once.into(), lost).await;
+        let job = new_job(containers);
+        store.insert_job(job.clone()).await.unwrap();
+        assert_eq!(store.job_record(job.id).await.unwrap(), Some(job.record));
+    }
+    let events = store.events_after(None, None, 10).await.unwrap().unwrap();
+    assert_eq!(events.len(), 2);
 }
 
 #[tokio::test]
