@@ -1,4 +1,4 @@
-//! The MongoDB-protocol server: SecantusDB, a Python program. A real server cannot be had from a public
+//! The MongoDB-protocol server: `SecantusDB`, a Python program. A real server cannot be had from a public
 //! package registry; whoever has one names it in `CTS_TEST_MONGO_URL` and runs the store's tests by hand.
 
 use std::ffi::OsStr;
@@ -25,7 +25,7 @@ const GRACE: Duration = Duration::from_secs(10);
 const HELLO: &[u8] = b"\x34\0\0\0\x01\0\0\0\0\0\0\0\xdd\x07\0\0\0\0\0\0\0\
     \x1f\0\0\0\x10hello\0\x01\0\0\0\x02$db\0\x06\0\0\0admin\0\0";
 
-/// A SecantusDB process.
+/// A `SecantusDB` process.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct MongoServer {
     /// The connection string.
