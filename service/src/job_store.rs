@@ -147,7 +147,12 @@ impl JobSummary {
             transition_times,
             user: self.user.clone(),
             admin_meta: self.notes.admin_meta.clone(),
-            site_notice: self.notes.site_notice.clone(),
+            // What it waited for when it ended or was canceled keeps it no more.
+            site_notice: self
+                .notes
+                .site_notice
+                .clone()
+                .filter(|_| !self.state().is_terminal() && !self.state().is_cancel()),
         }
     }
 
