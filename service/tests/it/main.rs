@@ -13,6 +13,8 @@ mod auth;
 mod authz;
 mod background;
 mod bad_input;
+mod condor_ads;
+mod condor_commands;
 mod condor_site;
 mod description;
 mod docs;
