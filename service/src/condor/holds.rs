@@ -1,6 +1,6 @@
 //! What it means that a proc is held, and what to do: pure judgement of its ad.
 //!
-//! `HTCondor` holds what it cannot carry out and waits for a person (HTCondor manual, "Job ClassAd
+//! `HTCondor` holds what it cannot carry out and waits for a person (HTCondor manual, "Job `ClassAd`
 //! Attributes", `HoldReasonCode`). Nobody looks at the queue of a service, so the service decides: a cause
 //! that may pass gets another try, all others end the container with a sentence for people. Another try
 //! is safe because the executor that comes then takes the container over as a new attempt.
