@@ -1,6 +1,6 @@
 //! The `ClassAd` of one proc, as `condor_q -json` and `condor_history -json` write it.
 //!
-//! Attribute names are compared without regard to case (HTCondor manual, "ClassAd Mechanism"). Undefined
+//! Attribute names are compared without regard to case (HTCondor manual, "`ClassAd` Mechanism"). Undefined
 //! attributes are absent; an expression that is no literal comes as the text `/Expr(...)/`. Everything in an
 //! ad may be wrong: absent and odd values are `None`.
 
@@ -99,7 +99,7 @@ pub const PROJECTION: [&str; 78] = [
 #[serde(transparent)]
 pub struct ProcAd(Map<String, Value>);
 
-/// `JobStatus` (HTCondor manual, "Job ClassAd Attributes").
+/// `JobStatus` (HTCondor manual, "Job `ClassAd` Attributes").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProcStatus {
     /// 1: waits for a machine.

@@ -12,7 +12,6 @@ use futures::{StreamExt, TryStreamExt};
 use cts_shared::container_log::LogStream;
 use cts_shared::id::JobId;
 use cts_shared::s3_path::S3Path;
-use cts_shared::state::JobState;
 use cts_shared::state::job_flow::{Evidence, JobRecord, Pending, Statistics};
 use cts_shared::wire::container::ContainerUsage;
 use cts_shared::wire::job::S3File;
@@ -61,22 +60,6 @@ pub async fn finish_job(app: &Arc<App>, id: JobId) -> Result<(), Error> {
     .await?;
     for transition in change.iter().flat_map(|change| &change.transitions) {
         tracing::info!(job.id = %id, job.state = %transition.state, "job ended");
-        if transition.state == JobState::Complete {
-            // Whatever it once waited for.
-            clear_site_notice(app, id).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Takes back what kept a job waiting at its site, if something did.
-///
-/// # Errors
-/// When the store fails.
-pub(super) async fn clear_site_notice(app: &App, id: JobId) -> Result<(), Error> {
-    let waited = app.jobs.job_summary(id).await?;
-    if waited.is_some_and(|summary| summary.notes.site_notice.is_some()) {
-        app.jobs.set_site_notice(id, None).await?;
     }
     Ok(())
 }
