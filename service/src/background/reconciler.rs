@@ -25,11 +25,12 @@ use crate::condor::proc_ad::{ProcAd, ProcStatus};
 use crate::condor::reconcile::{
     Decision, End, JobFacts, Rules, decide, needs_history, needs_machines,
 };
-use crate::condor::statistics::statistics;
+use crate::condor::statistics::{all_held, statistics};
 use crate::error::Error;
 use crate::job_store::JobSummary;
 use crate::jobs;
 use crate::lease_store::{Lease, LeaseRequest, LeaseStore};
+use crate::metrics::Action;
 
 /// The lease's name.
 const LEASE: &str = "reconcile kbase";
@@ -182,7 +183,7 @@ impl Reconciler {
         }
         self.suspects = suspects;
         for id in due {
-            if !queue.get(&id).is_some_and(|ads| ads.iter().any(is_at_work))
+            if queue.get(&id).is_none_or(|ads| all_held(ads))
                 && let Err(error) = self.account_for(id).await
             {
                 failures.note(id, error)?;
@@ -252,6 +253,7 @@ impl Reconciler {
                 .add_htcondor_cluster(id, cluster)
                 .await
                 .map_err(Error::from)?;
+            self.count(Action::Adopted, 1);
         }
         if summary.state() == JobState::Created
             && (decision.adopt.is_some() || !summary.notes.htcondor_cluster_ids.is_empty())
@@ -270,14 +272,18 @@ impl Reconciler {
         if !decision.release.is_empty() {
             tracing::warn!(job.id = %id, procs = decision.release.len(), "releasing held procs");
             let reason = "CTS lets it try again".to_owned();
+            let released = decision.release.len();
             self.pool
                 .release(Procs::Named(decision.release), reason)
                 .await?;
+            self.count(Action::Released, released);
         }
         if !remove.is_empty() {
             tracing::info!(job.id = %id, procs = remove.len(), "removing procs that nobody needs");
             let reason = "CTS does not need it any more".to_owned();
+            let removed = remove.len();
             self.pool.remove(Procs::Named(remove), reason).await?;
+            self.count(Action::Removed, removed);
         }
         let told = summary.notes.site_notice.as_ref();
         if told.map(|notice| &notice.message) != decision.notice.as_ref() {
@@ -293,6 +299,10 @@ impl Reconciler {
                 .map_err(Error::from)?;
         }
         Ok(())
+    }
+
+    fn count(&self, action: Action, times: usize) {
+        self.app.metrics.reconciler_actions().count(action, times);
     }
 
     /// Ends a container, unless it has ended or another executor has begun since.
@@ -324,6 +334,7 @@ impl Reconciler {
         .await?;
         if change.is_some_and(|change| !change.is_empty()) {
             tracing::warn!(job.id = %id, container.num = container, reason, "container ended by what HTCondor says");
+            self.count(Action::Ended, 1);
         }
         Ok(())
     }
@@ -409,7 +420,9 @@ impl Reconciler {
         if !remove.is_empty() {
             tracing::info!(procs = remove.len(), "removing procs of ended jobs");
             let reason = "its CTS job has ended".to_owned();
+            let removed = remove.len();
             self.pool.remove(Procs::Named(remove), reason).await?;
+            self.count(Action::Removed, removed);
         }
         Ok(())
     }
@@ -433,11 +446,6 @@ impl Failures {
         self.last = Some(error);
         Ok(())
     }
-}
-
-/// Whether a proc may still add to what its job used.
-fn is_at_work(ad: &ProcAd) -> bool {
-    ad.status() != Some(ProcStatus::Held)
 }
 
 fn submitted(record: &JobRecord) -> UtcTime {

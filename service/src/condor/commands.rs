@@ -23,7 +23,7 @@ use crate::metrics::{Dependency, DependencyCalls, Outcome};
 
 use super::machine_ad::{MACHINE_ATTRIBUTES, MachineAd};
 use super::pool::{Pool, PoolError, Procs};
-use super::proc_ad::{PROJECTION, ProcAd, ProcName, ProcStatus};
+use super::proc_ad::{DECISIVE, PROJECTION, ProcAd, ProcName, ProcStatus};
 
 /// How long one command may take unless told otherwise.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -269,7 +269,7 @@ impl CondorCommands {
                 .await;
             if let Err(error) = acted {
                 // The tools fail in the same words when there was nothing to do.
-                if !self.query(selection).await?.iter().all(is_done) {
+                if !self.query(selection, &DECISIVE).await?.iter().all(is_done) {
                     return Err(error);
                 }
             }
@@ -277,8 +277,12 @@ impl CondorCommands {
         Ok(())
     }
 
-    async fn query(&self, constraint: String) -> Result<Vec<ProcAd>, PoolError> {
-        let attributes = PROJECTION.join(",");
+    async fn query(
+        &self,
+        constraint: String,
+        attributes: &[&str],
+    ) -> Result<Vec<ProcAd>, PoolError> {
+        let attributes = attributes.join(",");
         let arguments = [
             "-allusers".to_owned(),
             "-json".to_owned(),
@@ -315,8 +319,12 @@ impl Pool for CondorCommands {
     fn queue(&self, procs: Procs) -> BoxFuture<'_, Result<Vec<ProcAd>, PoolError>> {
         async move {
             let mut ads = Vec::new();
+            let attributes: &[&str] = match procs {
+                Procs::All => &DECISIVE,
+                Procs::OfJob(_) | Procs::Named(_) => &PROJECTION,
+            };
             for selection in selections(&procs) {
-                ads.extend(self.query(selection).await?);
+                ads.extend(self.query(selection, attributes).await?);
             }
             Ok(ads)
         }

@@ -94,6 +94,31 @@ pub const PROJECTION: [&str; 78] = [
     "LastMatchTime",
 ];
 
+/// The attributes that [`super::reconcile`] decides by. Every proc of every job is asked for these, again and
+/// again; the others would be a hundred megabytes for a busy pool.
+pub const DECISIVE: [&str; 20] = [
+    "ClusterId",
+    "ProcId",
+    "CTSJobID",
+    "CTSContainerNumber",
+    "JobStatus",
+    "EnteredCurrentStatus",
+    "JobCurrentStartDate",
+    "RemoteHost",
+    "LastRemoteHost",
+    "HoldReason",
+    "HoldReasonCode",
+    "HoldReasonSubCode",
+    "NumHolds",
+    "RemoveReason",
+    "ExitCode",
+    "ExitBySignal",
+    "ExitSignal",
+    "RequestCpus",
+    "RequestMemory",
+    "RequestDisk",
+];
+
 /// One proc.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(transparent)]

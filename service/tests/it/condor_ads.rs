@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use cts_service::condor::holds::{Verdict, judge};
-use cts_service::condor::proc_ad::{ProcAd, ProcName, ProcStatus};
+use cts_service::condor::proc_ad::{DECISIVE, ProcAd, ProcName, ProcStatus};
 use cts_service::condor::reconcile::{Decision, JobFacts, Rules, decide};
 use cts_service::condor::statistics::{all_held, statistics};
 use cts_shared::state::job_flow::JobRecord;
@@ -128,6 +128,30 @@ fn what_goes_on_by_itself_needs_no_decision() {
             Decision::default(),
             "{name}"
         );
+    }
+}
+
+/// What the pool is asked for in every round is enough to decide by.
+#[test]
+fn the_attributes_asked_for_decide_as_all_of_them() {
+    for name in [
+        "idle",
+        "running",
+        "held_by_user",
+        "held_exit_1",
+        "held_input_404",
+        "held_missing_output",
+        "evicted_and_idle_again",
+        "removed",
+        "completed",
+    ] {
+        let whole = recorded(name);
+        let part: serde_json::Map<String, serde_json::Value> = DECISIVE
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), whole.get(name)?.clone())))
+            .collect();
+        let part: ProcAd = serde_json::from_value(part.into()).unwrap();
+        assert_eq!(decision(&[part], &[]), decision(&[whole], &[]), "{name}");
     }
 }
 
