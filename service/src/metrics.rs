@@ -223,6 +223,8 @@ pub enum Action {
 }
 
 impl Action {
+    const ALL: [Self; 4] = [Self::Adopted, Self::Ended, Self::Released, Self::Removed];
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Adopted => "adopted",
@@ -239,8 +241,19 @@ struct ActionLabels {
 }
 
 /// Counts what is done where store and pool disagree.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ReconcilerActions(Family<ActionLabels, Counter>);
+
+impl Default for ReconcilerActions {
+    /// Each is there from the start: a rate needs a first value.
+    fn default() -> Self {
+        let actions = Self(Family::default());
+        for action in Action::ALL {
+            actions.count(action, 0);
+        }
+        actions
+    }
+}
 
 impl ReconcilerActions {
     /// Something was done so many times.

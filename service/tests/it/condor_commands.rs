@@ -158,7 +158,10 @@ async fn queue_and_history_are_asked_for_ids_and_attributes() {
             "-attributes"
         ]
     );
-    assert!(arguments[5].starts_with("Iwd,Err,"), "{arguments:?}");
+    assert!(
+        arguments[5].starts_with("ClusterId,ProcId,"),
+        "{arguments:?}"
+    );
     assert_eq!(arguments[6..], ["-constraint", "CTSJobID =!= undefined"]);
 
     let since = UtcTime::new(Timestamp::from_second(1234).unwrap());
