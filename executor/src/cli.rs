@@ -43,7 +43,12 @@ pub enum Task {
     /// Check whether this machine can run jobs: engine, S3, service, disk, clock
     ///
     /// Takes the same settings as `run`; what is not set is not checked, and said so.
-    Doctor(Variables),
+    Doctor(DoctorArguments),
+    /// Remove containers whose executor is gone, one line each; leave those that cannot be judged
+    Reap(ReapArguments),
+    /// Remove an executor's container when the executor dies
+    #[command(hide = true)]
+    Guard(GuardArguments),
 }
 
 /// Settings given as flags; they go before the environment.
@@ -184,6 +189,42 @@ pub struct LocalArguments {
         value_parser = clap::value_parser!(u64).range(..=3600)
     )]
     pub stop_grace_secs: u64,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DoctorArguments {
+    /// Print attributes for the machine's ad, as a `STARTD_CRON` job does; the exit status is then always 0
+    #[arg(long)]
+    pub classad: bool,
+    /// The settings.
+    #[command(flatten)]
+    pub variables: Variables,
+}
+
+/// Arguments of `reap`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ReapArguments {
+    /// Only say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+    /// No line for a container that is left
+    #[arg(long)]
+    pub quiet: bool,
+    /// Where the container engine listens
+    #[arg(long, env = "DOCKER_HOST", value_name = "URL")]
+    pub docker_host: Option<String>,
+}
+
+/// Arguments of `guard`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct GuardArguments {
+    /// The executor's instance, as in the label of its container
+    #[arg(long)]
+    pub instance: String,
+    /// Where the container engine listens
+    #[arg(long)]
+    pub docker_host: Option<String>,
 }
 
 #[cfg(test)]

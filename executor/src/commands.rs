@@ -1,5 +1,5 @@
-//! The commands `run` and `plan`, put together from the parts; `local` and `doctor` have files of
-//! their own.
+//! The commands `run`, `plan` and `reap`, put together from the parts; `local`, `doctor` and `guard` have
+//! files of their own.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -10,13 +10,17 @@ use cts_net::registry::{Credentials, RegistryOptions};
 use cts_net::tls::TlsError;
 use cts_shared::wire::job::AdminJob;
 
-use crate::cli::{JobArguments, PlanArguments, PlanFormat};
+use crate::cli::{JobArguments, PlanArguments, PlanFormat, ReapArguments};
 use crate::clock::SystemClock;
+use crate::condor::pool_view::PoolView;
 use crate::config::{self, Lookup, RunConfig};
 use crate::container_engine::ContainerEngine;
-use crate::container_engine::docker::{DEFAULT_HOST, DockerEngine, DockerOptions};
+use crate::container_engine::docker::{self, DEFAULT_HOST, DockerEngine, DockerOptions};
 use crate::coordinator::http::HttpCoordinator;
 use crate::exit::ExitStatus;
+use crate::guardian::GuardianProgram;
+use crate::orphans::process_mark::{Judgement, Machine};
+use crate::orphans::{self, Finding};
 use crate::plan::{self, ContainerPlan, WorkerFacts};
 use crate::progress_display::Display;
 use crate::registry_logins;
@@ -56,8 +60,12 @@ pub async fn run(lookup: Lookup<'_>, screen: Screen) -> ExitStatus {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    match parts(&config, screen) {
-        Ok((parts, shutdown)) => run::run(&config, &parts, &shutdown).await,
+    match parts(&config, lookup, screen) {
+        Ok((parts, shutdown)) => {
+            let status = run::run(&config, &parts, &shutdown).await;
+            parts.pool.end().await;
+            status
+        }
         Err(error) => {
             complain(error);
             ExitStatus::Failed
@@ -89,14 +97,21 @@ enum StartError {
     Tls(#[from] TlsError),
 }
 
-fn parts(config: &RunConfig, screen: Screen) -> Result<(Parts, Shutdown), StartError> {
+fn parts(
+    config: &RunConfig,
+    lookup: Lookup<'_>,
+    screen: Screen,
+) -> Result<(Parts, Shutdown), StartError> {
+    let directory = std::env::current_dir().map_err(StartError::Directory)?;
+    let pool = PoolView::start(lookup, &directory);
     let shutdown = Shutdown::listen().map_err(StartError::Signals)?;
     let coordinator = HttpCoordinator::new(
         config.service.clone(),
         Arc::clone(&config.token),
         config.job,
         config.container,
-    )?;
+    )?
+    .with_observer(pool.observe_service());
     let s3 = config.s3.clone();
     let logins = registry_logins::load(config.docker_config.as_deref());
     let parts = Parts {
@@ -107,10 +122,16 @@ fn parts(config: &RunConfig, screen: Screen) -> Result<(Parts, Shutdown), StartE
             credentials: logins,
         }),
         open_store: Box::new(move || stage::open_store(&s3)),
+        guardian: Some(GuardianProgram {
+            // Also where the file was replaced or removed meanwhile.
+            executable: "/proc/self/exe".into(),
+            docker_host: config.docker_host.clone(),
+        }),
         clock: Arc::new(SystemClock::default()),
         transfers: TransferRuntime::start().map_err(StartError::Threads)?,
         display: Display::new(screen),
-        directory: std::env::current_dir().map_err(StartError::Directory)?,
+        pool,
+        directory,
     };
     Ok((parts, shutdown))
 }
@@ -240,4 +261,45 @@ pub fn plan(arguments: &PlanArguments) -> ExitStatus {
             ExitStatus::Failed
         }
     }
+}
+
+/// `cts-executor reap`. One line for each container: for a cron's mail, or the pool's log.
+pub async fn reap(arguments: &ReapArguments) -> ExitStatus {
+    let host = arguments
+        .docker_host
+        .clone()
+        .filter(|host| !host.is_empty());
+    let is_local = host.as_deref().is_none_or(docker::is_local);
+    let swept = async {
+        let machine = Machine::here(is_local)?;
+        let engine = connect_engine(host, BTreeMap::new())().await?;
+        let findings = orphans::sweep(engine.as_ref(), &machine, arguments.dry_run).await?;
+        Ok::<_, Box<dyn std::error::Error>>(findings)
+    };
+    let findings = match swept.await {
+        Ok(findings) => findings,
+        Err(error) => {
+            complain(error);
+            return ExitStatus::Failed;
+        }
+    };
+    for Finding {
+        container,
+        judgement,
+        problem,
+    } in findings
+    {
+        let (verb, reason) = match (judgement, &problem) {
+            (Judgement::Dead(_), Some(error)) => ("cannot remove", error.to_string()),
+            (Judgement::Dead(reason), None) if arguments.dry_run => ("would remove", reason.into()),
+            (Judgement::Dead(reason), None) => ("removed", reason.into()),
+            _ if arguments.quiet => continue,
+            (Judgement::Alive, _) => ("left", "its executor is at work".to_owned()),
+            (Judgement::Unknown(reason), _) => ("left", reason.into()),
+        };
+        let line = format!("{verb} {} ({}): {reason}", container.name, container.state);
+        // Nothing is left to do if standard output is gone.
+        let _unwritable = writeln!(std::io::stdout(), "{line}");
+    }
+    ExitStatus::Done
 }

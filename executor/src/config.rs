@@ -25,8 +25,9 @@ pub use mount_prefix::MountPrefixOverride;
 pub use reader::{ConfigError, Lookup};
 use reader::{Reader, between, boolean, http_url, minutes, non_empty};
 
-/// After a signal everything must be over ten seconds after the stop grace. Cleaning up gets this much
-/// of it, also when the engine hangs.
+/// After a signal everything is over this long after the stop grace.
+const AFTER_THE_GRACE: Duration = Duration::from_secs(10);
+/// Cleaning up gets this much of it, also when the engine hangs.
 pub const CLEANUP_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The settings of `run`.
@@ -165,7 +166,7 @@ impl RunConfig {
         let stop_grace = reader
             .optional(vars::CTS_STOP_GRACE_SECS, |text| between(text, 0, 3600))
             .map_or(defaults.stop_grace, Duration::from_secs);
-        let granted = vacate_time(lookup).map(|granted| granted.saturating_sub(CLEANUP_TIMEOUT));
+        let granted = vacate_time(lookup).map(|granted| granted.saturating_sub(AFTER_THE_GRACE));
         let limits = Limits {
             stop_grace: granted.map_or(stop_grace, |granted| granted.min(stop_grace)),
             transfer_concurrency: reader
@@ -224,6 +225,12 @@ impl RunConfig {
             }),
             _ => Err(errors),
         }
+    }
+
+    /// Whether the container engine is on this machine.
+    #[must_use]
+    pub fn has_local_engine(&self) -> bool {
+        self.docker_host.as_deref().is_none_or(docker::is_local)
     }
 
     /// The configuration as lines of `NAME: value`, secrets redacted.

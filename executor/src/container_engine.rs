@@ -79,7 +79,7 @@ pub trait ContainerEngine: fmt::Debug + Send + Sync {
         logs: ContainerLogs,
     ) -> BoxFuture<'_, Result<Box<dyn RunningContainer>, EngineError>>;
 
-    /// All containers, running or not, that carry every one of `labels`.
+    /// All containers, running or not, that carry every one of `labels`; an empty value stands for any.
     ///
     /// # Errors
     /// When the engine cannot be asked.

@@ -48,6 +48,9 @@ pub trait Coordinator: Send + Sync + std::fmt::Debug {
     fn container_state(&self) -> BoxFuture<'_, Result<JobState, CoordinatorError>>;
 }
 
+/// Hears after each call whether it has to be tried again, and because of what.
+pub type Observer = Box<dyn Fn(Option<&CoordinatorError>) + Send + Sync>;
+
 /// Why a call to the service failed, by what the caller does next.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CoordinatorError {

@@ -1,16 +1,19 @@
 //! `cts-executor doctor`: can this machine run jobs? One line a check; what fails comes with the
-//! remedy. Takes the settings of `run`; what is not set is not checked, and said so.
+//! remedy. Takes the settings of `run`; what is not set is not checked, and said so. With `--classad` the
+//! answer is attributes for the machine's ad, as a `STARTD_CRON` job prints them.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cts_net::secret::read_secret_file;
 use cts_net::tls::{self, TrustRoots};
 use indicatif::HumanBytes;
 
 use crate::commands::connect_engine;
+use crate::condor::class_ad;
 use crate::config::{ConfigError, Lookup, S3Config, ServiceConfig};
 use crate::container_engine::EngineInfo;
 use crate::coordinator::http::HttpCoordinator;
@@ -19,7 +22,7 @@ use crate::disk;
 use crate::exit::ExitStatus;
 use crate::object_store::{GetRequest, ObjectName, StoreErrorKind};
 use crate::run::stage;
-use crate::variables as vars;
+use crate::variables::{self as vars, Variable};
 
 /// No check takes longer.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(15);
@@ -38,9 +41,10 @@ enum Answer {
     },
 }
 
-/// Prints the answers and counts the bad ones.
+/// Prints the answers, or keeps quiet, and collects the bad ones.
 struct Sheet {
-    bad: usize,
+    is_quiet: bool,
+    problems: Vec<String>,
 }
 
 impl Sheet {
@@ -49,17 +53,35 @@ impl Sheet {
             Answer::Good(words) => format!("ok    {name:<8} {words}"),
             Answer::Skipped(words) => format!("skip  {name:<8} {words}"),
             Answer::Bad { problem, remedy } => {
-                self.bad += 1;
-                if remedy.is_empty() {
-                    format!("FAIL  {name:<8} {problem}")
-                } else {
-                    format!("FAIL  {name:<8} {problem}; {remedy}")
-                }
+                let problem = match remedy {
+                    "" => problem,
+                    remedy => format!("{problem}; {remedy}"),
+                };
+                self.problems.push(format!("{name}: {problem}"));
+                format!("FAIL  {name:<8} {problem}")
             }
         };
-        // Nothing is left to do if standard output is gone.
-        let _unwritable = writeln!(std::io::stdout(), "{line}");
+        if !self.is_quiet {
+            print(&line);
+        }
     }
+}
+
+fn print(line: &str) {
+    // Nothing is left to do if standard output is gone.
+    let _unwritable = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Attributes of the machine, as `STARTD_CRON` jobs print them: the line with a dash ends them.
+fn print_class_ad(problems: &[String]) {
+    print(&format!("CtsExecutorHealthy = {}", problems.is_empty()));
+    if !problems.is_empty() {
+        let problem = class_ad::string(&problems.join("; "));
+        print(&format!("CtsExecutorProblem = {problem}"));
+    }
+    let version = class_ad::string(env!("CARGO_PKG_VERSION"));
+    print(&format!("CtsExecutorVersion = {version}"));
+    print("-");
 }
 
 fn bad(problem: impl Display, remedy: &'static str) -> Answer {
@@ -86,9 +108,12 @@ async fn in_time(check: impl Future<Output = Answer>) -> Answer {
         })
 }
 
-/// Runs every check. Done if none fails.
-pub async fn doctor(lookup: Lookup<'_>) -> ExitStatus {
-    let mut sheet = Sheet { bad: 0 };
+/// Runs every check. Done if none fails; as a class ad always, since then the ad is the answer.
+pub async fn doctor(lookup: Lookup<'_>, as_class_ad: bool) -> ExitStatus {
+    let mut sheet = Sheet {
+        is_quiet: as_class_ad,
+        problems: Vec::new(),
+    };
     let docker_host = lookup(vars::DOCKER_HOST.name)
         .map(|host| host.trim().to_owned())
         .filter(|host| !host.is_empty());
@@ -110,6 +135,7 @@ pub async fn doctor(lookup: Lookup<'_>) -> ExitStatus {
     .await;
     sheet.write("engine", answer);
     sheet.write("tls", check_trust_roots(tls::trust_roots()));
+    sheet.write("secret", check_secret(lookup));
     sheet.write("s3", in_time(check_s3(lookup)).await);
     check_service(lookup, &mut sheet).await;
     sheet.write("disk", in_time(check_disk(".".into())).await);
@@ -118,7 +144,11 @@ pub async fn doctor(lookup: Lookup<'_>) -> ExitStatus {
     {
         sheet.write("images", in_time(check_disk(root)).await);
     }
-    if sheet.bad == 0 {
+    if as_class_ad {
+        print_class_ad(&sheet.problems);
+        return ExitStatus::Done;
+    }
+    if sheet.problems.is_empty() {
         ExitStatus::Done
     } else {
         ExitStatus::Failed
@@ -158,10 +188,28 @@ fn check_trust_roots(roots: &TrustRoots) -> Answer {
     ))
 }
 
+/// What is not set.
+fn unset(variable: Variable) -> Answer {
+    Answer::Skipped(format!("{} is not set", variable.name))
+}
+
+/// The file with the S3 secret, also where there is no store to try it on: it is put on workers by hand.
+fn check_secret(lookup: Lookup<'_>) -> Answer {
+    let Some(path) = lookup(vars::S3_SECRET_PATH.name) else {
+        return unset(vars::S3_SECRET_PATH);
+    };
+    match read_secret_file(Path::new(path.trim())) {
+        Ok(_) => Answer::Good(format!("{} can be read", path.trim())),
+        Err(error) => bad(error, ""),
+    }
+}
+
 /// Asks for an object that is not there: an answer of "no such object" proves address and keys.
 async fn check_s3(lookup: Lookup<'_>) -> Answer {
-    if lookup(vars::S3_URL.name).is_none() {
-        return Answer::Skipped(format!("{} is not set", vars::S3_URL.name));
+    for needed in [vars::S3_URL, vars::S3_ACCESS_KEY] {
+        if lookup(needed.name).is_none() {
+            return unset(needed);
+        }
     }
     let config = match S3Config::read(lookup) {
         Ok(config) => config,
@@ -208,13 +256,21 @@ async fn check_s3(lookup: Lookup<'_>) -> Answer {
 }
 
 async fn check_service(lookup: Lookup<'_>, sheet: &mut Sheet) {
+    let has_token = [vars::TOKEN_PATH, vars::TOKEN]
+        .iter()
+        .any(|variable| lookup(variable.name).is_some());
     if lookup(vars::SERVICE_ROOT_URL.name).is_none() {
-        let words = || format!("{} is not set", vars::SERVICE_ROOT_URL.name);
-        for name in ["service", "token", "clock"] {
-            sheet.write(name, Answer::Skipped(words()));
-        }
+        sheet.write("service", unset(vars::SERVICE_ROOT_URL));
+        sheet.write("token", check_token_file(lookup));
+        sheet.write("clock", unset(vars::SERVICE_ROOT_URL));
         return;
     }
+    // Who the service is it tells everybody.
+    let or_no_token = |name: &str| match lookup(name) {
+        None if !has_token && name == vars::TOKEN.name => Some("none".to_owned()),
+        given => given,
+    };
+    let lookup: Lookup<'_> = &or_no_token;
     let service = match ServiceConfig::read(lookup) {
         Ok(service) => service,
         Err(errors) => return sheet.write("service", bad_settings(&errors)),
@@ -251,6 +307,11 @@ async fn check_service(lookup: Lookup<'_>, sheet: &mut Sheet) {
         }
         return;
     }
+    if !has_token {
+        sheet.write("token", unset(vars::TOKEN_PATH));
+        sheet.write("clock", clock);
+        return;
+    }
     let answer = in_time(async {
         match coordinator.whoami().await {
             Ok(user) => Answer::Good(format!("valid, belongs to {user:?}")),
@@ -260,6 +321,17 @@ async fn check_service(lookup: Lookup<'_>, sheet: &mut Sheet) {
     .await;
     sheet.write("token", answer);
     sheet.write("clock", clock);
+}
+
+/// The token's file, where there is no service to try it on.
+fn check_token_file(lookup: Lookup<'_>) -> Answer {
+    let Some(path) = lookup(vars::TOKEN_PATH.name) else {
+        return unset(vars::SERVICE_ROOT_URL);
+    };
+    match read_secret_file(Path::new(path.trim())) {
+        Ok(_) => Answer::Good(format!("{} can be read", path.trim())),
+        Err(error) => bad(error, ""),
+    }
 }
 
 fn check_clock(service: jiff::Timestamp) -> Answer {

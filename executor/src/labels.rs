@@ -10,6 +10,8 @@ pub const CONTAINER: &str = "us.kbase.cts.container";
 pub const USER: &str = "us.kbase.cts.user";
 /// This executor: tells it from an earlier one of the same container.
 pub const INSTANCE: &str = "us.kbase.cts.executor";
+/// The executor's process ([`ProcessMark`](crate::orphans::process_mark::ProcessMark)): tells whether it lives.
+pub const PROCESS: &str = "us.kbase.cts.process";
 
 /// The labels that every container of this job and number has.
 #[must_use]

@@ -9,7 +9,8 @@
 //! 5. the container, within the job's limits; its output into two log files;
 //! 6. outputs ([`collect`]) and logs to S3 ([`object_store`]);
 //! 7. each step reported in order ([`run_state`], [`report`]), whatever the network does;
-//! 8. SIGTERM at any point ends in a stopped container and no stray files ([`shutdown`]).
+//! 8. SIGTERM at any point ends in a stopped container and no stray files ([`shutdown`]), SIGKILL in a
+//!    container that soon is gone ([`guardian`], [`orphans`]).
 
 mod beneath;
 pub mod cli;
@@ -24,10 +25,13 @@ pub mod disk;
 pub mod doctor;
 pub mod exit;
 pub mod failure;
+pub mod guardian;
+pub mod identity;
 pub mod labels;
 pub mod local;
 pub mod name_service;
 pub mod object_store;
+pub mod orphans;
 pub mod plan;
 pub mod process;
 pub mod progress;

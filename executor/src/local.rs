@@ -21,11 +21,11 @@ use crate::commands::{complain, connect_engine, plan_of};
 use crate::config::Limits;
 use crate::container_engine::{ContainerEngine, ContainerLogs, Exit, Mount, RunningContainer};
 use crate::exit::ExitStatus;
+use crate::identity::Identity;
 use crate::plan::{ContainerPlan, INPUT_DIRECTORY, PlannedFile};
 use crate::progress::Counters;
 use crate::progress_display::Display;
 use crate::registry_logins;
-use crate::report::attempt::Identity;
 use crate::run::execute::{Owner, container_spec, judge};
 use crate::shutdown::{Interrupted, Shutdown};
 use crate::telemetry::Screen;
@@ -152,7 +152,7 @@ async fn attempt(
         owner: Owner {
             job: job_id,
             container: arguments.job.container,
-            instance: Identity::new().instance,
+            executor: Identity::new(),
         },
         mounts: mounts(plan, workdir.path(), &outputs),
         grace: Duration::from_secs(arguments.stop_grace_secs),

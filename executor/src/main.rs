@@ -32,8 +32,11 @@ fn main() -> ExitCode {
             Task::Run(variables) => commands::run(&|name| variables.lookup(name), screen).await,
             Task::Plan(arguments) => commands::plan(&arguments),
             Task::Local(arguments) => cts_executor::local::local(&arguments, screen).await,
-            Task::Doctor(variables) => {
-                cts_executor::doctor::doctor(&|name| variables.lookup(name)).await
+            Task::Reap(arguments) => commands::reap(&arguments).await,
+            Task::Guard(arguments) => cts_executor::guardian::guard(&arguments).await,
+            Task::Doctor(arguments) => {
+                let lookup = |name: &str| arguments.variables.lookup(name);
+                cts_executor::doctor::doctor(&lookup, arguments.classad).await
             }
         }
     });

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use cts_shared::error_code::ErrorCode;
 use cts_shared::state::JobState;
+use futures::FutureExt;
 use rand::Rng;
 use tokio::sync::{mpsc, watch};
 
@@ -113,6 +114,30 @@ where
         tracing::warn!(%error, tries, wait_secs = wait.as_secs(), "{what} failed, trying again");
         clock.sleep(wait).await;
     }
+}
+
+/// As [`retry`], at the start of a run: a refused token is told at once, since nothing is lost yet and somebody
+/// may be watching.
+///
+/// # Errors
+/// As [`retry`].
+pub async fn retry_at_start<T, F, Attempt>(
+    clock: &dyn Clock,
+    budget: Budget,
+    what: &str,
+    mut attempt: F,
+) -> Result<T, ReportError>
+where
+    F: FnMut() -> Attempt,
+    Attempt: Future<Output = Result<T, CoordinatorError>>,
+{
+    let tried = retry(clock, budget, what, || {
+        attempt().map(|result| match result {
+            Err(error @ CoordinatorError::TokenRefused { .. }) => Ok(Err(error)),
+            other => other.map(Ok),
+        })
+    });
+    tried.await?.map_err(ReportError::Refused)
 }
 
 /// Sends one report until it is taken.

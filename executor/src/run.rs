@@ -22,15 +22,18 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::condor::pool_view::PoolView;
 use crate::config::{CLEANUP_TIMEOUT, RunConfig};
 use crate::container_engine::{ContainerEngine, EngineError, RunningContainer};
 use crate::coordinator::Coordinator;
 use crate::exit::ExitStatus;
 use crate::failure::{Classify, RunFailure};
+use crate::guardian::{Guardian, GuardianProgram};
+use crate::identity::Identity;
 use crate::object_store::ObjectStore;
 use crate::plan::{ContainerPlan, WorkerFacts};
 use crate::progress_display::Display;
-use crate::report::attempt::{Attempt, Identity};
+use crate::report::attempt::Attempt;
 use crate::report::{ReportError, Reporter};
 use crate::run_state::{Event, Outcome, Phase};
 use crate::shutdown::{Interrupted, Shutdown};
@@ -64,10 +67,14 @@ pub struct Parts {
     pub open_store: OpenStore,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Starts the process that removes the container when this one is killed; none in tests.
+    pub guardian: Option<GuardianProgram>,
     /// Where transfers run.
     pub transfers: TransferRuntime,
     /// Where progress shows.
     pub display: Display,
+    /// What the pool's people see.
+    pub pool: PoolView,
     /// The job directory, absolute.
     pub directory: PathBuf,
 }
@@ -121,6 +128,8 @@ struct Run<'a> {
     engine: Option<Arc<dyn ContainerEngine>>,
     /// The container, from its start until it is removed.
     container: Option<Arc<dyn RunningContainer>>,
+    /// Beside the container.
+    guardian: Option<Guardian>,
     /// Whether a container was started, so that there are logs.
     has_logs: bool,
 }
@@ -151,6 +160,9 @@ pub async fn run(config: &RunConfig, parts: &Parts, shutdown: &Shutdown) -> Exit
     } else {
         None
     };
+    if let Some(attempt) = &attempt {
+        parts.pool.attempt(attempt.number());
+    }
     let _renewal = attempt
         .as_ref()
         .map(|attempt| attempt.keep(config.update_budget));
@@ -194,6 +206,7 @@ pub async fn run(config: &RunConfig, parts: &Parts, shutdown: &Shutdown) -> Exit
         phase: Phase::Staging,
         engine: None,
         container: None,
+        guardian: None,
         has_logs: false,
     };
     let carried_out = AssertUnwindSafe(run.carry_out(&job)).catch_unwind().await;
@@ -281,6 +294,7 @@ impl Run<'_> {
             .next(event, self.parts.clock.now())
             .map_err(failed("keep the states"))?;
         self.phase = next;
+        self.parts.pool.phase(&self.phase);
         for report in reports {
             self.reporter.report(report).await;
         }

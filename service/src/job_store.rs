@@ -147,12 +147,12 @@ impl JobSummary {
             transition_times,
             user: self.user.clone(),
             admin_meta: self.notes.admin_meta.clone(),
-            // What it waited for when it ended or was canceled keeps it no more.
+            // What it waited for when it completed or was canceled keeps it no more.
             site_notice: self
                 .notes
                 .site_notice
                 .clone()
-                .filter(|_| !self.state().is_terminal() && !self.state().is_cancel()),
+                .filter(|_| self.state() != JobState::Complete && !self.state().is_cancel()),
         }
     }
 

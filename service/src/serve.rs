@@ -188,6 +188,14 @@ async fn condor_site(
             return Ok(Err("this service has no HTCondor tools".to_owned()));
         }
     }
+    if !choice.lacking.is_empty() {
+        let reason = format!("{} is not set", choice.lacking.join(", and neither "));
+        tracing::warn!(
+            reason,
+            "site kbase is not available: workers could not start executors"
+        );
+        return Ok(Err(reason));
+    }
     std::fs::create_dir_all(&choice.submit.initial_dir).map_err(|error| {
         StartError::Configuration(format!(
             "HTCondor.initialdir: cannot make {}: {error}; correct it, or make it",

@@ -8,7 +8,9 @@ use cts_tests::testbed::htcondor::Pool;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Case, Fault, Proxy, TestService, eventually, states};
+use crate::harness::{
+    Case, Fault, Proxy, TestService, eventually, scheduler_alone, scheduler_stays, states,
+};
 
 /// Queue, start, and whatever the test has the job do.
 const JOB_DEADLINE: Duration = Duration::from_secs(120);
@@ -111,7 +113,10 @@ async fn attempts(service: &TestService, id: &str) -> u64 {
 
 #[tokio::test]
 async fn a_job_completes_and_its_use_is_told() {
-    let case = Case::new("condor", &["copy_inputs", "say hello"]).await;
+    let _scheduler = scheduler_stays().await;
+    // Much more memory and time than the executor needs for itself.
+    let commands = ["hog_memory 100", "sleep 3", "copy_inputs", "say hello"];
+    let case = Case::new("condor", &commands).await.memory_mb(400);
     let case = case.input("a.txt", b"a").await;
     let service = service(&case).await;
     let id = service.submit(&case, "kbase").await;
@@ -138,15 +143,24 @@ async fn a_job_completes_and_its_use_is_told() {
             .len(),
         1
     );
-    // What the executor measured is there at once, what HTCondor measured soon.
-    assert!(job["max_memory"].as_u64().is_some(), "{job}");
-    eventually("the use of CPUs", JOB_DEADLINE, async || {
+    // What the executor measured of the container is there at once, what HTCondor measured soon.
+    let memory = job["max_memory"].as_u64().unwrap_or_default();
+    assert!(memory > 100_000_000, "{job}");
+    assert!(job["cpu_hours"].as_f64().is_some(), "{job}");
+    let status = eventually("HTCondor's account", JOB_DEADLINE, async || {
         let job = service.job(&id).await;
-        job["cpu_factor"].as_f64().ok_or_else(|| job.to_string())
+        let path = format!("/admin/jobs/{id}/runner_status?container_number=0");
+        let status = service.call(As::Admin, Method::GET, &path, None).await;
+        let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+        let reserved = number(&status["CommittedTime"]);
+        let used = number(&job["cpu_hours"]) * 3600.0;
+        if (number(&job["cpu_factor"]) - used / reserved).abs() < 1e-9 {
+            Ok(status)
+        } else {
+            Err(format!("{job} {status}"))
+        }
     })
     .await;
-    let status = format!("/admin/jobs/{id}/runner_status?container_number=0");
-    let status = service.call(As::Admin, Method::GET, &status, None).await;
     assert_eq!(status["CTSJobID"], json!(id), "{status}");
     assert_eq!(status["JobStatus"], json!(4), "{status}");
     assert_eq!(status["ExitCode"], json!(0), "{status}");
@@ -161,6 +175,7 @@ async fn a_job_completes_and_its_use_is_told() {
 
 #[tokio::test]
 async fn a_job_of_eight_containers_completes() {
+    let _scheduler = scheduler_stays().await;
     let mut case = Case::new("condor-8", &["copy_inputs"])
         .await
         .containers(8)
@@ -182,6 +197,7 @@ async fn a_job_of_eight_containers_completes() {
 
 #[tokio::test]
 async fn a_failing_container_ends_the_job_in_error_and_is_not_held() {
+    let _scheduler = scheduler_stays().await;
     let case = Case::new("condor-fails", &["complain oh", "exit 3"]).await;
     let case = case.input("a.txt", b"a").await;
     let service = service(&case).await;
@@ -199,6 +215,7 @@ async fn a_failing_container_ends_the_job_in_error_and_is_not_held() {
 
 #[tokio::test]
 async fn an_executor_that_fails_is_reported_and_does_not_stay_held() {
+    let _scheduler = scheduler_stays().await;
     // Declared, and never stored after the checks of the submission.
     let case = Case::new("condor-input", &["copy_inputs"]).await;
     let case = case.input("a.txt", b"a").await;
@@ -234,6 +251,7 @@ async fn cancel(service: &TestService, id: &str) -> Value {
 
 #[tokio::test]
 async fn a_job_is_canceled_while_it_waits_for_a_machine() {
+    let _scheduler = scheduler_stays().await;
     // More memory than the pool has, less than the site's limit.
     let case = Case::new("condor-idle", &["copy_inputs"])
         .await
@@ -262,6 +280,7 @@ async fn a_job_is_canceled_while_it_waits_for_a_machine() {
 
 #[tokio::test]
 async fn a_running_job_is_canceled_and_its_container_goes() {
+    let _scheduler = scheduler_stays().await;
     let case = Case::new("condor-cancel", &["say begun", "started_and_waiting"]).await;
     let case = case.input("a.txt", b"a").await;
     let service = service(&case).await;
@@ -277,6 +296,7 @@ async fn a_running_job_is_canceled_and_its_container_goes() {
 
 #[tokio::test]
 async fn a_job_is_canceled_while_it_uploads() {
+    let _scheduler = scheduler_stays().await;
     let case = Case::new("condor-cancel-upload", &["big out 8"]).await;
     let case = case.input("a.txt", b"a").await;
     let fault = Fault::StallUpload { after: 1_000_000 };
@@ -292,6 +312,7 @@ async fn a_job_is_canceled_while_it_uploads() {
 
 #[tokio::test]
 async fn what_an_administrator_holds_or_removes_ends_with_the_reason() {
+    let _scheduler = scheduler_stays().await;
     let case = Case::new("condor-behind", &["started_and_waiting"]).await;
     let case = case.input("a.txt", b"a").await;
     let service = service(&case).await;
@@ -320,6 +341,7 @@ async fn what_an_administrator_holds_or_removes_ends_with_the_reason() {
 
 #[tokio::test]
 async fn a_job_evicted_while_it_stages_completes() {
+    let _scheduler = scheduler_stays().await;
     let case = Case::new("condor-evict-stage", &["copy_inputs"]).await;
     let content = vec![b'x'; 2_000_000];
     let case = case.input("a.bin", &content).await;
@@ -344,6 +366,7 @@ async fn a_job_evicted_while_it_stages_completes() {
 
 #[tokio::test]
 async fn a_job_evicted_while_it_runs_completes() {
+    let _scheduler = scheduler_stays().await;
     let case = Case::new("condor-evict-run", &["sleep 6", "copy_inputs"]).await;
     let case = case.input("a.txt", b"a").await;
     let service = service(&case).await;
@@ -369,6 +392,7 @@ async fn a_job_evicted_while_it_runs_completes() {
 
 #[tokio::test]
 async fn a_job_evicted_while_it_uploads_completes() {
+    let _scheduler = scheduler_stays().await;
     let case = Case::new("condor-evict-upload", &["copy_inputs"]).await;
     let content = vec![b'x'; 2_000_000];
     let case = case.input("a.bin", &content).await;
@@ -403,6 +427,7 @@ async fn running_executor(case: &Case, service: &TestService, id: &str) -> (Pool
 
 #[tokio::test]
 async fn a_job_whose_executor_is_killed_completes() {
+    let _scheduler = scheduler_stays().await;
     let case = Case::new("condor-kill", &["sleep 6", "copy_inputs"]).await;
     let case = case.input("a.txt", b"a").await;
     let service = service(&case).await;
@@ -418,6 +443,7 @@ async fn a_job_whose_executor_is_killed_completes() {
 
 #[tokio::test]
 async fn a_job_whose_starter_is_killed_completes() {
+    let _scheduler = scheduler_stays().await;
     let case = Case::new("condor-kill-starter", &["sleep 6", "copy_inputs"]).await;
     let case = case.input("a.txt", b"a").await;
     let service = service(&case).await;
@@ -426,6 +452,133 @@ async fn a_job_whose_starter_is_killed_completes() {
     pool.kill(pool.starter_of(cluster, 0).unwrap()).unwrap();
     let job = service.end_of(&id, JOB_DEADLINE).await;
     assert_copied(&case, &job, &[("a.txt", b"a")]);
+    nothing_left(&case, &id).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_scheduler_that_restarts_costs_nothing() {
+    let _scheduler = scheduler_alone().await;
+    let case = Case::new("condor-schedd", &["sleep 6", "copy_inputs"]).await;
+    let case = case.input("a.txt", b"a").await;
+    let service = service(&case).await;
+    let id = service.submit(&case, "kbase").await;
+    let pool = case.testbed.htcondor.pool();
+    service
+        .wait_for(&id, &["job_submitted"], JOB_DEADLINE)
+        .await;
+    pool.stop_schedd().await.unwrap();
+    // While it is away jobs are taken, and say what they wait for.
+    let waiting = service.submit_again(&case, "kbase").await;
+    let notice = eventually("a notice", JOB_DEADLINE, async || {
+        let job = service.job(&waiting).await;
+        let notice = job["site_notice"]["message"].as_str().map(str::to_owned);
+        notice.ok_or_else(|| job.to_string())
+    })
+    .await;
+    assert!(notice.contains("it waits for site kbase"), "{notice}");
+    pool.start_schedd().await.unwrap();
+    let job = service.end_of(&id, JOB_DEADLINE).await;
+    assert_copied(&case, &job, &[("a.txt", b"a")]);
+    assert_eq!(attempts(&service, &id).await, 1, "it ran once");
+    let job = service.end_of(&waiting, JOB_DEADLINE).await;
+    assert_eq!(states(&job).last(), Some(&"complete"), "{job}");
+    assert!(job["site_notice"].is_null(), "{job}");
+    service.stop().await;
+}
+
+/// HTCondor's commands, but that `condor_submit` is another script, which finds the real one as `$REAL`
+/// and a directory of its own as `$DIR`.
+fn commands_with(case: &Case, submit: &str) -> tempfile::TempDir {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let real = &case.testbed.htcondor.bin_dir;
+    for entry in std::fs::read_dir(real).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name() != "condor_submit" {
+            symlink(entry.path(), dir.path().join(entry.file_name())).unwrap();
+        }
+    }
+    let script = format!(
+        "#!/bin/sh\nREAL={}/condor_submit\nDIR={}\n{submit}\n",
+        real.display(),
+        dir.path().display()
+    );
+    let path = dir.path().join("condor_submit");
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    dir
+}
+
+/// A submission goes wrong once, in a way that may kill the service: the job has one cluster and completes.
+async fn submission_survives(name: &str, submit: &str, service_dies: bool) {
+    let _scheduler = scheduler_stays().await;
+    let case = Case::new(name, &["copy_inputs"]).await;
+    let case = case.input("a.txt", b"a").await;
+    let commands = commands_with(&case, submit);
+    let mut service = service_with(&case, |on_pool| {
+        on_pool.commands = Some(commands.path().to_owned());
+    })
+    .await;
+    let id = service.submit(&case, "kbase").await;
+    if service_dies {
+        service.ended().await.unwrap();
+        service.restart().await.unwrap();
+    }
+    let job = service.end_of(&id, JOB_DEADLINE).await;
+    assert_copied(&case, &job, &[("a.txt", b"a")]);
+    let clusters = job["htcondor_details"]["cluster_id"].as_array().unwrap();
+    assert_eq!(clusters.len(), 1, "{job}");
+    assert_eq!(attempts(&service, &id).await, 1, "no second executor");
+    nothing_left(&case, &id).await;
+    let known = case.testbed.htcondor.pool().history(&constraint(&id)).await;
+    assert_eq!(known.unwrap().len(), 1, "one proc was ever submitted");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_service_killed_before_the_pool_has_the_job_submits_it_once() {
+    let submit = "if [ ! -e $DIR/tried ]; then touch $DIR/tried; kill -9 $PPID; exit 1; fi\n\
+                  exec $REAL \"$@\"";
+    submission_survives("condor-killed-before", submit, true).await;
+}
+
+#[tokio::test]
+async fn a_service_killed_before_it_knows_the_cluster_adopts_it() {
+    let submit = "if [ ! -e $DIR/tried ]; then touch $DIR/tried; $REAL \"$@\"; kill -9 $PPID; exit 1; fi\n\
+                  exec $REAL \"$@\"";
+    submission_survives("condor-killed-after", submit, true).await;
+}
+
+#[tokio::test]
+async fn a_submission_whose_answer_is_lost_is_found() {
+    let submit = "if [ ! -e $DIR/tried ]; then touch $DIR/tried; $REAL \"$@\" >/dev/null; exit 1; fi\n\
+                  exec $REAL \"$@\"";
+    submission_survives("condor-lost", submit, false).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_have_the_executor_is_tried_again_and_then_told() {
+    let _scheduler = scheduler_stays().await;
+    let case = Case::new("condor-404", &["copy_inputs"]).await;
+    let case = case.input("a.txt", b"a").await;
+    let missing = format!("{}/not-there.tgz", case.testbed.s3.url);
+    let service = service_with(&case, |on_pool| {
+        on_pool.settings = vec![
+            ("KBCTS_CODE_ARCHIVE_URL_OVERRIDE".to_owned(), missing),
+            ("CTS_HTC_MAX_RELEASES".to_owned(), "1".to_owned()),
+        ];
+    })
+    .await;
+    let id = service.submit(&case, "kbase").await;
+    let job = service.end_of(&id, JOB_DEADLINE).await;
+    assert_eq!(states(&job).last(), Some(&"error"), "{job}");
+    let reason = job["admin_error"].as_str().unwrap();
+    assert!(reason.contains("for the 2nd time"), "{reason}");
+    assert!(
+        reason.contains("the worker did not get the executor"),
+        "{reason}"
+    );
     nothing_left(&case, &id).await;
     service.stop().await;
 }

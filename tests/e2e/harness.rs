@@ -4,6 +4,7 @@ mod case;
 mod coordinator;
 mod executor;
 mod proxy;
+mod scheduler;
 mod test_service;
 mod wait;
 
@@ -11,5 +12,6 @@ pub(crate) use case::{Case, testbed};
 pub(crate) use coordinator::{Coordinator, TOKEN};
 pub(crate) use executor::{Executor, Outcome, Running};
 pub(crate) use proxy::{Fault, Proxy};
+pub(crate) use scheduler::{scheduler_alone, scheduler_stays};
 pub(crate) use test_service::{TestService, states};
 pub(crate) use wait::eventually;

@@ -5,18 +5,14 @@ use std::time::Duration;
 
 use cts_tests::testbed::htcondor::{Ad, Pool};
 use serde_json::json;
-use tokio::sync::RwLock;
 
-use crate::harness::{eventually, testbed};
+use crate::harness::{eventually, scheduler_alone, scheduler_stays, testbed};
 
 /// A job that starts at once and has little to do.
 const SOON: Duration = Duration::from_secs(60);
 const REMOVED: u64 = 3;
 const COMPLETED: u64 = 4;
 const HELD: u64 = 5;
-
-/// Held for writing by the test that stops the scheduler, for reading by those that need it.
-static SCHEDULER: RwLock<()> = RwLock::const_new(());
 
 /// One job with a shell script; its files are in a directory of its own.
 struct ShellJob {
@@ -100,7 +96,7 @@ impl ShellJob {
 
 #[tokio::test]
 async fn a_job_runs_as_the_pools_user_and_may_open_the_engines_socket() {
-    let _scheduler = SCHEDULER.read().await;
+    let _scheduler = scheduler_stays().await;
     let script = "echo user=$(id -un)\n\
                   echo scratch=$_CONDOR_SCRATCH_DIR\n\
                   echo engine=$(curl -sS --unix-socket /var/run/docker.sock http://localhost/_ping)\n";
@@ -132,7 +128,7 @@ async fn a_job_runs_as_the_pools_user_and_may_open_the_engines_socket() {
 
 #[tokio::test]
 async fn a_vacated_job_gets_sigterm_and_runs_again() {
-    let _scheduler = SCHEDULER.read().await;
+    let _scheduler = scheduler_stays().await;
     // Written to the shared directory: what a vacated job prints is not brought back.
     let script = "cd $(dirname $0)\n\
                   echo started >> runs\n\
@@ -150,7 +146,7 @@ async fn a_vacated_job_gets_sigterm_and_runs_again() {
 
 #[tokio::test]
 async fn a_job_is_held_and_released() {
-    let _scheduler = SCHEDULER.read().await;
+    let _scheduler = scheduler_stays().await;
     let job = ShellJob::submit("hold", "exit 3\n").await;
     let ad = job.in_queue_with_status(HELD).await;
     assert_eq!(ad["ExitCode"], json!(3), "{ad:?}");
@@ -169,7 +165,7 @@ async fn a_job_is_held_and_released() {
 
 #[tokio::test]
 async fn a_killed_starter_costs_a_run_and_not_the_job() {
-    let _scheduler = SCHEDULER.read().await;
+    let _scheduler = scheduler_stays().await;
     let script = "cd $(dirname $0)\necho started >> runs\nexec sleep 600\n";
     let job = ShellJob::submit("starter", script).await;
     job.says("runs", "started").await;
@@ -184,7 +180,7 @@ async fn a_killed_starter_costs_a_run_and_not_the_job() {
 
 #[tokio::test]
 async fn a_job_runs_on_while_the_scheduler_is_away() {
-    let _scheduler = SCHEDULER.write().await;
+    let _scheduler = scheduler_alone().await;
     let script = "cd $(dirname $0)\necho started >> runs\nuntil [ -e go ]; do sleep 0.2; done\n";
     let job = ShellJob::submit("scheduler", script).await;
     job.says("runs", "started").await;

@@ -8,6 +8,8 @@ use crate::harness::{Case, Coordinator, Executor, Fault, Outcome, Proxy, Running
 const IN_TIME: Duration = Duration::from_secs(12);
 /// For the run to get to the phase that is to be interrupted.
 const PHASE_DEADLINE: Duration = Duration::from_secs(60);
+/// For the container of a killed executor to go.
+const REAP_DEADLINE: Duration = Duration::from_secs(15);
 
 fn check_terminated(outcome: &Outcome, since: Instant) {
     outcome.check_status(143);
@@ -103,7 +105,27 @@ async fn while_outputs_are_stored() {
     );
 }
 
-/// SIGKILL cannot be handled: the next executor of the same container cleans up and does the work.
+/// SIGKILL cannot be handled: the guardian removes the container.
+#[tokio::test]
+async fn killed_outright_the_container_goes_within_seconds() {
+    let case = Case::new("kill-guarded", &["ignore_sigterm", "started_and_waiting"])
+        .await
+        .input("a", b"a")
+        .await;
+    let coordinator = Coordinator::start(case.job()).await;
+    let running = container_at_work(&case, &coordinator).await;
+    running.kill().await;
+    eventually("no container", REAP_DEADLINE, async || {
+        match case.containers_left().await.len() {
+            0 => Ok(()),
+            left => Err(format!("{left} left")),
+        }
+    })
+    .await;
+}
+
+/// Executor and guardian are killed together, as HTCondor does: the next executor of the same container cleans
+/// up and does the work.
 #[tokio::test]
 async fn killed_outright_and_run_again() {
     let case = Case::new("kill", &["started_and_waiting"])
@@ -112,16 +134,36 @@ async fn killed_outright_and_run_again() {
         .await;
     let coordinator = Coordinator::start(case.job()).await;
     let running = container_at_work(&case, &coordinator).await;
-    running.kill().await;
-    assert_eq!(case.containers_left().await.len(), 1);
+    running.kill_all().await;
 
     let case = case.commands(&["copy_inputs"]);
     let coordinator = Coordinator::start(case.job()).await;
     let outcome = Executor::new(&case).run(&case, &coordinator).await;
     outcome.check_status(0);
-    outcome.check(
-        outcome.stderr().contains("an earlier run left"),
-        "the removal in the log",
-    );
     assert_eq!(outcome.outputs().len(), 1);
+}
+
+/// The same, and nobody comes: a cron does.
+#[tokio::test]
+async fn killed_outright_and_reaped_while_the_living_are_left_alone() {
+    let case = Case::new("kill-reaped", &["started_and_waiting"])
+        .await
+        .input("a", b"a")
+        .await;
+    let living = Case::new("kill-living", &["started_and_waiting"])
+        .await
+        .input("a", b"a")
+        .await;
+    let coordinator = Coordinator::start(case.job()).await;
+    let running = container_at_work(&case, &coordinator).await;
+    let coordinator_of_living = Coordinator::start(living.job()).await;
+    let living_on = container_at_work(&living, &coordinator_of_living).await;
+    running.kill_all().await;
+    // Another test's executor may have been quicker; then there is nothing to reap, which is as good.
+    let said = Executor::reap(&case).await;
+    assert_eq!(case.containers_left().await, Vec::<String>::new(), "{said}");
+    let left = format!("left cts-{}-0-", living.job_id);
+    assert!(said.contains(&left), "{said}");
+    living_on.terminate();
+    living_on.finish(&living, &coordinator_of_living).await;
 }

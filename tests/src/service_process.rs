@@ -348,6 +348,23 @@ impl ServiceProcess {
         killed.map_err(|error| self.failed(error.to_string()))
     }
 
+    /// Waits until the service has been killed by somebody else.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn ended(&mut self) -> Result<(), ServiceError> {
+        let ended = tokio::time::timeout(STOP_WITHIN, self.child.wait()).await;
+        match ended {
+            Ok(status) => status
+                .map(drop)
+                .map_err(|error| self.failed(error.to_string())),
+            Err(_) => {
+                let seconds = STOP_WITHIN.as_secs();
+                Err(self.failed(format!("still runs after {seconds} s")))
+            }
+        }
+    }
+
     /// Starts the service again, after [`ServiceProcess::kill`], at its old address with its old data, and
     /// waits until it answers. Cancel safe: the service runs from the first poll on.
     ///

@@ -38,6 +38,12 @@ mod watch;
 /// Where Docker listens unless told otherwise.
 pub const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 
+/// Whether an engine's address is on this machine: a socket is.
+#[must_use]
+pub fn is_local(host: &str) -> bool {
+    host.starts_with("unix://")
+}
+
 /// How the engine is reached, and how patiently.
 #[derive(Debug, Clone)]
 pub struct DockerOptions {
@@ -192,7 +198,10 @@ impl DockerEngine {
     ) -> Result<Vec<ContainerSummary>, EngineError> {
         let wanted: Vec<String> = labels
             .iter()
-            .map(|(key, value)| format!("{key}={value}"))
+            .map(|(key, value)| match value.as_str() {
+                "" => key.clone(),
+                value => format!("{key}={value}"),
+            })
             .collect();
         let options = ListContainersOptionsBuilder::default()
             .all(true)

@@ -355,7 +355,10 @@ impl ContainerEngine for FakeEngine {
             .filter(|container| {
                 labels
                     .iter()
-                    .all(|(key, value)| container.labels.get(key) == Some(value))
+                    .all(|(key, value)| match container.labels.get(key) {
+                        Some(found) => value.is_empty() || found == value,
+                        None => false,
+                    })
             })
             .cloned()
             .collect();

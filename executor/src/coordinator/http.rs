@@ -25,7 +25,7 @@ use secrecy::ExposeSecret;
 use serde::Serialize;
 use url::Url;
 
-use super::{Coordinator, CoordinatorError};
+use super::{Coordinator, CoordinatorError, Observer};
 
 /// As the existing executor's HTTP client has it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
@@ -36,13 +36,23 @@ const MAX_JOB_BYTES: usize = 64 * 1024 * 1024;
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// The service at one URL, for one container of one job.
-#[derive(Debug)]
 pub struct HttpCoordinator {
     client: reqwest::Client,
     root: Url,
     token: Arc<SecretSource>,
     job: JobId,
     container: ContainerNumber,
+    observer: Option<Observer>,
+}
+
+impl std::fmt::Debug for HttpCoordinator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpCoordinator")
+            .field("root", &self.root.as_str())
+            .field("job", &self.job)
+            .field("container", &self.container)
+            .finish_non_exhaustive()
+    }
 }
 
 impl HttpCoordinator {
@@ -67,7 +77,15 @@ impl HttpCoordinator {
             token,
             job,
             container,
+            observer: None,
         })
+    }
+
+    /// The same client, whose calls `observer` hears of.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Observer) -> Self {
+        self.observer = Some(observer);
+        self
     }
 
     fn url(&self, path: &str) -> Url {
@@ -102,6 +120,21 @@ impl HttpCoordinator {
 
     /// One request; when the token is refused and its file holds another by now, a second one.
     async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+        max_bytes: usize,
+    ) -> Result<Vec<u8>, CoordinatorError> {
+        let result = self.send_again_with_a_new_token(method, path, body, max_bytes);
+        let result = result.await;
+        if let Some(observer) = &self.observer {
+            observer(result.as_ref().err().filter(|error| !error.is_permanent()));
+        }
+        result
+    }
+
+    async fn send_again_with_a_new_token(
         &self,
         method: Method,
         path: &str,

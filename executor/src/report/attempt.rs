@@ -17,9 +17,10 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Budget, ReportError, retry, shortened_at_random};
+use super::{Budget, ReportError, retry, retry_at_start, shortened_at_random};
 use crate::clock::Clock;
 use crate::coordinator::{Coordinator, CoordinatorError};
+use crate::identity::Identity;
 use crate::transfer::{Closed, PublishGate};
 
 /// From one renewal to the next, at most.
@@ -32,39 +33,11 @@ pub const LEASE: Duration = Duration::from_secs(120);
 /// A renewal that has no answer by then is worth another one: its connection is dead.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Tells this process from all other executors.
-#[derive(Debug, Clone)]
-pub struct Identity {
-    /// A random UUID; also a label of the container ([`crate::labels::INSTANCE`]).
-    pub instance: String,
-    /// The worker's name, if it has one.
-    pub host: Option<String>,
-}
-
-impl Identity {
-    /// A new one, on this machine.
-    #[must_use]
-    pub fn new() -> Self {
-        let name = rustix::system::uname();
-        let host = name.nodename().to_string_lossy().into_owned();
-        Self {
-            instance: uuid::Uuid::new_v4().to_string(),
-            host: Some(host).filter(|host| !host.is_empty()),
-        }
-    }
-
-    fn notice(&self, clock: &dyn Clock) -> AttemptNotice {
-        AttemptNotice {
-            time: clock.now().to_offset_string(),
-            instance: self.instance.clone(),
-            host: self.host.clone(),
-        }
-    }
-}
-
-impl Default for Identity {
-    fn default() -> Self {
-        Self::new()
+fn notice(identity: &Identity, clock: &dyn Clock) -> AttemptNotice {
+    AttemptNotice {
+        time: clock.now().to_offset_string(),
+        instance: identity.instance.clone(),
+        host: identity.host.clone(),
     }
 }
 
@@ -105,8 +78,9 @@ impl Attempt {
         identity: Identity,
         halt: CancellationToken,
     ) -> Result<Arc<Self>, ReportError> {
-        let notice = identity.notice(clock.as_ref());
-        let (asked, standing) = retry(clock.as_ref(), budget, "announcing this executor", || {
+        let notice = notice(&identity, clock.as_ref());
+        let what = "announcing this executor";
+        let (asked, standing) = retry_at_start(clock.as_ref(), budget, what, || {
             let asked = clock.elapsed();
             let announced = coordinator.announce(&notice);
             announced.map(move |answer| answer.map(|standing| (asked, standing)))
@@ -217,7 +191,7 @@ impl Attempt {
     }
 
     async fn renew_once(&self) -> Result<(), CoordinatorError> {
-        let notice = self.identity.notice(self.clock.as_ref());
+        let notice = notice(&self.identity, self.clock.as_ref());
         let asked = self.clock.elapsed();
         let renewal = self.coordinator.renew(self.number, &notice);
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, renewal).await;

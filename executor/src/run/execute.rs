@@ -12,6 +12,7 @@ use crate::container_engine::{
     ContainerEngine, ContainerLogs, ContainerSpec, EngineError, EngineInfo, Exit, LogTail, Mount,
     RunningContainer, Usage, container_name, explain_exit,
 };
+use crate::identity::Identity;
 use crate::labels;
 use crate::plan::ContainerPlan;
 use crate::run_state::Event;
@@ -35,10 +36,11 @@ impl Run<'_> {
         let owner = Owner {
             job: self.config.job,
             container: self.config.container,
-            instance: self.identity.instance.clone(),
+            executor: self.identity.clone(),
         };
         let grace = self.config.limits.stop_grace;
         let spec = container_spec(plan, owner, self.mounts(plan)?, &info, grace);
+        self.start_guardian();
         let container: Arc<dyn RunningContainer> = match self.start(engine, &spec).await? {
             // Somebody cleaned up between the pull and now. Once is bad luck.
             Err(EngineError::ImageNotFound { .. }) => {
@@ -52,6 +54,7 @@ impl Run<'_> {
         .map_err(failed("start the container"))?;
         self.container = Some(Arc::clone(&container));
         self.has_logs = true;
+        self.parts.pool.container(container.id());
         tracing::info!(image = plan.image, "container started");
         self.step(Event::Started).await?;
         let started = self.parts.clock.elapsed();
@@ -66,6 +69,20 @@ impl Run<'_> {
             .await
             .map_err(|Interrupted| Stop::Interrupted)?;
         Ok(event)
+    }
+
+    /// Before there is a container, so that none is ever without one.
+    fn start_guardian(&mut self) {
+        let Some(program) = &self.parts.guardian else {
+            return;
+        };
+        match program.start(&self.identity.instance) {
+            Ok(guardian) => self.guardian = Some(guardian),
+            Err(error) => tracing::warn!(
+                "no guardian: {error}; should this process be killed, its container runs on until the next \
+                 executor or `cts-executor reap` comes along"
+            ),
+        }
     }
 
     async fn start(
@@ -141,8 +158,8 @@ pub struct Owner {
     pub job: JobId,
     /// The container's number.
     pub container: ContainerNumber,
-    /// The executor process: a random UUID.
-    pub instance: String,
+    /// The executor.
+    pub executor: Identity,
 }
 
 /// What the engine is asked for: the plan, labelled, with its directories on the container host.
@@ -157,11 +174,17 @@ pub fn container_spec(
     let Owner {
         job,
         container,
-        instance,
+        executor,
     } = owner;
+    let Identity {
+        instance, process, ..
+    } = executor;
     let mut labels = BTreeMap::from_iter(labels::of_container(job, container));
     labels.insert(labels::USER.to_owned(), plan.user.clone());
     labels.insert(labels::INSTANCE.to_owned(), instance.clone());
+    if let Some(process) = process {
+        labels.insert(labels::PROCESS.to_owned(), process.to_string());
+    }
     ContainerSpec {
         name: container_name(&job, container, instance.get(..8).unwrap_or(&instance)),
         image: plan.image.clone(),

@@ -4,8 +4,6 @@ use std::sync::Arc;
 
 use cts_shared::wire::job::AdminJob;
 use cts_shared::wire::root::Root;
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::Parts;
@@ -14,20 +12,11 @@ use crate::config::RunConfig;
 use crate::coordinator::CoordinatorError;
 use crate::exit::ExitStatus;
 use crate::failure::RunFailure;
-use crate::report::attempt::{Attempt, Identity};
+use crate::identity::Identity;
+use crate::report::attempt::Attempt;
 use crate::report::{self, ReportError};
 use crate::run_state::Phase;
 use crate::shutdown::{Interrupted, Shutdown};
-
-/// A refused token is told at once at the start: nothing is lost yet, and somebody may be watching.
-fn refused_token_is_final<T>(
-    result: Result<T, CoordinatorError>,
-) -> Result<Result<T, CoordinatorError>, CoordinatorError> {
-    match result {
-        Err(error @ CoordinatorError::TokenRefused { .. }) => Ok(Err(error)),
-        other => other.map(Ok),
-    }
-}
 
 /// Who the service is and what it can do. Tried again while it is away.
 pub(super) async fn greet(
@@ -36,7 +25,8 @@ pub(super) async fn greet(
     shutdown: &Shutdown,
 ) -> Result<Root, ExitStatus> {
     let coordinator = parts.coordinator.as_ref();
-    let call = ask(config, parts, "greeting the service", || coordinator.root());
+    let (clock, budget) = (parts.clock.as_ref(), config.update_budget);
+    let call = report::retry_at_start(clock, budget, "greeting the service", || coordinator.root());
     let root = match shutdown.unless_interrupted(call).await {
         Err(Interrupted) => return Err(signal_status(shutdown)),
         Ok(Err(error)) => {
@@ -83,25 +73,13 @@ pub(super) async fn fetch(
     attempt: Option<&Attempt>,
 ) -> Result<AdminJob, ExitStatus> {
     let coordinator = parts.coordinator.as_ref();
-    let call = ask(config, parts, "fetching the job", || coordinator.job());
+    let (clock, budget) = (parts.clock.as_ref(), config.update_budget);
+    let call = report::retry_at_start(clock, budget, "fetching the job", || coordinator.job());
     match shutdown.unless_interrupted(call).await {
         Err(Interrupted) => Err(signal_status(shutdown)),
         Ok(Err(error)) => Err(cannot_start(config, parts, shutdown, attempt, error).await),
         Ok(Ok(job)) => Ok(job),
     }
-}
-
-/// A question of the start.
-async fn ask<'a, T>(
-    config: &RunConfig,
-    parts: &Parts,
-    what: &str,
-    mut question: impl FnMut() -> BoxFuture<'a, Result<T, CoordinatorError>>,
-) -> Result<T, ReportError> {
-    let asked = report::retry(parts.clock.as_ref(), config.update_budget, what, || {
-        question().map(refused_token_is_final)
-    });
-    asked.await?.map_err(ReportError::Refused)
 }
 
 /// Nothing has begun, and nothing can: how the process ends.

@@ -95,6 +95,7 @@ impl Run<'_> {
 
     /// Keeps the logs, reports the failure.
     async fn fail(self, mut failure: RunFailure, budget: Budget) -> ExitStatus {
+        self.parts.pool.message(&failure.failure.to_string());
         tracing::error!("{}", failure.failure);
         if self.has_logs
             && let Err(problem) = self.save_logs_after_failure().await
@@ -124,14 +125,27 @@ impl Run<'_> {
         };
         let container = self.container.clone();
         let removal = async {
-            if let Some(container) = container {
-                note_removal(timeout(REMOVAL_TIMEOUT, container.remove()).await);
-            }
+            let is_removed = match container {
+                Some(container) => note_removal(timeout(REMOVAL_TIMEOUT, container.remove()).await),
+                None => false,
+            };
             engine.settle().await;
+            is_removed
         };
-        self.shutdown.unless_interrupted(removal).await?;
+        let is_removed = self.shutdown.unless_interrupted(removal).await?;
         self.container = None;
+        if is_removed {
+            self.dismiss_guardian().await;
+        }
         Ok(())
+    }
+
+    /// The container is certainly gone. Where that is not certain, the guardian looks for itself when this
+    /// process ends.
+    async fn dismiss_guardian(&mut self) {
+        if let Some(guardian) = self.guardian.take() {
+            guardian.dismiss().await;
+        }
     }
 
     /// Stops and removes the container. All together at most the stop grace and [`CLEANUP_TIMEOUT`],
@@ -156,7 +170,9 @@ impl Run<'_> {
                     Err(_) => tracing::warn!("the engine did not stop the container in time"),
                 }
                 let deadline = now + grace + CLEANUP_TIMEOUT;
-                note_removal(timeout_at(deadline, container.remove()).await);
+                if note_removal(timeout_at(deadline, container.remove()).await) {
+                    self.dismiss_guardian().await;
+                }
                 deadline
             }
             None => now + CLEANUP_TIMEOUT,
@@ -188,13 +204,14 @@ impl Run<'_> {
     }
 }
 
-/// The next executor of this container finds by its labels what was left.
-fn note_removal(removed: Result<Result<(), EngineError>, Elapsed>) {
-    match removed {
+/// Whether it is gone. Others find by its labels what is left: the guardian, the next executor.
+fn note_removal(removed: Result<Result<(), EngineError>, Elapsed>) -> bool {
+    match &removed {
         Ok(Ok(())) => tracing::debug!("container removed"),
         Ok(Err(error)) => tracing::warn!("the container may be left behind: {error}"),
         Err(_) => tracing::warn!("the container may be left behind: no answer in time"),
     }
+    matches!(removed, Ok(Ok(())))
 }
 
 /// Reports a failure past the queue. The exit status of the run.

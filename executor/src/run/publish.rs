@@ -57,6 +57,7 @@ impl Run<'_> {
             .collect();
         let counters = Arc::new(Counters::default());
         let phase = self.parts.display.phase("upload", Arc::clone(&counters));
+        self.parts.pool.progress(&counters);
         let sent = self
             .transfers(store)
             .upload(items, counters, &self.halt)

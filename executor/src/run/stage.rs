@@ -1,22 +1,28 @@
 //! Stage: the image and the inputs, side by side. Whichever fails first ends the other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cts_net::registry::{ImageLookup, Registry, RegistryError};
 use cts_shared::failure::FailureCode;
 use futures::FutureExt;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Run, Stop, failed};
 use crate::container_engine::{ContainerEngine, EngineInfo};
 use crate::disk;
 use crate::failure::{Classify, RunFailure};
-use crate::labels;
 use crate::object_store::{ObjectName, ObjectStore};
+use crate::orphans::process_mark::{Judgement, Machine};
+use crate::orphans::{self, Finding};
 use crate::plan::ContainerPlan;
 use crate::progress::Counters;
 use crate::report::attempt::Attempt;
 use crate::transfer::{Download, TransferEngine, TransferError, TransferOptions};
+
+/// Others' containers are no reason to start late.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why an image cannot be had, found out before anything is pulled.
 #[derive(Debug, thiserror::Error)]
@@ -100,11 +106,20 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Containers that a killed executor of the same container left on this host.
+    /// Containers that a killed executor left on this host: of the same container, which must go, and of any
+    /// other, which should.
     async fn remove_leftovers(&self, engine: &dyn ContainerEngine) -> Result<(), Stop> {
-        let ours = labels::of_container(self.config.job, self.config.container);
+        let machine = Machine::here(self.config.has_local_engine());
+        if let Err(error) = &machine {
+            tracing::warn!("cannot tell whether other executors live: {error}");
+        }
+        let machine = machine.ok();
+        let ours = (self.config.job, self.config.container);
+        let is_current = self.attempt.is_some();
         let removal = async {
-            for left in engine.list(&ours).await? {
+            for left in
+                orphans::of_this_container(engine, machine.as_ref(), ours, is_current).await?
+            {
                 tracing::warn!(
                     container.name = left.name,
                     container.state = left.state,
@@ -114,11 +129,21 @@ impl Run<'_> {
             }
             Ok(())
         };
-        self.unless_halted(removal)
-            .await?
-            .map_err(failed::<crate::container_engine::EngineError>(
-                "look for leftover containers",
-            ))
+        self.unless_halted(removal).await?.map_err(
+            failed::<crate::container_engine::EngineError>("look for leftover containers"),
+        )?;
+        let Some(machine) = machine else {
+            return Ok(());
+        };
+        let sweep = timeout(SWEEP_TIMEOUT, orphans::sweep(engine, &machine, false));
+        match self.unless_halted(sweep).await? {
+            Ok(Ok(findings)) => findings.iter().for_each(note_finding),
+            Ok(Err(error)) => {
+                tracing::warn!("cannot look for containers of lost executors: {error}")
+            }
+            Err(_) => tracing::warn!("looking for containers of lost executors took too long"),
+        }
+        Ok(())
     }
 
     /// For an image that was there and is not any more.
@@ -182,6 +207,7 @@ impl Run<'_> {
             .collect();
         let counters = Arc::new(Counters::default());
         let phase = self.parts.display.phase("download", Arc::clone(&counters));
+        self.parts.pool.progress(&counters);
         let engine = self.transfers(store);
         match engine
             .download(items, self.workdir.input(), counters, stopped)
@@ -210,6 +236,16 @@ impl Run<'_> {
             Some(attempt) => engine.with_gate(Arc::<Attempt>::clone(attempt)),
             None => engine,
         }
+    }
+}
+
+fn note_finding(finding: &Finding) {
+    let (Judgement::Dead(reason), name) = (finding.judgement, &finding.container.name) else {
+        return;
+    };
+    match &finding.problem {
+        None => tracing::warn!(container.name = name, "removed a container: {reason}"),
+        Some(error) => tracing::warn!(container.name = name, "cannot remove a container: {error}"),
     }
 }
 

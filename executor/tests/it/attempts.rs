@@ -142,6 +142,18 @@ async fn an_executor_whose_attempt_is_over_when_it_announces_itself_ends_quietly
     bed.assert_nothing_left();
 }
 
+/// `GET /` needs no token, so that this is the first call that can tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_refused_at_the_announcement_is_told_at_once() {
+    let refused = Answer::Error {
+        status: 401,
+        appcode: Some(10020),
+    };
+    let (bed, _clock) = bed(Script::default(), BTreeMap::from([(2, refused)])).await;
+    assert_eq!(bed.run().await.code(), 77);
+    assert_eq!(bed.service.short_calls(), ["GET", "announce"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn superseded_while_inputs_are_fetched() {
     let (bed, clock) = bed(Script::default(), BTreeMap::new()).await;

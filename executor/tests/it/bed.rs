@@ -12,6 +12,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use cts_executor::clock::{Clock, SimulatedClock, SteppedClock};
+use cts_executor::condor::pool_view::PoolView;
 use cts_executor::config::RunConfig;
 use cts_executor::container_engine::ContainerEngine;
 use cts_executor::container_engine::fake::{FakeEngine, Script};
@@ -347,6 +348,7 @@ pub(crate) struct Bed {
     /// Where the test moves the time: used instead of `clock`.
     pub(crate) stepped: Option<Arc<SteppedClock>>,
     pub(crate) shutdown: Shutdown,
+    pub(crate) pool: PoolView,
     pub(crate) directory: tempfile::TempDir,
     variables: BTreeMap<&'static str, String>,
 }
@@ -374,6 +376,7 @@ impl Bed {
             clock: Arc::new(SimulatedClock::default()),
             stepped: None,
             shutdown: Shutdown::default(),
+            pool: PoolView::default(),
             directory: tempfile::tempdir().unwrap(),
             variables,
         }
@@ -430,7 +433,8 @@ impl Bed {
             config.job,
             config.container,
         )
-        .unwrap();
+        .unwrap()
+        .with_observer(self.pool.observe_service());
         let clock: Arc<dyn Clock> = match &self.stepped {
             Some(stepped) => Arc::<SteppedClock>::clone(stepped),
             None => Arc::<SimulatedClock>::clone(&self.clock),
@@ -447,8 +451,10 @@ impl Bed {
             registry: None,
             open_store,
             clock,
+            guardian: None,
             transfers: TransferRuntime::start().unwrap(),
             display: Display::none(),
+            pool: self.pool.clone(),
             directory: self.path(),
         };
         tokio::time::timeout(DEADLINE, run::run(&config, &parts, &self.shutdown))

@@ -11,6 +11,8 @@ mod failures;
 #[path = "../../../shared/tests/vectors/loader.rs"]
 mod loader;
 mod lost_answers;
+mod orphans;
+mod pool_view;
 mod program;
 mod signals;
 mod transcripts;

@@ -178,9 +178,49 @@ fn doctor_says_what_it_did_not_check() {
         said.contains("FAIL  engine") && said.contains("DOCKER_HOST"),
         "{said}"
     );
-    for name in ["s3", "service", "token", "clock"] {
+    for name in ["secret", "s3", "service", "token", "clock"] {
         assert!(said.contains(&format!("skip  {name}")), "{said}");
     }
+}
+
+/// As a start-up check of a worker that has the secrets and no job yet.
+#[test]
+fn doctor_checks_the_files_that_it_is_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let token = directory.path().join("token");
+    std::fs::write(&token, "t").unwrap();
+    let absent = directory.path().join("absent");
+    let engine = ["--docker-host", "unix:///nonexistent/docker.sock"];
+    let files = [
+        "--token-path",
+        token.to_str().unwrap(),
+        "--s3-secret-path",
+        absent.to_str().unwrap(),
+    ];
+    let output = program(&[&["doctor"][..], &engine, &files].concat(), "");
+    let said = text(&output.stdout);
+    assert!(said.contains("ok    token"), "{said}");
+    assert!(said.contains("FAIL  secret"), "{said}");
+}
+
+#[test]
+fn doctor_speaks_to_the_startd_and_always_ends_with_0() {
+    let host = "unix:///nonexistent/docker \".sock";
+    let output = program(&["doctor", "--classad", "--docker-host", host], "");
+    assert_eq!(output.status.code(), Some(0));
+    let lines: Vec<&str> = text(&output.stdout).lines().collect();
+    let [healthy, problem, version, "-"] = lines[..] else {
+        panic!("{lines:?}")
+    };
+    assert_eq!(healthy, "CtsExecutorHealthy = false");
+    let begin =
+        r#"CtsExecutorProblem = "engine: container engine at unix:///nonexistent/docker \".sock: "#;
+    assert!(
+        problem.starts_with(begin) && problem.ends_with('"'),
+        "{problem}"
+    );
+    let expected = format!("CtsExecutorVersion = \"{}\"", env!("CARGO_PKG_VERSION"));
+    assert_eq!(version, expected);
 }
 
 /// `HTCondor` holds a job whose log files are missing, which would hide what is wrong with its settings.

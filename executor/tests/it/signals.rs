@@ -145,7 +145,7 @@ async fn while_the_container_runs_and_htcondor_grants_less_than_our_grace() {
     };
     let mut bed = bed(script, BTreeMap::new()).await;
     let ad = bed.path().join(".job.ad");
-    std::fs::write(&ad, "JobStatus = 2\nJobMaxVacateTime = 11\n").unwrap();
+    std::fs::write(&ad, "JobStatus = 2\nJobMaxVacateTime = 13\n").unwrap();
     bed.set("_CONDOR_JOB_AD", ad.to_str().unwrap());
     let stop = async {
         bed.engine.wait_started(1).await;

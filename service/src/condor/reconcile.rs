@@ -59,7 +59,7 @@ pub struct Decision {
     pub release: Vec<ProcName>,
     /// Procs that nobody needs any more; beside these, those of the containers that are [ended](End::proc).
     pub remove: Vec<ProcName>,
-    /// What keeps the job waiting, for people.
+    /// What keeps the job waiting, or what ended it, for people.
     pub notice: Option<String>,
     /// Containers that the pool knows nothing of. It may be between queue and history; if it is the
     /// same in the next round, they are lost.
@@ -122,11 +122,10 @@ pub fn decide(job: &JobFacts<'_>, rules: &Rules, now: UtcTime) -> Decision {
             .collect()
     };
     let (queue, history) = (of_cluster(job.queue), of_cluster(job.history));
-    let mut notices = Vec::new();
+    let (mut ended, mut notices) = (Vec::new(), Vec::new());
     let running: BTreeMap<ContainerNumber, &ContainerRecord> = running(job.record).collect();
     for (number, container) in &running {
-        let ended = history.get(number);
-        let finding = match (ended, queue.get(number)) {
+        let finding = match (history.get(number), queue.get(number)) {
             // In both lists for a moment: it has left.
             (Some(ad), _) => Finding::End(why_it_left(ad)),
             (None, Some(ad)) => in_queue(ad, container, job.machines, rules, now),
@@ -148,6 +147,8 @@ pub fn decide(job: &JobFacts<'_>, rules: &Rules, now: UtcTime) -> Decision {
                 notices.push((*number, format!("{message}; it is tried again")));
             }
             Finding::End(reason) => {
+                // The owner sees it there; the error's own words are for administrators.
+                ended.push((*number, reason.clone()));
                 decision.ends.push(End {
                     container: *number,
                     attempt: container.current_attempt().map(|attempt| attempt.number),
@@ -166,7 +167,8 @@ pub fn decide(job: &JobFacts<'_>, rules: &Rules, now: UtcTime) -> Decision {
             })
             .filter_map(|(_, ad)| ad.name()),
     );
-    decision.notice = summary(&notices);
+    ended.append(&mut notices);
+    decision.notice = summary(&ended);
     decision
 }
 
@@ -290,7 +292,7 @@ fn summary(notices: &[(ContainerNumber, String)]) -> Option<String> {
     Some(match notices.len() {
         1 => format!("container {first}: {message}"),
         more => format!(
-            "container {first}: {message} (and {} more containers wait)",
+            "container {first}: {message} (and {} more containers)",
             more - 1
         ),
     })
@@ -451,10 +453,10 @@ mod tests {
         assert_eq!(decision.release, [proc(1)]);
         let notice = decision.notice.unwrap();
         assert!(
-            notice.starts_with("container 1: HTCondor holds proc 47.1"),
+            notice.starts_with("container 0: HTCondor holds proc 47.0"),
             "{notice}"
         );
-        assert!(notice.ends_with("(and 1 more containers wait)"), "{notice}");
+        assert!(notice.ends_with("(and 3 more containers)"), "{notice}");
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub struct CondorSiteChoice {
     pub reconcile_interval: Duration,
     /// Times a held proc is released.
     pub max_releases: u32,
+    /// What workers could not be given because no setting says where it is.
+    pub lacking: Vec<&'static str>,
 }
 
 /// A configuration as read.
@@ -317,7 +319,28 @@ fn condor_site(reader: &mut Reader) -> Option<CondorSiteChoice> {
         },
         reconcile_interval: seconds(reader.get(&keys::CONDOR_INTERVAL)?),
         max_releases: reader.get(&keys::CONDOR_MAX_RELEASES)?,
+        lacking: lacking(reader),
     })
+}
+
+/// The service serves the files itself, or says where else they are.
+fn lacking(reader: &Reader) -> Vec<&'static str> {
+    [
+        (
+            &keys::CONDOR_EXECUTABLE,
+            &keys::CONDOR_EXECUTABLE_URL,
+            "HTCondor.executable_path or HTCondor.executable_url_override",
+        ),
+        (
+            &keys::ARCHIVE_PATH,
+            &keys::ARCHIVE_URL,
+            "ExternalExecution.archive_path or ExternalExecution.archive_url_override",
+        ),
+    ]
+    .into_iter()
+    .filter(|(path, url, _)| reader.get(path).is_none() && reader.get(url).is_none())
+    .map(|(_, _, names)| names)
+    .collect()
 }
 
 /// A file's URL as given, else the service's own (contract condor.md, section 2).

@@ -148,7 +148,8 @@ fn held_procs_are_released_or_end_their_containers() {
         proc: 0,
     };
     assert_eq!(decided.ends[0].proc, Some(proc));
-    assert_eq!(decided.notice, None);
+    let told = format!("container 0: {}", decided.ends[0].reason);
+    assert_eq!(decided.notice, Some(told));
 }
 
 #[test]

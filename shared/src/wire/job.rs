@@ -62,7 +62,8 @@ pub struct JobStatus {
     pub site_notice: Option<SiteNotice>,
 }
 
-/// Something at a job's site that keeps it waiting: no machine fits, the batch system holds it.
+/// Something at a job's site that keeps it waiting, or ended it: no machine fits, the batch system holds
+/// it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SiteNotice {
     /// What, and who can do something about it.

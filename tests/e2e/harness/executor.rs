@@ -173,6 +173,24 @@ impl Executor {
             .unwrap()
     }
 
+    /// Runs the clean-up of orphans, as a cron does.
+    pub(crate) async fn reap(case: &Case) -> String {
+        let binary = binaries::executor().unwrap_or_else(|error| panic!("{error}"));
+        let reap = Command::new(binary)
+            .arg("reap")
+            .env_clear()
+            .env("DOCKER_HOST", &case.testbed.engine.docker_host)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(DEADLINE, reap)
+            .await
+            .expect("reap does not end")
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Starts it, waits for its end and checks that nothing is left.
     pub(crate) async fn run(self, case: &Case, coordinator: &Coordinator) -> Outcome {
         self.start(coordinator).finish(case, coordinator).await
@@ -200,9 +218,29 @@ impl Running {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
-    /// Ends it by SIGKILL, as a machine that fails does: it cannot clean up.
+    /// Ends it by SIGKILL: it cannot clean up, but its guardian can.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
+    }
+
+    /// Ends it and its guardian by SIGKILL, as HTCondor ends all processes of a job: nothing cleans up.
+    pub(crate) async fn kill_all(self) {
+        let pid = self.child.id().unwrap();
+        let children = std::fs::read_dir(format!("/proc/{pid}/task"))
+            .unwrap()
+            .map(|task| task.unwrap().path().join("children"))
+            .map(|path| std::fs::read_to_string(path).unwrap_or_default())
+            .collect::<String>();
+        let children: Vec<i32> = children
+            .split_ascii_whitespace()
+            .map(|child| child.parse().unwrap())
+            .collect();
+        assert_eq!(children.len(), 1, "the guardian, and nothing else");
+        for child in children {
+            let child = rustix::process::Pid::from_raw(child).unwrap();
+            rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
+        }
+        self.kill().await;
     }
 
     /// A file below `__output__`, if it is there.

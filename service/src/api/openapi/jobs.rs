@@ -173,7 +173,7 @@ fn status(description: &'static str, transition: &str) -> Object {
         .maybe(
             "site_notice",
             reference("SiteNotice"),
-            "What keeps it from going on at its site, if something does.",
+            "What keeps it waiting at its site, or ended it there, if something does.",
         )
 }
 
@@ -313,8 +313,8 @@ pub(super) fn schemas() -> Vec<Schema> {
         (
             "SiteNotice",
             Object::new(
-                "Something at a job's site that keeps it waiting: no machine fits, the batch system holds \
-                 it. An addition to the contract.",
+                "Something at a job's site that keeps it waiting, or ended it: no machine fits, the batch \
+                 system holds it. An addition to the contract.",
             )
             .always("message", string(), "What, and who can do something about it.")
             .always("since", time(), "Since when.")
