@@ -147,7 +147,7 @@ impl JobSummary {
             transition_times,
             user: self.user.clone(),
             admin_meta: self.notes.admin_meta.clone(),
-            // What it waited for when it completed or was canceled keeps it no more.
+            // What a job waited for that completed or was canceled is of no use; what ended one in error is.
             site_notice: self
                 .notes
                 .site_notice

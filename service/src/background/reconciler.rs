@@ -268,6 +268,8 @@ impl Reconciler {
                 remove.extend(proc);
             }
         }
+        // People learn the cause also where the pool does not do what follows.
+        self.tell(id, summary, decision.notice).await?;
         if !decision.release.is_empty() {
             tracing::warn!(job.id = %id, procs = decision.release.len(), "releasing held procs");
             let reason = "CTS lets it try again".to_owned();
@@ -280,7 +282,6 @@ impl Reconciler {
             let reason = "CTS does not need it any more".to_owned();
             self.pool.remove(Procs::Named(remove), reason).await?;
         }
-        self.tell(id, summary, decision.notice).await?;
         Ok(())
     }
 
@@ -304,7 +305,7 @@ impl Reconciler {
         let since = self.app.clock.now();
         let notice = message.map(|message| SiteNotice { message, since });
         if let Some(notice) = &notice {
-            tracing::warn!(job.id = %id, notice = notice.message, "a job waits at HTCondor");
+            tracing::warn!(job.id = %id, notice = notice.message, "a job waits at HTCondor, or was ended there");
         }
         self.app.jobs.set_site_notice(id, notice).await?;
         Ok(())
@@ -365,9 +366,20 @@ impl Reconciler {
             .pool
             .history(Procs::OfJob(id), submitted(&record).minus(CLOCK_DIFFERENCE))
             .await?;
+        let known = &job.summary.notes.htcondor_cluster_ids;
+        if let Some(cluster) = ads.iter().filter_map(ProcAd::cluster).min()
+            && known.is_empty()
+        {
+            // It ended before the service learned the answer to its submission.
+            self.app
+                .jobs
+                .add_htcondor_cluster(id, cluster)
+                .await
+                .map_err(Error::from)?;
+        }
         let all_left = ads.len() >= record.containers.len();
         let ended = record.transitions.last().map_or(now, |last| last.time);
-        let patience = if job.summary.notes.htcondor_cluster_ids.is_empty() {
+        let patience = if known.is_empty() {
             SUBMITTED_WITHIN
         } else {
             ACCOUNT_WITHIN

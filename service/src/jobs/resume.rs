@@ -78,9 +78,9 @@ pub async fn note_taken(app: &Arc<App>, id: JobId) -> Result<(), Error> {
         outcome => outcome,
     })
     .await?;
-    // What it waited for, if it did.
     let waited = app.jobs.job_summary(id).await?;
     if waited.is_some_and(|summary| summary.notes.site_notice.is_some()) {
+        // Whatever it waited for.
         app.jobs.set_site_notice(id, None).await?;
     }
     Ok(())

@@ -148,8 +148,9 @@ fn held_procs_are_released_or_end_their_containers() {
         proc: 0,
     };
     assert_eq!(decided.ends[0].proc, Some(proc));
-    let told = format!("container 0: {}", decided.ends[0].reason);
-    assert_eq!(decided.notice, Some(told));
+    // The owner is told, too.
+    let told = decided.notice.unwrap();
+    assert_eq!(told, format!("container 0: {}", decided.ends[0].reason));
 }
 
 #[test]

@@ -106,8 +106,8 @@ async fn a_proc_held_for_its_exit_status_is_released_as_often_as_allowed() {
     assert_eq!(app.pool.removed(), ["1.0"]);
     let error = failed(&app, &job).await;
     assert!(error.contains("for the 3rd time"), "{error}");
-    let notice = app.notice(&job).await;
-    assert!(notice.contains("for the 3rd time"), "{notice}");
+    // In the owner's view as well.
+    assert!(app.notice(&job).await.contains("for the 3rd time"));
 }
 
 #[tokio::test]
@@ -414,6 +414,7 @@ async fn a_job_whose_proc_cannot_be_removed_does_not_keep_others_waiting() {
     assert!(error.contains("Permission denied"), "{error}");
     for job in jobs {
         assert_eq!(app.container_state(&job, 0).await, "error");
+        assert!(app.notice(&job).await.contains("HTCondor holds proc"));
     }
 }
 
@@ -458,6 +459,26 @@ async fn statistics_come_when_the_procs_have_left() {
         asked,
         "nothing is due any more"
     );
+}
+
+#[tokio::test]
+async fn a_job_that_ended_before_its_cluster_was_known_gets_it_with_its_account() {
+    let app = PoolApp::new().await;
+    app.pool.set_away(true);
+    let job = app.submit(1).await;
+    eventually("it waits", async || !app.notice(&job).await.is_empty()).await;
+    app.pool.put(&job, 1);
+    app.complete(&job, 0, None).await;
+    app.app.finish_jobs().await;
+    app.pool.set_away(false);
+    app.pool.leave(
+        1,
+        0,
+        json!({"JobStatus": 4, "ExitCode": 0, "MemoryUsage": 3}),
+    );
+    app.reconciler().round().await.unwrap();
+    assert_eq!(app.clusters(&job).await, json!([1]));
+    assert_eq!(app.job(&job).await["max_memory"], 3 * 1024 * 1024);
 }
 
 #[tokio::test]
