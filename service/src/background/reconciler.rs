@@ -29,6 +29,7 @@ use crate::condor::statistics::{all_held, statistics};
 use crate::error::Error;
 use crate::job_store::JobSummary;
 use crate::jobs;
+use crate::jobs::finish::tells_of_an_end;
 use crate::lease_store::{Lease, LeaseRequest, LeaseStore};
 use crate::metrics::Action;
 
@@ -269,6 +270,8 @@ impl Reconciler {
                 remove.extend(proc);
             }
         }
+        // People learn the cause also where the pool does not do what follows.
+        self.tell(id, summary, decision.notice).await?;
         if !decision.release.is_empty() {
             tracing::warn!(job.id = %id, procs = decision.release.len(), "releasing held procs");
             let reason = "CTS lets it try again".to_owned();
@@ -285,19 +288,32 @@ impl Reconciler {
             self.pool.remove(Procs::Named(remove), reason).await?;
             self.count(Action::Removed, removed);
         }
+        Ok(())
+    }
+
+    /// Has the job's views say what keeps it waiting, or has ended a container of it.
+    async fn tell(
+        &self,
+        id: JobId,
+        summary: &JobSummary,
+        message: Option<String>,
+    ) -> Result<(), Error> {
         let told = summary.notes.site_notice.as_ref();
-        if told.map(|notice| &notice.message) != decision.notice.as_ref() {
-            let since = self.app.clock.now();
-            let notice = decision.notice.map(|message| SiteNotice { message, since });
-            if let Some(notice) = &notice {
-                tracing::warn!(job.id = %id, notice = notice.message, "a job waits at HTCondor");
-            }
-            self.app
-                .jobs
-                .set_site_notice(id, notice)
-                .await
-                .map_err(Error::from)?;
+        if told.map(|notice| &notice.message) == message.as_ref() {
+            return Ok(());
         }
+        if let (Some(told), None) = (told, &message)
+            && let Some(record) = self.app.jobs.job_record(id).await?
+            && tells_of_an_end(told, &record)
+        {
+            return Ok(());
+        }
+        let since = self.app.clock.now();
+        let notice = message.map(|message| SiteNotice { message, since });
+        if let Some(notice) = &notice {
+            tracing::warn!(job.id = %id, notice = notice.message, "a job waits at HTCondor, or was ended there");
+        }
+        self.app.jobs.set_site_notice(id, notice).await?;
         Ok(())
     }
 

@@ -65,8 +65,14 @@ async fn a_proc_held_by_hand_ends_its_container() {
     assert_eq!(app.container_state(&job, 0).await, "error");
     assert_eq!(app.container_state(&job, 1).await, "download_submitted");
     assert_eq!(app.pool.removed(), ["1.0"]);
+    reconciler.round().await.unwrap();
     app.complete(&job, 1, None).await;
     let error = failed(&app, &job).await;
+    let notice = app.notice(&job).await;
+    assert!(
+        notice.starts_with("container 0: HTCondor holds proc 1.0: via condor_hold (by user root)"),
+        "{notice}"
+    );
     assert!(
         error.starts_with(
             "container 0 ended in error: HTCondor holds proc 1.0: via condor_hold (by user root) (code 1.0): \
@@ -251,6 +257,19 @@ async fn a_notice_ends_with_its_job() {
     assert_eq!(app.job(&job).await.get("site_notice"), None);
 }
 
+/// Held and released, and then the container fails by itself before the next round.
+#[tokio::test]
+async fn a_job_that_fails_by_itself_does_not_show_what_it_waited_for() {
+    let (app, mut reconciler, job) = with_job(1).await;
+    app.pool.hold(1, 0, 1, exited(1));
+    reconciler.round().await.unwrap();
+    assert!(!app.notice(&job).await.is_empty());
+    let report = json!({"time": "2031-02-03T04:06:00Z", "admin_error": "S3 refused the upload"});
+    app.app.update(&job, 0, "error", report).await.expect(204);
+    failed(&app, &job).await;
+    assert_eq!(app.notice(&job).await, "");
+}
+
 #[tokio::test]
 async fn a_second_cluster_of_a_job_is_removed() {
     let (app, mut reconciler, job) = with_job(2).await;
@@ -395,6 +414,7 @@ async fn a_job_whose_proc_cannot_be_removed_does_not_keep_others_waiting() {
     assert!(error.contains("Permission denied"), "{error}");
     for job in jobs {
         assert_eq!(app.container_state(&job, 0).await, "error");
+        assert!(app.notice(&job).await.contains("HTCondor holds proc"));
     }
 }
 
