@@ -2,6 +2,8 @@
 //! of the executors, of the messages between them and the service, and of a store that both can write to.
 //! Whatever the order, a job ends once, with what the executor wrote whose reports counted, and it ends at all.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cts_shared::id::ContainerNumber;
