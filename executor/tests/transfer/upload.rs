@@ -346,4 +346,8 @@ async fn uploads_of_others_are_not_aborted_when_the_gate_is_closed() {
     assert!(matches!(sent.await.unwrap_err(), TransferError::Closed));
     // The other's, and the one whose id was lost.
     assert_eq!(setup.memory.open_uploads(), 2);
+
+    let engine = setup.engine().with_gate(Arc::new(Gate::default()));
+    assert_eq!(engine.abort_orphans("b", "").await.unwrap(), 0);
+    assert_eq!(setup.memory.open_uploads(), 2);
 }
