@@ -49,8 +49,6 @@ pub struct HtcondorSite {
     jobs: Arc<dyn JobStore>,
     leases: Arc<dyn LeaseStore>,
     clock: Arc<dyn Clock>,
-    /// This service, among several over one store.
-    holder: String,
 }
 
 impl HtcondorSite {
@@ -69,54 +67,74 @@ impl HtcondorSite {
             jobs,
             leases,
             clock,
-            holder: Uuid::new_v4().to_string(),
         }
     }
 
     /// Submits a job that no cluster is known of, or finds the cluster of an earlier try.
     async fn submit_once(&self, job: JobId) -> Result<(), SiteError> {
         let now = self.clock.now();
+        // Each try is a holder of its own: this service, too, may be at it twice.
         let request = LeaseRequest {
             name: format!("submit {job}"),
-            holder: self.holder.clone(),
+            holder: Uuid::new_v4().to_string(),
             now,
             until: now.plus(SUBMISSION_LEASE),
         };
-        let name = request.name.clone();
-        let earlier_try = match self
-            .leases
-            .take_lease(request)
-            .await
-            .map_err(store_failed)?
-        {
+        let lease = self.leases.take_lease(request.clone()).await;
+        let earlier_try = match lease.map_err(store_failed)? {
             Lease::Held => return Err(SiteError::Busy),
             Lease::Fresh => false,
             Lease::Renewed | Lease::TakenOver => true,
         };
+        match self.submit_under_lease(job, earlier_try).await {
+            Err(error @ (SiteError::Unavailable(_) | SiteError::Busy)) => {
+                self.lapse(request).await;
+                Err(error)
+            }
+            outcome => {
+                self.leases
+                    .give_back_lease(request.name, request.holder)
+                    .await
+                    .map_err(store_failed)?;
+                outcome
+            }
+        }
+    }
+
+    /// Lets the next try begin at once. It finds a lease that was not given back: the pool may have taken
+    /// the job and must be asked first.
+    async fn lapse(&self, request: LeaseRequest) {
+        let now = self.clock.now();
+        let lapsed = LeaseRequest {
+            now,
+            until: now,
+            ..request
+        };
+        // If the store does not answer, it lapses later by itself.
+        let _lapses_anyway = self.leases.take_lease(lapsed).await;
+    }
+
+    async fn submit_under_lease(&self, job: JobId, earlier_try: bool) -> Result<(), SiteError> {
         let Some(stored) = self.jobs.job(job).await.map_err(store_failed)? else {
             return Ok(());
         };
-        if stored.summary.notes.htcondor_cluster_ids.is_empty() {
-            let found = if earlier_try {
-                self.find_cluster(job, &stored.summary).await?
-            } else {
-                None
-            };
-            let cluster = match found {
-                Some(cluster) => {
-                    tracing::info!(job.id = %job, cluster, "found the cluster of an earlier submission");
-                    cluster
-                }
-                None => self.submit(job, &stored).await?,
-            };
-            self.jobs
-                .add_htcondor_cluster(job, cluster)
-                .await
-                .map_err(store_failed)?;
+        if !stored.summary.notes.htcondor_cluster_ids.is_empty() {
+            return Ok(());
         }
-        // Only now: a lease that was never given back says that the pool must be asked first.
-        self.leases
-            .give_back_lease(name, self.holder.clone())
+        let found = if earlier_try {
+            self.find_cluster(job, &stored.summary).await?
+        } else {
+            None
+        };
+        let cluster = match found {
+            Some(cluster) => {
+                tracing::info!(job.id = %job, cluster, "found the cluster of an earlier submission");
+                cluster
+            }
+            None => self.submit(job, &stored).await?,
+        };
+        self.jobs
+            .add_htcondor_cluster(job, cluster)
             .await
             .map_err(store_failed)
     }

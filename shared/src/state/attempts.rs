@@ -24,6 +24,9 @@ use crate::wire::attempt::{Attempt, AttemptStanding};
 /// Attempts remembered for a container: the numbers go on, the oldest are forgotten.
 const MAX_REMEMBERED: usize = 50;
 
+/// Runs of a container whose states are remembered: the current one and those before it.
+const MAX_REMEMBERED_RUNS: usize = 10;
+
 /// One executor of a container, as the service keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptRecord {
@@ -100,10 +103,27 @@ impl ContainerRecord {
         });
         if self.state() != JobState::DownloadSubmitted {
             self.enter(JobState::DownloadSubmitted, now);
+            self.forget_old_runs();
         }
         self.exit_code = None;
         self.outputs = None;
         self.usage = None;
+    }
+
+    /// A container that is evicted again and again does not grow without end. What was before its first run
+    /// stays.
+    fn forget_old_runs(&mut self) {
+        let mut starts = self
+            .transitions
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.state == JobState::DownloadSubmitted)
+            .map(|(index, _)| index);
+        let first = starts.next();
+        let kept = starts.rev().nth(MAX_REMEMBERED_RUNS - 1);
+        if let (Some(first), Some(kept)) = (first, kept) {
+            self.transitions.drain(first..kept);
+        }
     }
 
     /// The container's process had failed when the last executor went away: the container ends in
@@ -386,6 +406,37 @@ mod tests {
             ],
         );
         assert_eq!(record.pending(), Some(Pending::Error));
+    }
+
+    #[test]
+    fn the_states_of_the_last_runs_are_remembered() {
+        let mut record = JobRecord::new(1, at(0));
+        let _change = record.queued(at(1)).unwrap();
+        for number in 1..=60 {
+            let _change = record
+                .announce(0, &executor(&number.to_string()), at(i64::from(number)))
+                .unwrap();
+            run(&mut record, number, &GOOD[..2]);
+            let runs = usize::try_from(number).unwrap().min(MAX_REMEMBERED_RUNS);
+            let container = &record.containers[0];
+            assert_eq!(container.transitions.len(), 1 + 3 * runs);
+            assert_eq!(container.transitions[0].state, JobState::Created);
+            let current: Vec<JobState> = container
+                .current_run()
+                .iter()
+                .map(|entry| entry.state)
+                .collect();
+            assert_eq!(
+                current,
+                [
+                    JobState::DownloadSubmitted,
+                    JobState::JobSubmitting,
+                    JobState::JobSubmitted
+                ]
+            );
+        }
+        run(&mut record, 60, &GOOD[2..]);
+        assert_eq!(record.pending(), Some(Pending::Complete));
     }
 
     #[test]
