@@ -28,8 +28,8 @@ use crate::lease_store::{Lease, LeaseRequest, LeaseStore};
 /// How long a submission is one service's own: longer than the pool's commands may take together.
 const SUBMISSION_LEASE: Duration = Duration::from_mins(5);
 
-/// How long a submission that the pool refuses is tried again before the job fails: what the pool refuses now
-/// (a limit, a full disk) it may take later.
+/// How long a submission that the pool refuses in the same words is tried again before the job fails: what the
+/// pool refuses now (a limit, a full disk) it may take later.
 const REFUSED_FOR: Duration = Duration::from_hours(1);
 
 /// How far clocks may differ: the history is read back to that long before the submission.
@@ -174,13 +174,19 @@ impl HtcondorSite {
         let cluster = match self.pool.submit(description.to_string()).await {
             Ok(cluster) => cluster,
             Err(PoolError::Refused(message)) => {
-                let waits_since = stored.summary.transitions.first().map(|first| first.time);
+                // Not since the job was submitted: until now the pool may have been away.
+                let notice = stored.summary.notes.site_notice.as_ref();
+                let refused_since = notice
+                    .filter(|notice| notice.message.ends_with(&message))
+                    .map(|notice| notice.since);
                 let patience_ended = self.clock.now().minus(REFUSED_FOR);
-                return Err(if waits_since.is_none_or(|since| since < patience_ended) {
-                    SiteError::Refused(message)
-                } else {
-                    SiteError::Unavailable(message)
-                });
+                return Err(
+                    if refused_since.is_some_and(|since| since < patience_ended) {
+                        SiteError::Refused(message)
+                    } else {
+                        SiteError::Unavailable(message)
+                    },
+                );
             }
             Err(error) => return Err(pool_failed(error)),
         };

@@ -76,7 +76,9 @@ pub struct CondorCommands {
     settings: CommandSettings,
     calls: DependencyCalls,
     room: Semaphore,
-    /// The schedd that the collector named.
+    /// The schedd that the collector named first. Kept, also when it is away: the tools look its address up
+    /// each time, and another schedd would truthfully say that it has none of the jobs, which would then count
+    /// as lost.
     located: Mutex<Option<Schedd>>,
 }
 
@@ -114,12 +116,7 @@ impl CondorCommands {
             all.extend([OsString::from("-name"), schedd.into()]);
         }
         all.extend(arguments);
-        let result = self.run(tool, all, input).await;
-        if matches!(result, Err(PoolError::Unavailable(_))) {
-            // It may have moved.
-            *self.located.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        }
-        result
+        self.run(tool, all, input).await
     }
 
     /// The schedd to talk to.

@@ -198,6 +198,23 @@ async fn what_the_pool_refuses_fails_after_an_hour() {
     assert_eq!(app.notice(&job).await, "");
 }
 
+/// What a schedd says that has just come back is no reason to give up what has waited for it.
+#[tokio::test]
+async fn the_hour_begins_with_the_refusal_and_not_with_the_job() {
+    let app = PoolApp::new().await;
+    app.pool.set_away(true);
+    let job = app.submit(1).await;
+    app.app.clock.advance(Duration::from_hours(5));
+    app.start_waiting().await;
+    app.pool.set_away(false);
+    app.pool.refuse("ERROR: Failed to create cluster");
+    app.start_waiting().await;
+    assert_eq!(app.app.state(&job).await, "created");
+    app.app.clock.advance(Duration::from_mins(61));
+    app.start_waiting().await;
+    assert_eq!(app.app.state(&job).await, "error");
+}
+
 /// It could be written when the job was submitted: settings have changed since.
 #[tokio::test]
 async fn what_cannot_be_written_fails_at_once() {
