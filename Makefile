@@ -106,6 +106,13 @@ bench-service: ## Load the service: requests a second, latencies, memory; a quie
 	if [ -z "$${KEEP:-}" ]; then $(testbed) down || status=1; fi; \
 	exit $$status
 
+.PHONY: bench-pool
+bench-pool: build archive ## Measure jobs on the HTCondor pool, step by step; root, a quiet machine, two minutes and the builds
+	@status=0; \
+	{ $(testbed) up && $(CARGO) run --quiet --locked -p cts-tests --bin bench_pool; } || status=$$?; \
+	if [ -z "$${KEEP:-}" ]; then $(testbed) down || status=1; fi; \
+	exit $$status
+
 .PHONY: testbed-up
 testbed-up: ## Start the real components: container engine, registries, S3 server, MongoDB server, HTCondor pool
 	@$(testbed) up

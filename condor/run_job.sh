@@ -16,7 +16,6 @@ readonly shown=(
 )
 readonly program=__executor__/cts-executor
 container_err=
-unpacking=
 
 # fail STATUS SENTENCE: says it in HTCondor's error file and in the container's, where people look.
 fail() {
@@ -28,8 +27,12 @@ fail() {
 }
 
 # A signal ends the wrapper at once. Not by the default action: the first process of a PID namespace has none.
+# What it has in the background is asked for, not remembered: the signal may come right after the start.
 stop() {
-    [[ -z $unpacking ]] || kill "$unpacking" 2>/dev/null || true
+    local job
+    for job in $(jobs -p); do
+        kill "$job" 2>/dev/null || true
+    done
     exit $((128 + $1))
 }
 
@@ -83,10 +86,8 @@ assignments ''
 # interrupts `wait`, but not a command. No cache: this takes a fraction of a second.
 mkdir -p "${program%/*}"
 tar -xz --no-same-owner -C "${program%/*}" "${program##*/}" <"$CODE_ARCHIVE" &
-unpacking=$!
-wait "$unpacking" ||
+wait "$!" ||
     fail 75 "cannot unpack ${program##*/} from $CODE_ARCHIVE: it is damaged, another archive, or the disk is full; tar's message is in HTCondor's error file"
-unpacking=
 
 version=$("./$program" --version 2>&1) ||
     fail 78 "the executor does not run on this machine ($(uname -srm)); it is for Linux on x86_64, in a directory without noexec: $version"

@@ -164,14 +164,9 @@ pub async fn send(
     body.attempt = attempt.map(Attempt::number);
     let body = &body;
     let sent = retry(clock, budget, &what, || async move {
-        let asked = clock.elapsed();
         let result = coordinator.update(report.state, body).await;
-        match (&result, attempt) {
-            (Ok(()), Some(attempt)) => attempt.confirm(asked),
-            (Err(error), _) if error.is_ambiguous() => {
-                an_answer_was_lost.store(true, Ordering::Relaxed);
-            }
-            _ => {}
+        if result.as_ref().is_err_and(CoordinatorError::is_ambiguous) {
+            an_answer_was_lost.store(true, Ordering::Relaxed);
         }
         result
     })

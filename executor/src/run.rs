@@ -38,7 +38,7 @@ use crate::report::{ReportError, Reporter};
 use crate::run_state::{Event, Outcome, Phase};
 use crate::shutdown::{Interrupted, Shutdown};
 use crate::transfer::TransferRuntime;
-use crate::workdir::Workdir;
+use crate::workdir::{Workdir, WorkdirError};
 
 pub mod execute;
 mod fetch;
@@ -163,56 +163,91 @@ pub async fn run(config: &RunConfig, parts: &Parts, shutdown: &Shutdown) -> Exit
     if let Some(attempt) = &attempt {
         parts.pool.attempt(attempt.number());
     }
-    let _renewal = attempt
+    let renewal = attempt
         .as_ref()
         .map(|attempt| attempt.keep(config.update_budget));
-    let job = match fetch::fetch(config, parts, shutdown, attempt.as_deref()).await {
-        Ok(job) => job,
-        Err(status) => return status,
-    };
-    let state = job.job.status.state;
-    if state.is_terminal() || state == JobState::Canceling {
-        tracing::info!(%state, "the job has ended already, nothing to do");
-        return ExitStatus::Done;
-    }
-    let workdir = match opened {
-        Ok(Ok(workdir)) => workdir,
-        Ok(Err(error)) => {
-            let failure = RunFailure::new("prepare the job directory", &error);
-            let attempt = attempt.as_deref();
-            return fetch::fail_before_the_run(config, parts, shutdown, attempt, failure).await;
-        }
-        Err(lost) => {
-            let failure = RunFailure::new("prepare the job directory", &lost);
-            let attempt = attempt.as_deref();
-            return fetch::fail_before_the_run(config, parts, shutdown, attempt, failure).await;
-        }
-    };
-    let mut run = Run {
-        config,
-        parts,
-        shutdown,
-        workdir,
-        reporter: Reporter::start(
-            Arc::clone(&parts.coordinator),
-            Arc::clone(&parts.clock),
-            config.update_budget,
-            attempt.clone(),
-        ),
-        halt,
+    let begun = Begun {
+        can_report_usage: root.can(USAGE),
+        opened,
         identity,
-        attempt,
-        reports_usage: root.can(USAGE),
-        phase: Phase::Staging,
-        engine: None,
-        container: None,
-        guardian: None,
-        has_logs: false,
+        halt,
+        attempt: attempt.clone(),
     };
-    let carried_out = AssertUnwindSafe(run.carry_out(&job)).catch_unwind().await;
-    // The panic's own words are on standard error already.
-    let ended = carried_out.unwrap_or_else(|_panic| Err(failed("carry out the job")(Panicked)));
-    run.finish(ended).await
+    let status = begun.carry_on(config, parts, shutdown).await;
+    drop(renewal);
+    if let (ExitStatus::Signal(_), Some(attempt)) = (status, attempt) {
+        // Nothing of the run is left.
+        attempt.leave().await;
+    }
+    status
+}
+
+/// A run that the service knows of.
+struct Begun {
+    can_report_usage: bool,
+    opened: Result<Result<Workdir, WorkdirError>, TaskLost>,
+    identity: Identity,
+    halt: CancellationToken,
+    attempt: Option<Arc<Attempt>>,
+}
+
+impl Begun {
+    async fn carry_on(self, config: &RunConfig, parts: &Parts, shutdown: &Shutdown) -> ExitStatus {
+        let Self {
+            can_report_usage,
+            opened,
+            identity,
+            halt,
+            attempt,
+        } = self;
+        let job = match fetch::fetch(config, parts, shutdown, attempt.as_deref()).await {
+            Ok(job) => job,
+            Err(status) => return status,
+        };
+        let state = job.job.status.state;
+        if state.is_terminal() || state == JobState::Canceling {
+            tracing::info!(%state, "the job has ended already, nothing to do");
+            return ExitStatus::Done;
+        }
+        let workdir = match opened {
+            Ok(Ok(workdir)) => workdir,
+            Ok(Err(error)) => {
+                let failure = RunFailure::new("prepare the job directory", &error);
+                let attempt = attempt.as_deref();
+                return fetch::fail_before_the_run(config, parts, shutdown, attempt, failure).await;
+            }
+            Err(lost) => {
+                let failure = RunFailure::new("prepare the job directory", &lost);
+                let attempt = attempt.as_deref();
+                return fetch::fail_before_the_run(config, parts, shutdown, attempt, failure).await;
+            }
+        };
+        let mut run = Run {
+            config,
+            parts,
+            shutdown,
+            workdir,
+            reporter: Reporter::start(
+                Arc::clone(&parts.coordinator),
+                Arc::clone(&parts.clock),
+                config.update_budget,
+                attempt.clone(),
+            ),
+            halt,
+            identity,
+            attempt,
+            reports_usage: can_report_usage,
+            phase: Phase::Staging,
+            engine: None,
+            container: None,
+            guardian: None,
+            has_logs: false,
+        };
+        let carried_out = AssertUnwindSafe(run.carry_out(&job)).catch_unwind().await;
+        // The panic's own words are on standard error already.
+        let ended = carried_out.unwrap_or_else(|_panic| Err(failed("carry out the job")(Panicked)));
+        run.finish(ended).await
+    }
 }
 
 /// A bug of the executor.

@@ -82,7 +82,8 @@ pub struct Uploaded {
 }
 
 /// Says whether this process may still change what others see in the store. Asked before each request that
-/// makes an object visible or removes one: PUT, completing a multipart upload, DELETE.
+/// makes an object visible or removes one (PUT, completing a multipart upload, DELETE), and before uploads are
+/// aborted that may be another's.
 pub trait PublishGate: Send + Sync + std::fmt::Debug {
     /// Waits until it is known. Cancel safe.
     ///
@@ -187,9 +188,16 @@ impl TransferEngine {
         let (store, limit) = (Arc::clone(&self.store), self.options.response_timeout);
         let below = ObjectName::new(bucket, prefix);
         let target = below.clone();
+        let gate = self.gate.clone();
         let work = self.handle.spawn(async move {
             let list = store.list_multipart(&below.bucket, &below.key);
             let open = within(limit, "list the open uploads below", &below, list).await?;
+            // They may be another executor's by now.
+            if let (Some(gate), false) = (gate, open.is_empty())
+                && gate.pass().await == Err(Closed)
+            {
+                return Ok(0);
+            }
             for upload in &open {
                 let abort = store.abort_multipart(&upload.object, &upload.upload_id);
                 within(limit, "abort the upload of", &upload.object, abort).await?;

@@ -147,7 +147,12 @@ impl JobSummary {
             transition_times,
             user: self.user.clone(),
             admin_meta: self.notes.admin_meta.clone(),
-            site_notice: self.notes.site_notice.clone(),
+            // What a job waited for that completed or was canceled is of no use; what ended one in error is.
+            site_notice: self
+                .notes
+                .site_notice
+                .clone()
+                .filter(|_| self.state() != JobState::Complete && !self.state().is_cancel()),
         }
     }
 

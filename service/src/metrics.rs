@@ -50,6 +50,7 @@ pub struct Metrics {
     request_durations: Durations<RouteLabels>,
     requests_in_flight: Gauge,
     job_transitions: JobTransitions,
+    reconciler_actions: ReconcilerActions,
     calls: DependencyCalls,
     jobs_waiting: Family<WaitingLabels, Gauge>,
     unsent_transitions: Gauge,
@@ -208,6 +209,62 @@ impl JobTransitions {
     }
 }
 
+/// Something that is done where store and pool disagree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// A cluster that the store did not know was noted.
+    Adopted,
+    /// A container was ended in error.
+    Ended,
+    /// A held proc may try again.
+    Released,
+    /// A proc that nobody needs was removed.
+    Removed,
+}
+
+impl Action {
+    const ALL: [Self; 4] = [Self::Adopted, Self::Ended, Self::Released, Self::Removed];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Adopted => "adopted",
+            Self::Ended => "ended",
+            Self::Released => "released",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ActionLabels {
+    action: &'static str,
+}
+
+/// Counts what is done where store and pool disagree.
+#[derive(Debug)]
+pub struct ReconcilerActions(Family<ActionLabels, Counter>);
+
+impl Default for ReconcilerActions {
+    /// Each is there from the start: a rate needs a first value.
+    fn default() -> Self {
+        let actions = Self(Family::default());
+        for action in Action::ALL {
+            actions.count(action, 0);
+        }
+        actions
+    }
+}
+
+impl ReconcilerActions {
+    /// Something was done so many times.
+    pub fn count(&self, action: Action, times: usize) {
+        let action = action.as_str();
+        self.0
+            .get_or_create(&ActionLabels { action })
+            .inc_by(u64::try_from(times).unwrap_or(u64::MAX));
+    }
+}
+
 /// What waits in the store, at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backlog {
@@ -237,6 +294,7 @@ impl Metrics {
             request_durations: durations(),
             requests_in_flight: Gauge::default(),
             job_transitions: JobTransitions::default(),
+            reconciler_actions: ReconcilerActions::default(),
             calls: DependencyCalls::default(),
             jobs_waiting: Family::default(),
             unsent_transitions: Gauge::default(),
@@ -281,6 +339,11 @@ impl Metrics {
             self.job_transitions.0.clone(),
         );
         registry.register(
+            "cts_reconciler_actions",
+            "What was done where store and pool disagreed",
+            self.reconciler_actions.0.clone(),
+        );
+        registry.register(
             "cts_dependency_calls",
             "Calls to other systems, retries within a call not counted",
             self.calls.calls.clone(),
@@ -318,6 +381,12 @@ impl Metrics {
     #[must_use]
     pub fn job_transitions(&self) -> JobTransitions {
         self.job_transitions.clone()
+    }
+
+    /// Counts what is done where store and pool disagree.
+    #[must_use]
+    pub const fn reconciler_actions(&self) -> &ReconcilerActions {
+        &self.reconciler_actions
     }
 
     /// A request has come; it counts as in flight until the value is dropped.

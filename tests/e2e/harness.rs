@@ -13,5 +13,5 @@ pub(crate) use coordinator::{Coordinator, TOKEN};
 pub(crate) use executor::{Executor, Outcome, Running};
 pub(crate) use proxy::{Fault, Proxy};
 pub(crate) use scheduler::{scheduler_alone, scheduler_stays};
-pub(crate) use test_service::{TestService, states};
+pub(crate) use test_service::{GOOD_STATES, TestService, states};
 pub(crate) use wait::eventually;

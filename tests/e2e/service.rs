@@ -7,7 +7,7 @@ use cts_tests::service_process::{As, Launch};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Case, TestService, eventually, states};
+use crate::harness::{Case, GOOD_STATES, TestService, eventually, states};
 
 const JOB_DEADLINE: Duration = Duration::from_secs(90);
 
@@ -24,19 +24,7 @@ async fn a_job_of_two_containers_completes() {
     let service = TestService::start(&case, Launch::development()).await;
     let job = run(&case, &service).await;
 
-    assert_eq!(
-        states(&job),
-        [
-            "created",
-            "download_submitted",
-            "job_submitting",
-            "job_submitted",
-            "upload_submitting",
-            "upload_submitted",
-            "complete"
-        ],
-        "{job}"
-    );
+    assert_eq!(states(&job), GOOD_STATES, "{job}");
     let mut outputs = job["outputs"].as_array().unwrap().clone();
     outputs.sort_by_key(|output| output["file"].as_str().map(str::to_owned));
     let expected = [("a.txt", b"a"), ("b.txt", b"b")].map(|(name, content)| {

@@ -125,15 +125,17 @@ impl Machine {
     }
 
     fn judge_by(&self, mark: &ProcessMark, look_at: impl FnOnce(u32) -> Process) -> Judgement {
+        // Before the boot: LXC and systemd-nspawn give each of their machines a boot id of its own. The
+        // namespace of a whole machine is the same after each of its boots.
+        if mark.namespace != self.namespace {
+            return Judgement::Unknown("its executor's processes are hidden from here");
+        }
         if mark.boot != self.boot {
             return if self.has_engine {
                 Judgement::Dead("this machine was started again since")
             } else {
                 Judgement::Unknown("its executor may be on another machine")
             };
-        }
-        if mark.namespace != self.namespace {
-            return Judgement::Unknown("its executor's processes are hidden from here");
         }
         match look_at(mark.pid) {
             Process::Gone => Judgement::Dead("its executor is gone"),
@@ -194,6 +196,8 @@ mod tests {
             ("b/7/12/34", Process::There(None), "alive"),
             ("b/8/12/34", Process::Gone, "unknown"),
             ("other/7/12/34", Process::There(Some(34)), "dead"),
+            // LXC and systemd-nspawn give each of their machines a boot id of its own.
+            ("other/8/12/34", Process::Gone, "unknown"),
         ] {
             let judgement = machine(true).judge_by(&mark(text), |pid| {
                 assert_eq!(pid, 12);

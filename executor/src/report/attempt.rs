@@ -2,15 +2,16 @@
 //! one whose reports and objects count ([`cts_shared::wire::attempt`]).
 //!
 //! *Compute optimistically, publish fenced.* A service that is away never stops a container. But before
-//! anything becomes visible in the store, the service must have said within [`LEASE`] that this attempt is
-//! the current one; and a definite "superseded" or "not wanted" stops the run at once.
+//! anything becomes visible in the store, the service must have said within [`PUBLISH_LEASE`] that this
+//! attempt is the current one; and a definite "superseded" or "not wanted" stops the run at once. An attempt
+//! that follows another waits until that one's lease has lapsed, unless it has said that it left.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use cts_shared::error_code::ErrorCode;
 use cts_shared::state::JobState;
-use cts_shared::wire::attempt::{AttemptNotice, AttemptStanding};
+use cts_shared::wire::attempt::{AttemptNotice, AttemptStanding, PUBLISH_LEASE, RENEWAL_INTERVAL};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{Notify, watch};
@@ -23,22 +24,25 @@ use crate::coordinator::{Coordinator, CoordinatorError};
 use crate::identity::Identity;
 use crate::transfer::{Closed, PublishGate};
 
-/// From one renewal to the next, at most.
-pub const RENEWAL_INTERVAL: Duration = Duration::from_secs(60);
-
-/// How old the service's last word may be when something is published. Two renewals fit into it, so that one
-/// that gets lost holds up nothing.
-pub const LEASE: Duration = Duration::from_secs(120);
-
 /// A renewal that has no answer by then is worth another one: its connection is dead.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long the last word to the service may take: the slot is wanted back.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn notice(identity: &Identity, clock: &dyn Clock) -> AttemptNotice {
     AttemptNotice {
         time: clock.now().to_offset_string(),
         instance: identity.instance.clone(),
         host: identity.host.clone(),
+        leaving: false,
     }
+}
+
+/// When an attempt may publish by an answer that came now.
+fn publish_from(standing: &AttemptStanding, clock: &dyn Clock) -> Duration {
+    let wait = standing.publish_after_ms.unwrap_or(0);
+    clock.elapsed().saturating_add(Duration::from_millis(wait))
 }
 
 /// What the service has said about this attempt.
@@ -46,6 +50,8 @@ fn notice(identity: &Identity, clock: &dyn Clock) -> AttemptNotice {
 struct View {
     /// When the last question was asked whose answer was that this attempt is current.
     confirmed: Duration,
+    /// Until then an earlier attempt may still publish.
+    publish_from: Duration,
     /// Why the run has to stop, once it has to.
     end: Option<ReportError>,
 }
@@ -94,8 +100,10 @@ impl Attempt {
         tracing::info!(
             attempt = standing.attempt,
             instance = identity.instance,
+            publish_after_ms = standing.publish_after_ms,
             "announced"
         );
+        let publish_from = publish_from(&standing, clock.as_ref());
         Ok(Arc::new(Self {
             number: standing.attempt,
             identity,
@@ -103,6 +111,7 @@ impl Attempt {
             clock,
             view: watch::Sender::new(View {
                 confirmed: asked,
+                publish_from,
                 end: None,
             }),
             urgent: Notify::new(),
@@ -120,12 +129,6 @@ impl Attempt {
     #[must_use]
     pub fn end(&self) -> Option<ReportError> {
         self.view.borrow().end.clone()
-    }
-
-    /// The service took something of this attempt that it was asked at `asked`: it is the current one.
-    pub(super) fn confirm(&self, asked: Duration) {
-        self.view
-            .send_modify(|view| view.confirmed = view.confirmed.max(asked));
     }
 
     /// The run has to stop. Being superseded is told before every other reason.
@@ -203,26 +206,54 @@ impl Attempt {
                 cause: format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
             })
         })?;
-        self.confirm(asked);
+        self.view
+            .send_modify(|view| view.confirmed = view.confirmed.max(asked));
         if !wanted {
             self.stop(ReportError::JobEnded { state: job_state });
         }
         Ok(())
     }
 
+    /// Tells the service that this executor ends and has nothing under way to the store, so that its successor
+    /// need not wait. Without an answer the successor waits.
+    pub async fn leave(&self) {
+        let notice = AttemptNotice {
+            leaving: true,
+            ..notice(&self.identity, self.clock.as_ref())
+        };
+        let told = self.coordinator.renew(self.number, &notice);
+        match tokio::time::timeout(LEAVE_TIMEOUT, told).await {
+            Ok(Ok(_standing)) => tracing::debug!("told the service that this attempt leaves"),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the service does not know that this attempt leaves");
+            }
+            Err(_elapsed) => tracing::debug!("the service does not know that this attempt leaves"),
+        }
+    }
+
     async fn wait_until_certain(&self) -> Result<(), Closed> {
         let mut view = self.view.subscribe();
         loop {
-            let (confirmed, end) = {
-                let view = view.borrow_and_update();
-                (view.confirmed, view.end.clone())
-            };
+            let View {
+                confirmed,
+                publish_from,
+                end,
+            } = view.borrow_and_update().clone();
             match end {
                 // A job that is being canceled is still this attempt's: its logs may be stored.
                 None | Some(ReportError::JobEnded { .. }) => {}
                 Some(_) => return Err(Closed),
             }
-            if self.clock.elapsed().saturating_sub(confirmed) <= LEASE {
+            let now = self.clock.elapsed();
+            let wait = publish_from.saturating_sub(now);
+            if !wait.is_zero() {
+                tokio::select! {
+                    () = self.clock.sleep(wait) => {}
+                    changed = view.changed() => changed.map_err(|_| Closed)?,
+                }
+                continue;
+            }
+            if now.saturating_sub(confirmed) <= PUBLISH_LEASE {
                 return Ok(());
             }
             self.urgent.notify_one();

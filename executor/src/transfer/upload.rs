@@ -62,7 +62,7 @@ pub(super) async fn run(
     } else {
         uploads.options.response_timeout
     };
-    uploads.open.abort_all(limit).await;
+    uploads.open.abort_all(limit, uploads.pass_gate()).await;
     result?;
     let mut sent = uploads.sent.lock().unwrap_or_else(PoisonError::into_inner);
     sent.sort_unstable_by_key(|(index, _)| *index);

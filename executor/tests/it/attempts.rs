@@ -12,7 +12,7 @@ use cts_executor::exit::ExitStatus;
 use cts_executor::object_store::ObjectStore;
 use cts_executor::object_store::faulty::{Fault, FaultyStore, Operation};
 use cts_executor::object_store::memory::MemoryStore;
-use cts_executor::report::attempt::{LEASE, RENEWAL_INTERVAL};
+use cts_shared::wire::attempt::{PUBLISH_LEASE, RENEWAL_INTERVAL};
 use serde_json::json;
 
 use super::bed::{Answer, Bed, JOB_ID, Service, eventually, job};
@@ -291,7 +291,7 @@ async fn nothing_is_published_on_an_old_word_of_the_service() {
     let stop_and_continue = async {
         eventually("the report", || bed.service.reported().len() == 4).await;
         bed.service.set_away(true);
-        clock.advance(LEASE + Duration::from_secs(1));
+        clock.advance(PUBLISH_LEASE + Duration::from_secs(1));
         eventually("the ordinary renewal", || renewals() == 1).await;
         bed.service.release();
         // These are not due: the upload asks for them.
@@ -310,13 +310,60 @@ async fn nothing_is_published_on_an_old_word_of_the_service() {
     assert_eq!(bed.objects("buk/out"), ["buk/out/a"]);
 }
 
+/// The earlier attempt may be alive, and does not know yet that this one has begun.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_published_while_an_earlier_attempt_may() {
+    let (bed, clock) = bed(with_output(), BTreeMap::new()).await;
+    bed.service.has_a_predecessor_for(Duration::from_secs(10));
+    let store = breaking(&bed, Operation::Head, Fault::Stall);
+    let wait = async {
+        // The container has run meanwhile.
+        eventually("the reports", || bed.service.reported().len() == 4).await;
+        clock.advance(Duration::from_secs(9));
+        let renewals = || {
+            let calls = bed.service.short_calls();
+            calls.iter().filter(|call| *call == "renew").count()
+        };
+        let published = eventually("a PUT", || store.calls().contains(&Operation::Put));
+        let published = tokio::time::timeout(Duration::from_millis(500), published).await;
+        assert!(published.is_err(), "published too early");
+        assert_eq!(renewals(), 0, "nobody needs to be asked");
+        clock.advance(Duration::from_secs(1));
+        eventually("the end", || bed.service.reported().len() == 5).await;
+    };
+    let (status, ()) = tokio::join!(run_over(&bed, &store), wait);
+    assert_eq!(status.code(), 0, "{:?}", bed.service.short_calls());
+    assert_eq!(bed.objects("buk/out"), ["buk/out/a"]);
+}
+
+/// Its successor need not wait then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_executor_that_is_stopped_says_that_it_leaves_last_of_all() {
+    let (bed, _clock) = bed(running(), BTreeMap::new()).await;
+    let stop = async {
+        eventually("the report", || bed.service.reported().len() == 2).await;
+        bed.shutdown.request(15);
+    };
+    let (status, ()) = tokio::join!(bed.run(), stop);
+    assert_eq!(status.code(), 143);
+    let calls = bed.service.calls();
+    let leaving = |call: &super::bed::Call| {
+        let body = call.body.as_ref();
+        body.is_some_and(|body| body["leaving"] == true)
+    };
+    let last = calls.last().unwrap();
+    assert!(last.short() == "renew" && leaving(last), "{last:?}");
+    assert_eq!(calls.iter().filter(|call| leaving(call)).count(), 1);
+    bed.assert_nothing_left();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn superseded_while_the_process_was_stopped() {
     let (bed, clock) = bed(with_output(), BTreeMap::from([(7, Answer::Held)])).await;
     let stop_and_continue = async {
         eventually("the report", || bed.service.reported().len() == 4).await;
         // The report was taken; then the other attempt came, and the answer arrives late.
-        clock.advance(LEASE + Duration::from_secs(1));
+        clock.advance(PUBLISH_LEASE + Duration::from_secs(1));
         bed.service.supersede();
         bed.service.release();
     };
@@ -331,7 +378,7 @@ async fn a_service_that_stays_away_before_the_upload_fails_the_run() {
     let stay_away = async {
         eventually("the report", || bed.service.reported().len() == 4).await;
         bed.service.set_away(true);
-        clock.advance(LEASE + Duration::from_secs(1));
+        clock.advance(PUBLISH_LEASE + Duration::from_secs(1));
         bed.service.release();
         eventually("the error", || {
             clock.advance(Duration::from_secs(1));

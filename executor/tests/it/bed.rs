@@ -88,6 +88,8 @@ struct Attempts {
     unwanted: bool,
     /// Renewals get no usable answer.
     away: bool,
+    /// What the answers say of an earlier attempt.
+    publish_after_ms: Option<u64>,
 }
 
 impl Service {
@@ -132,6 +134,11 @@ impl Service {
     /// The container is not wanted any more.
     pub(crate) fn no_longer_want(&self) {
         self.attempts().unwanted = true;
+    }
+
+    /// An earlier attempt may publish for that long, by every answer.
+    pub(crate) fn has_a_predecessor_for(&self, time: Duration) {
+        self.attempts().publish_after_ms = u64::try_from(time.as_millis()).ok();
     }
 
     /// Whether renewals get an answer.
@@ -300,7 +307,12 @@ fn answer_attempt(service: &Service, call: &Call) -> Response {
         return error(409, Some(50200));
     }
     let state = service.job.lock().unwrap()["state"].clone();
-    let body = json!({ "attempt": attempt, "wanted": !attempts.unwanted, "job_state": state });
+    let body = json!({
+        "attempt": attempt,
+        "wanted": !attempts.unwanted,
+        "job_state": state,
+        "publish_after_ms": attempts.publish_after_ms,
+    });
     let json = (header::CONTENT_TYPE, "application/json");
     ([json], body.to_string()).into_response()
 }

@@ -13,11 +13,15 @@ use super::bed::{Bed, JOB_ID, Service, job};
 
 const OTHER_JOB: &str = "00000000-0000-4000-8000-000000000000";
 
-/// A process of an earlier boot, so certainly gone.
-const DEAD: &str = "00000000-0000-0000-0000-000000000000/4026531836/1/1";
-
 fn alive() -> String {
     ProcessMark::of_this_process().unwrap().to_string()
+}
+
+/// A process of an earlier boot of this machine, so certainly gone.
+fn dead() -> String {
+    let alive = alive();
+    let (_boot, process) = alive.split_once('/').unwrap();
+    format!("00000000-0000-0000-0000-000000000000/{process}")
 }
 
 /// `id`, of that job, whose executor is that process if any.
@@ -71,7 +75,7 @@ async fn of_the_same_container_only_one_of_a_living_executor_may_stay() {
         let alive = alive();
         vec![
             container("alive", JOB_ID, Some(&alive)),
-            container("dead", JOB_ID, Some(DEAD)),
+            container("dead", JOB_ID, Some(&dead())),
             container("unknown", JOB_ID, None),
         ]
     };
@@ -84,7 +88,7 @@ async fn of_other_containers_only_those_of_the_dead_go() {
     let alive = alive();
     let leftovers = vec![
         container("alive", OTHER_JOB, Some(&alive)),
-        container("dead", OTHER_JOB, Some(DEAD)),
+        container("dead", OTHER_JOB, Some(&dead())),
         container("unknown", OTHER_JOB, None),
         container("garbled", OTHER_JOB, Some("x")),
     ];
@@ -93,7 +97,7 @@ async fn of_other_containers_only_those_of_the_dead_go() {
 
 #[tokio::test]
 async fn a_dry_run_judges_and_removes_nothing() {
-    let engine = FakeEngine::new(script(vec![container("dead", OTHER_JOB, Some(DEAD))]));
+    let engine = FakeEngine::new(script(vec![container("dead", OTHER_JOB, Some(&dead()))]));
     let machine = Machine::here(true).unwrap();
     let findings = sweep(&engine, &machine, true).await.unwrap();
     assert!(matches!(findings[0].judgement, Judgement::Dead(_)));
@@ -105,7 +109,7 @@ async fn a_dry_run_judges_and_removes_nothing() {
 /// Another boot may be another machine's where the engine serves several.
 #[tokio::test]
 async fn an_engine_elsewhere_has_executors_that_cannot_be_judged() {
-    let engine = FakeEngine::new(script(vec![container("dead", OTHER_JOB, Some(DEAD))]));
+    let engine = FakeEngine::new(script(vec![container("dead", OTHER_JOB, Some(&dead()))]));
     let machine = Machine::here(false).unwrap();
     sweep(&engine, &machine, false).await.unwrap();
     assert_eq!(left(&engine), ["dead"]);

@@ -332,3 +332,22 @@ async fn an_object_is_not_removed_when_the_gate_is_closed() {
     assert!(matches!(sent.await.unwrap_err(), TransferError::Closed));
     assert!(!setup.faulty.calls().contains(&Operation::Delete));
 }
+
+/// An upload whose id was lost looks like another executor's, which may have taken over since.
+#[tokio::test]
+async fn uploads_of_others_are_not_aborted_when_the_gate_is_closed() {
+    use cts_executor::object_store::ObjectStore;
+    let lose = Fault::LoseAnswer(StoreErrorKind::Unavailable);
+    let setup = Setup::with(|store| store.on(Operation::CreateMultipart, 0, lose));
+    let engine = setup.engine().with_gate(Arc::new(Gate::default()));
+    let file = setup.file("many", &bytes(1000));
+    let _others = setup.memory.create_multipart(&file.object).await.unwrap();
+    let sent = engine.upload(vec![file], Arc::clone(&setup.counters), &setup.cancel);
+    assert!(matches!(sent.await.unwrap_err(), TransferError::Closed));
+    // The other's, and the one whose id was lost.
+    assert_eq!(setup.memory.open_uploads(), 2);
+
+    let engine = setup.engine().with_gate(Arc::new(Gate::default()));
+    assert_eq!(engine.abort_orphans("b", "").await.unwrap(), 0);
+    assert_eq!(setup.memory.open_uploads(), 2);
+}

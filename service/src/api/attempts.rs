@@ -7,7 +7,7 @@ use axum::extract::State;
 use serde_json::Value;
 
 use cts_shared::state::attempts::Announcement;
-use cts_shared::validation::scalars::TextRule;
+use cts_shared::validation::scalars::{TextRule, boolean};
 use cts_shared::validation::times::time;
 use cts_shared::validation::{Checked, Members};
 use cts_shared::wire::attempt::AttemptStanding;
@@ -45,7 +45,7 @@ pub async fn announce(
 ) -> Result<Json<AttemptStanding>, ApiError> {
     let user = caller.user()?;
     let mut checks = Checks::default();
-    let (Some(job_id), Some(container), Some(executor)) = (
+    let (Some(job_id), Some(container), Some((executor, _))) = (
         checks.path("job_id", &job_id, parameters::id),
         checks.path("container_num", &container, parameters::container_number),
         checks.body(&body, notice),
@@ -67,7 +67,7 @@ pub async fn renew(
 ) -> Result<Json<AttemptStanding>, ApiError> {
     let user = caller.user()?;
     let mut checks = Checks::default();
-    let (Some(job_id), Some(container), Some(attempt), Some(executor)) = (
+    let (Some(job_id), Some(container), Some(attempt), Some((executor, leaving))) = (
         checks.path("job_id", &job_id, parameters::id),
         checks.path("container_num", &container, parameters::container_number),
         checks.path("attempt", &attempt, parameters::attempt),
@@ -77,20 +77,24 @@ pub async fn renew(
     };
     user.require_any(&[Role::ExternalExecutor])?;
     let id = jobs::job_id(&job_id)?;
-    let standing = jobs::attempts::renew(&app, id, container, attempt, executor.instance).await?;
+    let instance = executor.instance;
+    let standing = jobs::attempts::renew(&app, id, container, attempt, instance, leaving).await?;
     Ok(Json(standing))
 }
 
-/// Reads an [`AttemptNotice`](cts_shared::wire::attempt::AttemptNotice).
-fn notice(body: &Value) -> Checked<Announcement> {
+/// Reads an [`AttemptNotice`](cts_shared::wire::attempt::AttemptNotice): who it is, and whether it is leaving.
+fn notice(body: &Value) -> Checked<(Announcement, bool)> {
     let mut members = Members::of(body)?;
     // Attempts are dated by the service's clock; the worker's must only be a time, as in updates.
     let time = members.required("time", time);
     let instance = members.required("instance", |value| INSTANCE.check(value));
     let host = members.optional("host", |value| HOST.check(value));
+    let leaving = members.defaulted("leaving", false, boolean);
     let faults = members.finish_open();
-    match (time, instance, host) {
-        (Some(_), Some(instance), Some(host)) => Ok(Announcement { instance, host }),
+    match (time, instance, host, leaving) {
+        (Some(_), Some(instance), Some(host), Some(leaving)) => {
+            Ok((Announcement { instance, host }, leaving))
+        }
         _ => Err(faults),
     }
 }
@@ -158,12 +162,14 @@ mod tests {
             instance,
             host: Some(host),
         };
-        assert_eq!(notice(&body).unwrap(), expected);
+        assert_eq!(notice(&body).unwrap(), (expected, false));
+        let body = json!({"time": 1, "instance": "a", "leaving": true});
+        assert!(notice(&body).unwrap().1);
         for body in [
             json!({"time": 1, "instance": "!"}),
             json!({"time": 1, "instance": "!", "host": null}),
         ] {
-            assert_eq!(notice(&body).unwrap().host, None);
+            assert_eq!(notice(&body).unwrap().0.host, None);
         }
     }
 }

@@ -25,11 +25,13 @@ use crate::condor::proc_ad::{ProcAd, ProcStatus};
 use crate::condor::reconcile::{
     Decision, End, JobFacts, Rules, decide, needs_history, needs_machines,
 };
-use crate::condor::statistics::statistics;
+use crate::condor::statistics::{all_held, statistics};
 use crate::error::Error;
 use crate::job_store::JobSummary;
 use crate::jobs;
+use crate::jobs::finish::tells_of_an_end;
 use crate::lease_store::{Lease, LeaseRequest, LeaseStore};
+use crate::metrics::Action;
 
 /// The lease's name.
 const LEASE: &str = "reconcile kbase";
@@ -42,6 +44,13 @@ const CLOCK_DIFFERENCE: Duration = Duration::from_hours(1);
 
 /// What the pool does not know of a job's use this long after its end, it never will.
 const ACCOUNT_WITHIN: Duration = Duration::from_hours(24);
+
+/// An ended job without a cluster may still get one for this long: it was canceled while it was being submitted.
+const SUBMITTED_WITHIN: Duration = Duration::from_mins(10);
+
+/// Jobs of a round that may fail before it is given up: one alone does not keep the others waiting, and a pool
+/// that does not answer is not asked about each.
+const MAX_FAILURES: usize = 10;
 
 /// Ended jobs looked at in a round.
 const ACCOUNTS: u32 = 500;
@@ -135,7 +144,7 @@ impl Reconciler {
     /// Looks at every job once.
     ///
     /// # Errors
-    /// When pool or store do not answer. What was done stays done.
+    /// When pool or store do not answer, or not about all jobs. What was done stays done.
     pub async fn round(&mut self) -> Result<(), RoundError> {
         let running = self
             .app
@@ -149,7 +158,7 @@ impl Reconciler {
             .jobs_with_statistics_due(Site::Kbase, ACCOUNTS)
             .await
             .map_err(Error::from)?;
-        if running.is_empty() && due.is_empty() && self.suspects.is_empty() {
+        if running.is_empty() && due.is_empty() && self.leftovers.is_empty() {
             // An idle service does not bother the schedd.
             return Ok(());
         }
@@ -162,20 +171,27 @@ impl Reconciler {
         }
         let mut machines = None;
         let mut suspects = HashMap::new();
+        let mut failures = Failures::default();
         for id in &running {
             let ads = queue.remove(id).unwrap_or_default();
-            let suspected = self.look_at(*id, &ads, &mut machines).await?;
-            if !suspected.is_empty() {
-                suspects.insert(*id, suspected);
+            match self.look_at(*id, &ads, &mut machines).await {
+                Ok(suspected) if suspected.is_empty() => {}
+                Ok(suspected) => {
+                    suspects.insert(*id, suspected);
+                }
+                Err(error) => failures.note(*id, error)?,
             }
         }
         self.suspects = suspects;
         for id in due {
-            if !queue.get(&id).is_some_and(|ads| ads.iter().any(is_at_work)) {
-                self.account_for(id).await?;
+            if queue.get(&id).is_none_or(|ads| all_held(ads))
+                && let Err(error) = self.account_for(id).await
+            {
+                failures.note(id, error)?;
             }
         }
-        self.remove_leftovers(queue).await
+        self.remove_leftovers(queue).await?;
+        failures.last.map_or(Ok(()), Err)
     }
 
     /// Decides about a job that has not ended, and acts. The containers that the pool knows nothing of.
@@ -238,43 +254,71 @@ impl Reconciler {
                 .add_htcondor_cluster(id, cluster)
                 .await
                 .map_err(Error::from)?;
+            self.count(Action::Adopted, 1);
         }
         if summary.state() == JobState::Created
             && (decision.adopt.is_some() || !summary.notes.htcondor_cluster_ids.is_empty())
         {
             jobs::resume::note_taken(&self.app, id).await?;
         }
+        let mut remove = decision.remove;
         for end in decision.ends {
+            let (container, proc) = (end.container, end.proc);
             self.end(id, end).await?;
+            // One that another executor has taken over goes on, and so does its proc.
+            if proc.is_some() && self.has_ended(id, container).await? {
+                remove.extend(proc);
+            }
         }
+        // People learn the cause also where the pool does not do what follows.
+        self.tell(id, summary, decision.notice).await?;
         if !decision.release.is_empty() {
             tracing::warn!(job.id = %id, procs = decision.release.len(), "releasing held procs");
             let reason = "CTS lets it try again".to_owned();
+            let released = decision.release.len();
             self.pool
                 .release(Procs::Named(decision.release), reason)
                 .await?;
+            self.count(Action::Released, released);
         }
-        if !decision.remove.is_empty() {
-            tracing::info!(job.id = %id, procs = decision.remove.len(), "removing procs that nobody needs");
+        if !remove.is_empty() {
+            tracing::info!(job.id = %id, procs = remove.len(), "removing procs that nobody needs");
             let reason = "CTS does not need it any more".to_owned();
-            self.pool
-                .remove(Procs::Named(decision.remove), reason)
-                .await?;
-        }
-        let told = summary.notes.site_notice.as_ref();
-        if told.map(|notice| &notice.message) != decision.notice.as_ref() {
-            let since = self.app.clock.now();
-            let notice = decision.notice.map(|message| SiteNotice { message, since });
-            if let Some(notice) = &notice {
-                tracing::warn!(job.id = %id, notice = notice.message, "a job waits at HTCondor");
-            }
-            self.app
-                .jobs
-                .set_site_notice(id, notice)
-                .await
-                .map_err(Error::from)?;
+            let removed = remove.len();
+            self.pool.remove(Procs::Named(remove), reason).await?;
+            self.count(Action::Removed, removed);
         }
         Ok(())
+    }
+
+    /// Has the job's views say what keeps it waiting, or has ended a container of it.
+    async fn tell(
+        &self,
+        id: JobId,
+        summary: &JobSummary,
+        message: Option<String>,
+    ) -> Result<(), Error> {
+        let told = summary.notes.site_notice.as_ref();
+        if told.map(|notice| &notice.message) == message.as_ref() {
+            return Ok(());
+        }
+        if let (Some(told), None) = (told, &message)
+            && let Some(record) = self.app.jobs.job_record(id).await?
+            && tells_of_an_end(told, &record)
+        {
+            return Ok(());
+        }
+        let since = self.app.clock.now();
+        let notice = message.map(|message| SiteNotice { message, since });
+        if let Some(notice) = &notice {
+            tracing::warn!(job.id = %id, notice = notice.message, "a job waits at HTCondor, or was ended there");
+        }
+        self.app.jobs.set_site_notice(id, notice).await?;
+        Ok(())
+    }
+
+    fn count(&self, action: Action, times: usize) {
+        self.app.metrics.reconciler_actions().count(action, times);
     }
 
     /// Ends a container, unless it has ended or another executor has begun since.
@@ -283,6 +327,7 @@ impl Reconciler {
             container,
             attempt,
             reason,
+            proc: _,
         } = end;
         let report = ContainerReport {
             state: JobState::Error,
@@ -305,8 +350,18 @@ impl Reconciler {
         .await?;
         if change.is_some_and(|change| !change.is_empty()) {
             tracing::warn!(job.id = %id, container.num = container, reason, "container ended by what HTCondor says");
+            self.count(Action::Ended, 1);
         }
         Ok(())
+    }
+
+    async fn has_ended(&self, id: JobId, container: ContainerNumber) -> Result<bool, Error> {
+        let record = self.app.jobs.job_record(id).await?;
+        Ok(record.is_some_and(|record| {
+            record
+                .container(container)
+                .is_ok_and(|container| container.state().is_terminal())
+        }))
     }
 
     /// Fills in what an ended job used.
@@ -322,12 +377,25 @@ impl Reconciler {
             .pool
             .history(Procs::OfJob(id), submitted(&record).minus(CLOCK_DIFFERENCE))
             .await?;
+        let known = &job.summary.notes.htcondor_cluster_ids;
+        if let Some(cluster) = ads.iter().filter_map(ProcAd::cluster).min()
+            && known.is_empty()
+        {
+            // It ended before the service learned the answer to its submission.
+            self.app
+                .jobs
+                .add_htcondor_cluster(id, cluster)
+                .await
+                .map_err(Error::from)?;
+        }
         let all_left = ads.len() >= record.containers.len();
         let ended = record.transitions.last().map_or(now, |last| last.time);
-        if !all_left
-            && ended > now.minus(ACCOUNT_WITHIN)
-            && !job.summary.notes.htcondor_cluster_ids.is_empty()
-        {
+        let patience = if known.is_empty() {
+            SUBMITTED_WITHIN
+        } else {
+            ACCOUNT_WITHIN
+        };
+        if !all_left && ended > now.minus(patience) {
             return Ok(());
         }
         let usage: Vec<ContainerUsage> = record
@@ -368,15 +436,32 @@ impl Reconciler {
         if !remove.is_empty() {
             tracing::info!(procs = remove.len(), "removing procs of ended jobs");
             let reason = "its CTS job has ended".to_owned();
+            let removed = remove.len();
             self.pool.remove(Procs::Named(remove), reason).await?;
+            self.count(Action::Removed, removed);
         }
         Ok(())
     }
 }
 
-/// Whether a proc may still add to what its job used.
-fn is_at_work(ad: &ProcAd) -> bool {
-    ad.status() != Some(ProcStatus::Held)
+/// The jobs of a round that could not be looked after.
+#[derive(Debug, Default)]
+struct Failures {
+    count: usize,
+    last: Option<RoundError>,
+}
+
+impl Failures {
+    /// Keeps the error; gives it back when there were too many.
+    fn note(&mut self, id: JobId, error: RoundError) -> Result<(), RoundError> {
+        self.count += 1;
+        if self.count >= MAX_FAILURES {
+            return Err(error);
+        }
+        tracing::warn!(job.id = %id, %error, "the job could not be looked after");
+        self.last = Some(error);
+        Ok(())
+    }
 }
 
 fn submitted(record: &JobRecord) -> UtcTime {

@@ -28,8 +28,8 @@ use crate::lease_store::{Lease, LeaseRequest, LeaseStore};
 /// How long a submission is one service's own: longer than the pool's commands may take together.
 const SUBMISSION_LEASE: Duration = Duration::from_mins(5);
 
-/// How long a submission that the pool refuses is tried again before the job fails: what the pool refuses now
-/// (a limit, a full disk) it may take later.
+/// How long a submission that the pool refuses in the same words is tried again before the job fails: what the
+/// pool refuses now (a limit, a full disk) it may take later.
 const REFUSED_FOR: Duration = Duration::from_hours(1);
 
 /// How far clocks may differ: the history is read back to that long before the submission.
@@ -49,8 +49,6 @@ pub struct HtcondorSite {
     jobs: Arc<dyn JobStore>,
     leases: Arc<dyn LeaseStore>,
     clock: Arc<dyn Clock>,
-    /// This service, among several over one store.
-    holder: String,
 }
 
 impl HtcondorSite {
@@ -69,54 +67,74 @@ impl HtcondorSite {
             jobs,
             leases,
             clock,
-            holder: Uuid::new_v4().to_string(),
         }
     }
 
     /// Submits a job that no cluster is known of, or finds the cluster of an earlier try.
     async fn submit_once(&self, job: JobId) -> Result<(), SiteError> {
         let now = self.clock.now();
+        // Each try is a holder of its own: this service, too, may be at it twice.
         let request = LeaseRequest {
             name: format!("submit {job}"),
-            holder: self.holder.clone(),
+            holder: Uuid::new_v4().to_string(),
             now,
             until: now.plus(SUBMISSION_LEASE),
         };
-        let name = request.name.clone();
-        let earlier_try = match self
-            .leases
-            .take_lease(request)
-            .await
-            .map_err(store_failed)?
-        {
+        let lease = self.leases.take_lease(request.clone()).await;
+        let earlier_try = match lease.map_err(store_failed)? {
             Lease::Held => return Err(SiteError::Busy),
             Lease::Fresh => false,
             Lease::Renewed | Lease::TakenOver => true,
         };
+        match self.submit_under_lease(job, earlier_try).await {
+            Err(error @ (SiteError::Unavailable(_) | SiteError::Busy)) => {
+                self.lapse(request).await;
+                Err(error)
+            }
+            outcome => {
+                self.leases
+                    .give_back_lease(request.name, request.holder)
+                    .await
+                    .map_err(store_failed)?;
+                outcome
+            }
+        }
+    }
+
+    /// Lets the next try begin at once. It finds a lease that was not given back: the pool may have taken
+    /// the job and must be asked first.
+    async fn lapse(&self, request: LeaseRequest) {
+        let now = self.clock.now();
+        let lapsed = LeaseRequest {
+            now,
+            until: now,
+            ..request
+        };
+        // If the store does not answer, it lapses later by itself.
+        let _lapses_anyway = self.leases.take_lease(lapsed).await;
+    }
+
+    async fn submit_under_lease(&self, job: JobId, earlier_try: bool) -> Result<(), SiteError> {
         let Some(stored) = self.jobs.job(job).await.map_err(store_failed)? else {
             return Ok(());
         };
-        if stored.summary.notes.htcondor_cluster_ids.is_empty() {
-            let found = if earlier_try {
-                self.find_cluster(job, &stored.summary).await?
-            } else {
-                None
-            };
-            let cluster = match found {
-                Some(cluster) => {
-                    tracing::info!(job.id = %job, cluster, "found the cluster of an earlier submission");
-                    cluster
-                }
-                None => self.submit(job, &stored).await?,
-            };
-            self.jobs
-                .add_htcondor_cluster(job, cluster)
-                .await
-                .map_err(store_failed)?;
+        if !stored.summary.notes.htcondor_cluster_ids.is_empty() {
+            return Ok(());
         }
-        // Only now: a lease that was never given back says that the pool must be asked first.
-        self.leases
-            .give_back_lease(name, self.holder.clone())
+        let found = if earlier_try {
+            self.find_cluster(job, &stored.summary).await?
+        } else {
+            None
+        };
+        let cluster = match found {
+            Some(cluster) => {
+                tracing::info!(job.id = %job, cluster, "found the cluster of an earlier submission");
+                cluster
+            }
+            None => self.submit(job, &stored).await?,
+        };
+        self.jobs
+            .add_htcondor_cluster(job, cluster)
             .await
             .map_err(store_failed)
     }
@@ -156,13 +174,19 @@ impl HtcondorSite {
         let cluster = match self.pool.submit(description.to_string()).await {
             Ok(cluster) => cluster,
             Err(PoolError::Refused(message)) => {
-                let waits_since = stored.summary.transitions.first().map(|first| first.time);
+                // Not since the job was submitted: until now the pool may have been away.
+                let notice = stored.summary.notes.site_notice.as_ref();
+                let refused_since = notice
+                    .filter(|notice| notice.message.ends_with(&message))
+                    .map(|notice| notice.since);
                 let patience_ended = self.clock.now().minus(REFUSED_FOR);
-                return Err(if waits_since.is_none_or(|since| since < patience_ended) {
-                    SiteError::Refused(message)
-                } else {
-                    SiteError::Unavailable(message)
-                });
+                return Err(
+                    if refused_since.is_some_and(|since| since < patience_ended) {
+                        SiteError::Refused(message)
+                    } else {
+                        SiteError::Unavailable(message)
+                    },
+                );
             }
             Err(error) => return Err(pool_failed(error)),
         };

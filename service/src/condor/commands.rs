@@ -23,9 +23,9 @@ use crate::metrics::{Dependency, DependencyCalls, Outcome};
 
 use super::machine_ad::{MACHINE_ATTRIBUTES, MachineAd};
 use super::pool::{Pool, PoolError, Procs};
-use super::proc_ad::{PROJECTION, ProcAd, ProcName};
+use super::proc_ad::{DECISIVE, PROJECTION, ProcAd, ProcName, ProcStatus};
 
-/// How long one command may take.
+/// How long one command may take unless told otherwise.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Commands running at the same time. Each is a process that talks to a daemon with one thread.
@@ -41,12 +41,24 @@ const MAX_ERROR_BYTES: u64 = 64 * 1024;
 const NAMES_AT_ONCE: usize = 500;
 
 /// How the tools are found and whom they talk to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandSettings {
     /// Directory of `condor_submit` and the others; those of `PATH` if absent.
     pub directory: Option<PathBuf>,
     /// The schedd's name; if absent the machine's own, or else the only one that the collector knows.
     pub schedd: Option<String>,
+    /// How long one command may take, with the wait until others have ended.
+    pub deadline: Duration,
+}
+
+impl Default for CommandSettings {
+    fn default() -> Self {
+        Self {
+            directory: None,
+            schedd: None,
+            deadline: DEADLINE,
+        }
+    }
 }
 
 /// Which schedd the tools talk to.
@@ -64,7 +76,9 @@ pub struct CondorCommands {
     settings: CommandSettings,
     calls: DependencyCalls,
     room: Semaphore,
-    /// The schedd that the collector named.
+    /// The schedd that the collector named first. Kept, also when it is away: the tools look its address up
+    /// each time, and another schedd would truthfully say that it has none of the jobs, which would then count
+    /// as lost.
     located: Mutex<Option<Schedd>>,
 }
 
@@ -102,12 +116,7 @@ impl CondorCommands {
             all.extend([OsString::from("-name"), schedd.into()]);
         }
         all.extend(arguments);
-        let result = self.run(tool, all, input).await;
-        if matches!(result, Err(PoolError::Unavailable(_))) {
-            // It may have moved.
-            *self.located.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        }
-        result
+        self.run(tool, all, input).await
     }
 
     /// The schedd to talk to.
@@ -147,12 +156,25 @@ impl CondorCommands {
         arguments: Vec<OsString>,
         input: Option<String>,
     ) -> Result<Vec<u8>, PoolError> {
-        let _room = self
-            .room
-            .acquire()
-            .await
-            .map_err(|_| PoolError::Unavailable("the service is stopping".to_owned()))?;
-        let call = self.run_once(tool, arguments, input);
+        let deadline = self.settings.deadline;
+        let call = async {
+            let _room = self
+                .room
+                .acquire()
+                .await
+                .map_err(|_| PoolError::Unavailable("the service is stopping".to_owned()))?;
+            self.run_once(tool, arguments, input).await
+        };
+        let call = async {
+            tokio::time::timeout(deadline, call)
+                .await
+                .unwrap_or_else(|_elapsed| {
+                    Err(PoolError::Unavailable(format!(
+                        "{tool} gave no answer within {} s; check the schedd and the collector",
+                        deadline.as_secs_f64()
+                    )))
+                })
+        };
         self.calls
             .measure(Dependency::Condor, tool, call, |error| match error {
                 PoolError::Unavailable(_) => Outcome::Unavailable,
@@ -206,14 +228,8 @@ impl CondorCommands {
             );
             Ok::<_, std::io::Error>((stdout?, stderr?, child.wait().await?))
         };
-        let (stdout, stderr, status) = tokio::time::timeout(DEADLINE, talk)
+        let (stdout, stderr, status) = talk
             .await
-            .map_err(|_| {
-                PoolError::Unavailable(format!(
-                    "{tool} gave no answer within {} s; check the schedd and the collector",
-                    DEADLINE.as_secs()
-                ))
-            })?
             .map_err(|error| PoolError::Unavailable(format!("cannot read from {tool}: {error}")))?;
         if status.success() {
             return Ok(stdout);
@@ -229,8 +245,14 @@ impl CondorCommands {
         )
     }
 
-    /// Acts on procs: `condor_rm` and the like.
-    async fn act(&self, tool: &'static str, procs: Procs, reason: String) -> Result<(), PoolError> {
+    /// Acts on procs: `condor_rm` and the like. `is_done` tells the procs on which nothing is left to be done.
+    async fn act(
+        &self,
+        tool: &'static str,
+        procs: Procs,
+        reason: String,
+        is_done: fn(&ProcAd) -> bool,
+    ) -> Result<(), PoolError> {
         for selection in selections(&procs) {
             // A constraint and ids do not go together: ids become part of the constraint.
             let arguments = [
@@ -243,8 +265,8 @@ impl CondorCommands {
                 .ask_schedd(tool, arguments.map(OsString::from).to_vec(), None)
                 .await;
             if let Err(error) = acted {
-                // The tools fail when nothing matched, too: then it is done.
-                if !self.query(selection).await?.is_empty() {
+                // The tools fail in the same words when there was nothing to do.
+                if !self.query(selection, &DECISIVE).await?.iter().all(is_done) {
                     return Err(error);
                 }
             }
@@ -252,8 +274,12 @@ impl CondorCommands {
         Ok(())
     }
 
-    async fn query(&self, constraint: String) -> Result<Vec<ProcAd>, PoolError> {
-        let attributes = PROJECTION.join(",");
+    async fn query(
+        &self,
+        constraint: String,
+        attributes: &[&str],
+    ) -> Result<Vec<ProcAd>, PoolError> {
+        let attributes = attributes.join(",");
         let arguments = [
             "-allusers".to_owned(),
             "-json".to_owned(),
@@ -290,8 +316,12 @@ impl Pool for CondorCommands {
     fn queue(&self, procs: Procs) -> BoxFuture<'_, Result<Vec<ProcAd>, PoolError>> {
         async move {
             let mut ads = Vec::new();
+            let attributes: &[&str] = match procs {
+                Procs::All => &DECISIVE,
+                Procs::OfJob(_) | Procs::Named(_) => &PROJECTION,
+            };
             for selection in selections(&procs) {
-                ads.extend(self.query(selection).await?);
+                ads.extend(self.query(selection, attributes).await?);
             }
             Ok(ads)
         }
@@ -331,11 +361,14 @@ impl Pool for CondorCommands {
     }
 
     fn remove(&self, procs: Procs, reason: String) -> BoxFuture<'_, Result<(), PoolError>> {
-        self.act("condor_rm", procs, reason).boxed()
+        // A removed proc stays in the queue until its worker has confirmed.
+        let is_done = |ad: &ProcAd| ad.status() == Some(ProcStatus::Removed);
+        self.act("condor_rm", procs, reason, is_done).boxed()
     }
 
     fn release(&self, procs: Procs, reason: String) -> BoxFuture<'_, Result<(), PoolError>> {
-        self.act("condor_release", procs, reason).boxed()
+        let is_done = |ad: &ProcAd| ad.status() != Some(ProcStatus::Held);
+        self.act("condor_release", procs, reason, is_done).boxed()
     }
 
     fn machines(&self) -> BoxFuture<'_, Result<Vec<MachineAd>, PoolError>> {
@@ -524,7 +557,7 @@ mod tests {
     async fn a_missing_tool_says_what_to_do() {
         let settings = CommandSettings {
             directory: Some(PathBuf::from("/nonexistent")),
-            schedd: None,
+            ..CommandSettings::default()
         };
         let commands = CondorCommands::new(settings, DependencyCalls::default());
         let error = commands.version().await.unwrap_err().to_string();

@@ -1,6 +1,6 @@
 //! What it means that a proc is held, and what to do: pure judgement of its ad.
 //!
-//! `HTCondor` holds what it cannot carry out and waits for a person (HTCondor manual, "Job ClassAd
+//! `HTCondor` holds what it cannot carry out and waits for a person (HTCondor manual, "Job `ClassAd`
 //! Attributes", `HoldReasonCode`). Nobody looks at the queue of a service, so the service decides: a cause
 //! that may pass gets another try, all others end the container with a sentence for people. Another try
 //! is safe because the executor that comes then takes the container over as a new attempt.
@@ -45,6 +45,12 @@ pub fn judge(ad: &ProcAd, max_releases: u32) -> Hold {
             Verdict::Wait,
             "the pool releases it when its files are there".to_owned(),
         ),
+        12 if is_about_reading(ad) => (
+            Verdict::Release,
+            "the executor ended without leaving the container's log files; its standard error, in \
+             HTCondor.initialdir, says why"
+                .to_owned(),
+        ),
         12 => (
             Verdict::Release,
             "its output did not get back to the schedd's host; the pool's administrator must look at disk and \
@@ -78,12 +84,9 @@ pub fn judge(ad: &ProcAd, max_releases: u32) -> Hold {
         ),
     };
     let times = ad.integer("NumHolds").unwrap_or(1).max(1);
-    let used_up = times > i64::from(max_releases);
-    let verdict = match verdict {
-        Verdict::Release if used_up => Verdict::Fail,
-        other => other,
-    };
-    let again = if verdict == Verdict::Fail && times > 1 {
+    let is_used_up = verdict == Verdict::Release && times > i64::from(max_releases);
+    let verdict = if is_used_up { Verdict::Fail } else { verdict };
+    let again = if is_used_up && times > 1 {
         format!(", for the {} time", ordinal(times))
     } else {
         String::new()
@@ -100,9 +103,16 @@ pub fn judge(ad: &ProcAd, max_releases: u32) -> Hold {
         verdict,
         message: format!(
             "HTCondor holds {proc}{place}{again}: {} (code {code}.{subcode}): {words}",
-            reason.trim_end_matches('.')
+            // HTCondor ends a list of causes with a bar.
+            reason.trim_end_matches(['.', '|', ' '])
         ),
     }
+}
+
+/// Whether the worker could not read a file that the executor should have left there.
+fn is_about_reading(ad: &ProcAd) -> bool {
+    ad.text("HoldReason")
+        .is_some_and(|reason| reason.contains("reading from file"))
 }
 
 /// Held by the submit description: the executor ended with another status than 0, or the proc is too old.

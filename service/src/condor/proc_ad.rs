@@ -1,6 +1,6 @@
 //! The `ClassAd` of one proc, as `condor_q -json` and `condor_history -json` write it.
 //!
-//! Attribute names are compared without regard to case (HTCondor manual, "ClassAd Mechanism"). Undefined
+//! Attribute names are compared without regard to case (HTCondor manual, "`ClassAd` Mechanism"). Undefined
 //! attributes are absent; an expression that is no literal comes as the text `/Expr(...)/`. Everything in an
 //! ad may be wrong: absent and odd values are `None`.
 
@@ -94,12 +94,37 @@ pub const PROJECTION: [&str; 78] = [
     "LastMatchTime",
 ];
 
+/// The attributes that [`super::reconcile`] decides by. Every proc of every job is asked for these, again and
+/// again; the others would be a hundred megabytes for a busy pool.
+pub const DECISIVE: [&str; 20] = [
+    "ClusterId",
+    "ProcId",
+    "CTSJobID",
+    "CTSContainerNumber",
+    "JobStatus",
+    "EnteredCurrentStatus",
+    "JobCurrentStartDate",
+    "RemoteHost",
+    "LastRemoteHost",
+    "HoldReason",
+    "HoldReasonCode",
+    "HoldReasonSubCode",
+    "NumHolds",
+    "RemoveReason",
+    "ExitCode",
+    "ExitBySignal",
+    "ExitSignal",
+    "RequestCpus",
+    "RequestMemory",
+    "RequestDisk",
+];
+
 /// One proc.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(transparent)]
 pub struct ProcAd(Map<String, Value>);
 
-/// `JobStatus` (HTCondor manual, "Job ClassAd Attributes").
+/// `JobStatus` (HTCondor manual, "Job `ClassAd` Attributes").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProcStatus {
     /// 1: waits for a machine.

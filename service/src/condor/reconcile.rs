@@ -57,7 +57,7 @@ pub struct Decision {
     pub ends: Vec<End>,
     /// Held procs to try again.
     pub release: Vec<ProcName>,
-    /// Procs that nobody needs any more.
+    /// Procs that nobody needs any more; beside these, those of the containers that are [ended](End::proc).
     pub remove: Vec<ProcName>,
     /// What keeps the job waiting, or what ended it, for people.
     pub notice: Option<String>,
@@ -73,6 +73,8 @@ pub struct End {
     pub container: ContainerNumber,
     /// The attempt that this is about: another that has begun since goes on.
     pub attempt: Option<u32>,
+    /// Its proc in the queue, to be removed once the container has ended.
+    pub proc: Option<ProcName>,
     /// Why, and who can help.
     pub reason: String,
 }
@@ -145,12 +147,12 @@ pub fn decide(job: &JobFacts<'_>, rules: &Rules, now: UtcTime) -> Decision {
                 notices.push((*number, format!("{message}; it is tried again")));
             }
             Finding::End(reason) => {
-                decision.remove.extend(proc);
                 // The owner sees it there; the error's own words are for administrators.
                 ended.push((*number, reason.clone()));
                 decision.ends.push(End {
                     container: *number,
                     attempt: container.current_attempt().map(|attempt| attempt.number),
+                    proc,
                     reason,
                 });
             }
@@ -441,9 +443,13 @@ mod tests {
         ];
         let decision = decide_with(&record(4), &queue, &[]);
         let proc = |proc| ProcName { cluster: 47, proc };
-        let ended: Vec<u32> = decision.ends.iter().map(|end| end.container).collect();
-        assert_eq!(ended, [0, 2]);
-        assert_eq!(decision.remove, [proc(0), proc(2)]);
+        let ended: Vec<(u32, Option<ProcName>)> = decision
+            .ends
+            .iter()
+            .map(|end| (end.container, end.proc))
+            .collect();
+        assert_eq!(ended, [(0, Some(proc(0))), (2, Some(proc(2)))]);
+        assert_eq!(decision.remove, []);
         assert_eq!(decision.release, [proc(1)]);
         let notice = decision.notice.unwrap();
         assert!(

@@ -315,6 +315,7 @@ fn condor_site(reader: &mut Reader) -> Option<CondorSiteChoice> {
         commands: CommandSettings {
             directory: reader.get(&keys::CONDOR_COMMAND_DIR),
             schedd: reader.get(&keys::CONDOR_SCHEDD),
+            ..CommandSettings::default()
         },
         reconcile_interval: seconds(reader.get(&keys::CONDOR_INTERVAL)?),
         max_releases: reader.get(&keys::CONDOR_MAX_RELEASES)?,

@@ -40,7 +40,7 @@ pub async fn announce(
     Ok(standing)
 }
 
-/// The executor of an attempt is still at work.
+/// The executor of an attempt is still at work, or is `leaving`.
 ///
 /// # Errors
 /// As [`announce`]; 50200 also if the attempt is another executor's.
@@ -50,10 +50,15 @@ pub async fn renew(
     container: ContainerNumber,
     attempt: u32,
     instance: String,
+    leaving: bool,
 ) -> Result<AttemptStanding, Error> {
     let now = app.clock.now();
     step_and_standing(app, job, move |record| {
-        record.renew(container, attempt, &instance, now)
+        if leaving {
+            record.leave(container, attempt, &instance, now)
+        } else {
+            record.renew(container, attempt, &instance, now)
+        }
     })
     .await
 }

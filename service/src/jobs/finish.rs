@@ -15,7 +15,7 @@ use cts_shared::s3_path::S3Path;
 use cts_shared::state::JobState;
 use cts_shared::state::job_flow::{Evidence, JobRecord, Pending, Statistics};
 use cts_shared::wire::container::ContainerUsage;
-use cts_shared::wire::job::S3File;
+use cts_shared::wire::job::{S3File, SiteNotice};
 
 use crate::app::App;
 use crate::condor::statistics::measured;
@@ -48,6 +48,7 @@ pub async fn finish_job(app: &Arc<App>, id: JobId) -> Result<(), Error> {
     let logs_stored = logs_stored(app, &log_path, &record).await?;
     let (statistics, statistics_due) = statistics_by_now(app, id, &record).await?;
     let now = app.clock.now();
+    let ended = record;
     let change = change(app, id, move |record| {
         let evidence = Evidence {
             statistics,
@@ -61,24 +62,30 @@ pub async fn finish_job(app: &Arc<App>, id: JobId) -> Result<(), Error> {
     .await?;
     for transition in change.iter().flat_map(|change| &change.transitions) {
         tracing::info!(job.id = %id, job.state = %transition.state, "job ended");
-        if transition.state == JobState::Complete {
+        if transition.state == JobState::Error && !is_told_of_an_end(app, id, &ended).await? {
             // Whatever it once waited for.
-            clear_site_notice(app, id).await?;
+            app.jobs.set_site_notice(id, None).await?;
         }
     }
     Ok(())
 }
 
-/// Takes back what kept a job waiting at its site, if something did.
-///
-/// # Errors
-/// When the store fails.
-pub(super) async fn clear_site_notice(app: &App, id: JobId) -> Result<(), Error> {
-    let waited = app.jobs.job_summary(id).await?;
-    if waited.is_some_and(|summary| summary.notes.site_notice.is_some()) {
-        app.jobs.set_site_notice(id, None).await?;
-    }
-    Ok(())
+/// Whether the job's notice tells why one of its containers ended.
+async fn is_told_of_an_end(app: &App, id: JobId, record: &JobRecord) -> Result<bool, Error> {
+    let notice = app.jobs.job_summary(id).await?;
+    let notice = notice.and_then(|summary| summary.notes.site_notice);
+    Ok(notice.is_none_or(|notice| tells_of_an_end(&notice, record)))
+}
+
+/// Whether a notice tells why a container ended, and so stays true.
+#[must_use]
+pub fn tells_of_an_end(notice: &SiteNotice, record: &JobRecord) -> bool {
+    record
+        .containers
+        .iter()
+        .filter(|container| container.state() == JobState::Error)
+        .filter_map(|container| container.admin_error.as_deref())
+        .any(|reason| notice.message.contains(reason))
 }
 
 async fn stop_executors(app: &App, id: JobId) -> Result<(), Error> {

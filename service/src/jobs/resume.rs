@@ -78,7 +78,12 @@ pub async fn note_taken(app: &Arc<App>, id: JobId) -> Result<(), Error> {
         outcome => outcome,
     })
     .await?;
-    super::finish::clear_site_notice(app, id).await
+    let waited = app.jobs.job_summary(id).await?;
+    if waited.is_some_and(|summary| summary.notes.site_notice.is_some()) {
+        // Whatever it waited for.
+        app.jobs.set_site_notice(id, None).await?;
+    }
+    Ok(())
 }
 
 /// Hands every job of a site that has not ended to it again.

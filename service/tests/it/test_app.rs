@@ -59,6 +59,11 @@ impl TestClock {
         let micros = i64::try_from(time.as_micros()).unwrap();
         self.0.fetch_add(micros, Ordering::SeqCst);
     }
+
+    /// Microseconds it has come to, without moving it.
+    pub(crate) fn peek(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
 }
 
 impl Clock for TestClock {
@@ -172,6 +177,7 @@ pub(crate) struct TestApp {
     pub(crate) objects: Arc<MemoryObjectStore>,
     pub(crate) site: Arc<RecordingSite>,
     pub(crate) clock: Arc<TestClock>,
+    pub(crate) store: SqliteStore,
     directory: tempfile::TempDir,
     config: Config,
 }
@@ -246,7 +252,16 @@ impl TestApp {
         Self::with_sites(&Site::ALL, |app| app.config.max_cpu_hours = f64::INFINITY)
     }
 
+    /// A service whose parts depend on its store.
+    pub(crate) fn with_store(customise: impl FnOnce(&mut App, &SqliteStore)) -> Self {
+        Self::fresh(&[Site::Local], customise)
+    }
+
     fn with_sites(available: &[Site], customise: impl FnOnce(&mut App)) -> Self {
+        Self::fresh(available, |app, _store| customise(app))
+    }
+
+    fn fresh(available: &[Site], customise: impl FnOnce(&mut App, &SqliteStore)) -> Self {
         let objects = Arc::new(MemoryObjectStore::default());
         objects.insert("cts/io/in/a.txt", "a", Some(CRC));
         Self::build(tempfile::tempdir().unwrap(), objects, available, customise)
@@ -256,7 +271,7 @@ impl TestApp {
         directory: tempfile::TempDir,
         objects: Arc<MemoryObjectStore>,
         available: &[Site],
-        customise: impl FnOnce(&mut App),
+        customise: impl FnOnce(&mut App, &SqliteStore),
     ) -> Self {
         let store = SqliteStore::open(&directory.path().join("cts.sqlite")).unwrap();
         let site = Arc::new(RecordingSite::default());
@@ -277,7 +292,7 @@ impl TestApp {
             )),
             images: Arc::new(store.clone()),
             site_store: Arc::new(store.clone()),
-            outbox: Arc::new(store),
+            outbox: Arc::new(store.clone()),
             identity: Arc::new(users()),
             sites: Sites::new(std::iter::once((Site::Kbase, kbase)).chain(available)),
             object_store: Arc::new(MeteredObjectStore::new(
@@ -307,7 +322,7 @@ impl TestApp {
             followers: Arc::default(),
             stopping: CancellationToken::new(),
         };
-        customise(&mut app);
+        customise(&mut app, &store);
         let config = app.config.clone();
         let app = Arc::new(app);
         Self {
@@ -316,6 +331,7 @@ impl TestApp {
             objects,
             site,
             clock,
+            store,
             directory,
             config,
         }
@@ -326,13 +342,14 @@ impl TestApp {
         let Self {
             app,
             objects,
+            store,
             directory,
             config,
             ..
         } = self;
-        drop(app);
-        Self::build(directory, objects, &[Site::Local], |app| {
-            app.config = config
+        drop((app, store));
+        Self::build(directory, objects, &[Site::Local], |app, _store| {
+            app.config = config;
         })
     }
 
@@ -408,6 +425,11 @@ impl TestApp {
 
     /// Submits a job of alice's with that many containers and waits until its site has it.
     pub(crate) async fn submit(&self, containers: u32) -> String {
+        self.submit_job(self.job_input(containers)).await
+    }
+
+    /// A job of that many containers, each with a stored input of its own.
+    pub(crate) fn job_input(&self, containers: u32) -> Value {
         let files: Vec<String> = (0..containers)
             .map(|number| {
                 let file = format!("cts/io/in/{number}.txt");
@@ -418,7 +440,7 @@ impl TestApp {
         let mut job = job_input();
         job["num_containers"] = json!(containers);
         job["input_files"] = json!(files);
-        self.submit_job(job).await
+        job
     }
 
     pub(crate) async fn submit_job(&self, job: Value) -> String {
@@ -482,16 +504,17 @@ pub(crate) fn job_input() -> Value {
     })
 }
 
+pub(crate) fn user(name: &str, roles: &[Role]) -> (SecretString, User) {
+    (
+        SecretString::from(format!("{name}-token")),
+        User {
+            name: name.to_owned(),
+            roles: roles.iter().copied().collect::<BTreeSet<_>>(),
+        },
+    )
+}
+
 fn users() -> TokenFile {
-    let user = |name: &str, roles: &[Role]| {
-        (
-            SecretString::from(format!("{name}-token")),
-            User {
-                name: name.to_owned(),
-                roles: roles.iter().copied().collect::<BTreeSet<_>>(),
-            },
-        )
-    };
     let admin = [Role::FullAdmin, Role::KbaseStaff, Role::NerscAccount];
     TokenFile::from_users([
         user("alice", &[Role::KbaseStaff]),

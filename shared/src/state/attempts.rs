@@ -12,6 +12,8 @@
 //! An executor that does not know attempts announces nothing; then this module changes nothing, and its
 //! reports are taken as the contract says.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::ContainerNumber;
@@ -19,10 +21,13 @@ use crate::state::JobState;
 use crate::state::job_flow::{Change, JobRecord, Refusal};
 use crate::state::record::{ContainerRecord, Transition};
 use crate::timestamp::UtcTime;
-use crate::wire::attempt::{Attempt, AttemptStanding};
+use crate::wire::attempt::{Attempt, AttemptStanding, PUBLISH_LEASE, PUBLISH_MARGIN};
 
 /// Attempts remembered for a container: the numbers go on, the oldest are forgotten.
 const MAX_REMEMBERED: usize = 50;
+
+/// Runs of a container whose states are remembered: the current one and those before it.
+const MAX_REMEMBERED_RUNS: usize = 10;
 
 /// One executor of a container, as the service keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +43,12 @@ pub struct AttemptRecord {
     pub started: UtcTime,
     /// When it was last heard of, by the service's clock.
     pub last_seen: UtcTime,
+    /// Whether it said that it publishes nothing any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_left: bool,
+    /// Until then earlier attempts may still publish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish_from: Option<UtcTime>,
 }
 
 /// What an executor tells of itself.
@@ -88,6 +99,13 @@ impl ContainerRecord {
             .last()
             .map_or(0, |last| last.number)
             .saturating_add(1);
+        let publish_from = self
+            .attempts
+            .iter()
+            .filter(|earlier| !earlier.has_left)
+            .map(|earlier| earlier.last_seen.plus(PUBLISH_LEASE + PUBLISH_MARGIN))
+            .max()
+            .filter(|until| *until > now);
         if self.attempts.len() >= MAX_REMEMBERED {
             self.attempts.remove(0);
         }
@@ -97,13 +115,32 @@ impl ContainerRecord {
             host: announcement.host.clone(),
             started: now,
             last_seen: now,
+            has_left: false,
+            publish_from,
         });
         if self.state() != JobState::DownloadSubmitted {
             self.enter(JobState::DownloadSubmitted, now);
+            self.forget_old_runs();
         }
         self.exit_code = None;
         self.outputs = None;
         self.usage = None;
+    }
+
+    /// A container that is evicted again and again does not grow without end. What was before its first run
+    /// stays.
+    fn forget_old_runs(&mut self) {
+        let mut starts = self
+            .transitions
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.state == JobState::DownloadSubmitted)
+            .map(|(index, _)| index);
+        let first = starts.next();
+        let kept = starts.rev().nth(MAX_REMEMBERED_RUNS - 1);
+        if let (Some(first), Some(kept)) = (first, kept) {
+            self.transitions.drain(first..kept);
+        }
     }
 
     /// The container's process had failed when the last executor went away: the container ends in
@@ -165,7 +202,7 @@ impl JobRecord {
             change.container = Some(container);
         }
         change.pending = self.pending();
-        change.standing = Some(self.standing(container, &announcement.instance)?);
+        change.standing = Some(self.standing(container, &announcement.instance, now)?);
         Ok(change)
     }
 
@@ -197,7 +234,27 @@ impl JobRecord {
             }
         }
         change.pending = self.pending();
-        change.standing = Some(self.standing(container, instance)?);
+        change.standing = Some(self.standing(container, instance, now)?);
+        Ok(change)
+    }
+
+    /// An executor ends, and publishes nothing any more. Its attempt stays the current one until another
+    /// begins.
+    ///
+    /// # Errors
+    ///
+    /// As [`renew`](Self::renew).
+    pub fn leave(
+        &mut self,
+        container: ContainerNumber,
+        attempt: u32,
+        instance: &str,
+        now: UtcTime,
+    ) -> Result<Change, Refusal> {
+        let change = self.renew(container, attempt, instance, now)?;
+        if let Some(last) = self.container_mut(container)?.attempts.last_mut() {
+            last.has_left = true;
+        }
         Ok(change)
     }
 
@@ -206,6 +263,7 @@ impl JobRecord {
         &self,
         container: ContainerNumber,
         instance: &str,
+        now: UtcTime,
     ) -> Result<AttemptStanding, Refusal> {
         let record = self.container(container)?;
         let last = record.attempts.last();
@@ -225,6 +283,16 @@ impl JobRecord {
             attempt,
             wanted: is_wanted,
             job_state: self.state(),
+            publish_after_ms: last
+                .and_then(|last| last.publish_from)
+                .and_then(|from| {
+                    from.timestamp()
+                        .duration_since(now.timestamp())
+                        .try_into()
+                        .ok()
+                })
+                .map(|wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
+                .filter(|wait| *wait > 0),
         })
     }
 }
@@ -282,13 +350,13 @@ mod tests {
             let mut record = JobRecord::new(1, at(0));
             let _change = record.queued(at(1)).unwrap();
             let _change = record.announce(0, &executor("a"), at(2)).unwrap();
-            assert_eq!(record.standing(0, "a").unwrap().attempt, 1);
+            assert_eq!(record.standing(0, "a", at(99)).unwrap().attempt, 1);
             run(&mut record, 1, &GOOD[..done]);
             let job_state = record.state();
 
             let _change = record.announce(0, &executor("b"), at(30)).unwrap();
             assert_eq!(record.state(), job_state, "the job does not go back");
-            let standing = record.standing(0, "b").unwrap();
+            let standing = record.standing(0, "b", at(99)).unwrap();
             assert_eq!((standing.attempt, standing.wanted), (2, true));
             for old in [Reporter::Attempt(1), Reporter::Unnumbered] {
                 for state in [GOOD[done], JobState::Error] {
@@ -298,12 +366,38 @@ mod tests {
             }
             assert!(record.renew(0, 1, "a", at(31)).is_err());
             assert!(record.announce(0, &executor("a"), at(31)).is_err());
-            assert!(record.standing(0, "a").is_err());
+            assert!(record.standing(0, "a", at(99)).is_err());
 
             run(&mut record, 2, &GOOD);
             assert_eq!(record.pending(), Some(Pending::Complete), "{done}");
             assert_eq!(record.containers[0].attempts.len(), 2);
         }
+    }
+
+    #[test]
+    fn a_successor_publishes_only_when_its_predecessor_cannot_any_more() {
+        let wait = |change: &Change| change.standing.as_ref().unwrap().publish_after_ms;
+        let mut record = JobRecord::new(1, at(0));
+        let change = record.announce(0, &executor("a"), at(100)).unwrap();
+        assert_eq!(wait(&change), None, "nobody was before");
+        let _change = record.renew(0, 1, "a", at(120)).unwrap();
+        let change = record.announce(0, &executor("b"), at(130)).unwrap();
+        assert_eq!(
+            wait(&change),
+            Some(50_000),
+            "45 s lease and 15 s margin from second 120"
+        );
+        let change = record.renew(0, 2, "b", at(170)).unwrap();
+        assert_eq!(wait(&change), Some(10_000));
+        let change = record.renew(0, 2, "b", at(180)).unwrap();
+        assert_eq!(wait(&change), None);
+
+        let _change = record.leave(0, 2, "b", at(181)).unwrap();
+        let change = record.announce(0, &executor("c"), at(182)).unwrap();
+        assert_eq!(wait(&change), None, "a is long gone, and b has said so");
+        assert!(record.leave(0, 2, "b", at(183)).is_err());
+        let change = record.announce(0, &executor("d"), at(400)).unwrap();
+        assert_eq!(wait(&change), None, "c was not heard of for long");
     }
 
     #[test]
@@ -325,7 +419,7 @@ mod tests {
             assert_eq!(container.exit_code, Some(1));
             let reason = container.admin_error.as_deref().unwrap();
             assert!(reason.starts_with("Container exit code: 1; "), "{reason}");
-            assert!(!record.standing(0, "b").unwrap().wanted);
+            assert!(!record.standing(0, "b", at(99)).unwrap().wanted);
         }
     }
 
@@ -336,16 +430,16 @@ mod tests {
         run(&mut record, 1, &GOOD);
         let change = record.announce(0, &executor("b"), at(30)).unwrap();
         assert!(change.is_empty());
-        assert!(!record.standing(0, "b").unwrap().wanted);
+        assert!(!record.standing(0, "b", at(99)).unwrap().wanted);
 
         let _change = record.announce(1, &executor("c"), at(30)).unwrap();
         let _change = record.cancel(at(31)).unwrap();
         let _change = record.renew(1, 1, "c", at(32)).unwrap();
-        let standing = record.standing(1, "c").unwrap();
+        let standing = record.standing(1, "c", at(99)).unwrap();
         assert!(!standing.wanted);
         assert_eq!(standing.job_state, JobState::Canceling);
         let _change = record.announce(1, &executor("d"), at(33)).unwrap();
-        assert!(!record.standing(1, "d").unwrap().wanted);
+        assert!(!record.standing(1, "d", at(99)).unwrap().wanted);
         assert!(record.announce(2, &executor("d"), at(33)).is_err());
     }
 
@@ -354,7 +448,7 @@ mod tests {
         let mut record = JobRecord::new(1, at(0));
         for second in [2, 3] {
             let _change = record.announce(0, &executor("a"), at(second)).unwrap();
-            assert_eq!(record.standing(0, "a").unwrap().attempt, 1);
+            assert_eq!(record.standing(0, "a", at(99)).unwrap().attempt, 1);
         }
         let attempt = record.containers[0].current_attempt().unwrap();
         assert_eq!((attempt.started, attempt.last_seen), (at(2), at(3)));
@@ -389,6 +483,37 @@ mod tests {
     }
 
     #[test]
+    fn the_states_of_the_last_runs_are_remembered() {
+        let mut record = JobRecord::new(1, at(0));
+        let _change = record.queued(at(1)).unwrap();
+        for number in 1..=60 {
+            let _change = record
+                .announce(0, &executor(&number.to_string()), at(i64::from(number)))
+                .unwrap();
+            run(&mut record, number, &GOOD[..2]);
+            let runs = usize::try_from(number).unwrap().min(MAX_REMEMBERED_RUNS);
+            let container = &record.containers[0];
+            assert_eq!(container.transitions.len(), 1 + 3 * runs);
+            assert_eq!(container.transitions[0].state, JobState::Created);
+            let current: Vec<JobState> = container
+                .current_run()
+                .iter()
+                .map(|entry| entry.state)
+                .collect();
+            assert_eq!(
+                current,
+                [
+                    JobState::DownloadSubmitted,
+                    JobState::JobSubmitting,
+                    JobState::JobSubmitted
+                ]
+            );
+        }
+        run(&mut record, 60, &GOOD[2..]);
+        assert_eq!(record.pending(), Some(Pending::Complete));
+    }
+
+    #[test]
     fn numbers_go_on_when_old_attempts_are_forgotten() {
         let mut record = JobRecord::new(1, at(0));
         for number in 1..=60 {
@@ -396,7 +521,7 @@ mod tests {
             let _change = record
                 .announce(0, &executor(&instance), at(number))
                 .unwrap();
-            let standing = record.standing(0, &instance).unwrap();
+            let standing = record.standing(0, &instance, at(99)).unwrap();
             assert_eq!(i64::from(standing.attempt), number);
         }
         assert_eq!(record.containers[0].attempts.len(), MAX_REMEMBERED);

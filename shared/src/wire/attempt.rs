@@ -7,9 +7,22 @@
 //! An addition to the contract (decisions.md, 18): a service that has it says so in
 //! [`Root::capabilities`](crate::wire::root::Root::capabilities).
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::state::JobState;
+
+/// From one renewal of an attempt to the next, at most.
+pub const RENEWAL_INTERVAL: Duration = Duration::from_secs(20);
+
+/// How old the service's last word to an executor may be when it makes an object visible in the store. Two
+/// renewals fit into it, so that one that gets lost holds up nothing. It counts from the question.
+pub const PUBLISH_LEASE: Duration = Duration::from_secs(45);
+
+/// How long a request to the store may be under way when the lease lapses. After lease and this an executor
+/// that was not heard of publishes nothing any more, and its successor may.
+pub const PUBLISH_MARGIN: Duration = Duration::from_secs(15);
 
 /// Body of `POST /external_exec/jobs/{job}/container/{n}/attempts`: an executor begins. Safe to repeat.
 /// Body of `PUT .../attempts/{attempt}` as well: the executor is still at work.
@@ -22,6 +35,9 @@ pub struct AttemptNotice {
     /// The worker's name, for administrators.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// With `PUT`: the executor ends, and has nothing under way to the store. Its successor need not wait.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
 }
 
 /// Answer to both: where the executor stands.
@@ -35,6 +51,10 @@ pub struct AttemptStanding {
     pub wanted: bool,
     /// The job's state.
     pub job_state: JobState,
+    /// How long from now the executor must make nothing visible in the store, in milliseconds: an earlier
+    /// attempt that has not been heard of may still do so. Absent if it need not wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish_after_ms: Option<u64>,
 }
 
 /// One attempt as administrators see it.

@@ -121,6 +121,17 @@ impl DerefMut for TestService {
     }
 }
 
+/// The states of a job that completes.
+pub(crate) const GOOD_STATES: [&str; 7] = [
+    "created",
+    "download_submitted",
+    "job_submitting",
+    "job_submitted",
+    "upload_submitting",
+    "upload_submitted",
+    "complete",
+];
+
 /// The states that a job entered.
 pub(crate) fn states(job: &Value) -> Vec<&str> {
     let transitions = job["transition_times"].as_array().unwrap();

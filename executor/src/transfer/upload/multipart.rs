@@ -295,7 +295,14 @@ impl OpenUploads {
 
     /// Aborts what is still open, within `limit`. What cannot be aborted is logged; the next attempt
     /// of this container, or the bucket's lifecycle rule, removes it.
-    pub(super) async fn abort_all(&self, limit: Duration) {
+    ///
+    /// Of an upload whose id was lost nothing tells whether it is another executor's. So those are aborted
+    /// only after `pass_gate`.
+    pub(super) async fn abort_all(
+        &self,
+        limit: Duration,
+        pass_gate: impl Future<Output = Result<(), TransferError>>,
+    ) {
         self.creating.close();
         let all = async {
             // Those that are known first: a store that hangs on one request may answer others.
@@ -304,6 +311,9 @@ impl OpenUploads {
             self.abort_known().await;
             let lost =
                 std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
+            if lost.is_empty() || pass_gate.await.is_err() {
+                return;
+            }
             for object in &lost {
                 self.abort_lost(object).await;
             }

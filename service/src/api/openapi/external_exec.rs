@@ -195,6 +195,12 @@ fn attempt_schemas() -> Vec<Schema> {
                     nullable(text(&HOST)),
                     "The worker's name, for administrators.",
                 )
+                .maybe(
+                    "leaving",
+                    boolean(),
+                    "With `PUT`: the executor ends and has nothing under way to the store, so that its \
+                     successor need not wait.",
+                )
                 .build(),
         ),
         (
@@ -213,6 +219,12 @@ fn attempt_schemas() -> Vec<Schema> {
                      with success: the container has ended, or the job has or is being canceled.",
                 )
                 .always("job_state", reference("JobState"), "The job's state.")
+                .maybe(
+                    "publish_after_ms",
+                    integer_from(0),
+                    "How long from now the executor must make nothing visible in the store, in milliseconds: \
+                     an earlier attempt may still do so.",
+                )
                 .build(),
         ),
         (
