@@ -10,6 +10,8 @@ pub const CONTAINER: &str = "us.kbase.cts.container";
 pub const USER: &str = "us.kbase.cts.user";
 /// This executor: tells it from an earlier one of the same container.
 pub const INSTANCE: &str = "us.kbase.cts.executor";
+/// The number of its executor's attempt, where the service counts them.
+pub const ATTEMPT: &str = "us.kbase.cts.attempt";
 /// The executor's process ([`ProcessMark`](crate::orphans::process_mark::ProcessMark)): tells whether it lives.
 pub const PROCESS: &str = "us.kbase.cts.process";
 

@@ -153,6 +153,7 @@ async fn attempt(
             job: job_id,
             container: arguments.job.container,
             executor: Identity::new(),
+            attempt: None,
         },
         mounts: mounts(plan, workdir.path(), &outputs),
         grace: Duration::from_secs(arguments.stop_grace_secs),

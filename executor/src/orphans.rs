@@ -58,9 +58,9 @@ pub async fn sweep(
     Ok(findings)
 }
 
-/// What earlier executors of one container left. Where the service counts attempts, the caller is the current
-/// one and nobody else's container of the same number is wanted; elsewhere an executor that is alive keeps
-/// its own, if it can be told (`machine`) that it is.
+/// What earlier executors of one container left. Where the service counts attempts, that is every container
+/// of the same number but those of later attempts: the caller may have stood still since it got its own.
+/// Elsewhere an executor that is alive keeps its container, if it can be told (`machine`) that it is.
 ///
 /// # Errors
 /// When the engine cannot be asked.
@@ -68,13 +68,18 @@ pub async fn of_this_container(
     engine: &dyn ContainerEngine,
     machine: Option<&Machine>,
     (job, number): (JobId, ContainerNumber),
-    is_current: bool,
+    attempt: Option<u32>,
 ) -> Result<Vec<ContainerSummary>, EngineError> {
     let found = engine.list(&labels::of_container(job, number)).await?;
-    let is_left = |container: &ContainerSummary| {
-        is_current || judge(&container.labels, machine) != Judgement::Alive
+    let is_left = |container: &ContainerSummary| match attempt {
+        Some(ours) => attempt_of(container).is_none_or(|theirs| theirs <= ours),
+        None => judge(&container.labels, machine) != Judgement::Alive,
     };
     Ok(found.into_iter().filter(is_left).collect())
+}
+
+fn attempt_of(container: &ContainerSummary) -> Option<u32> {
+    container.labels.get(labels::ATTEMPT)?.parse().ok()
 }
 
 fn judge(labels: &BTreeMap<String, String>, machine: Option<&Machine>) -> Judgement {

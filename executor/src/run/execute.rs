@@ -37,6 +37,7 @@ impl Run<'_> {
             job: self.config.job,
             container: self.config.container,
             executor: self.identity.clone(),
+            attempt: self.attempt.as_ref().map(|attempt| attempt.number()),
         };
         let grace = self.config.limits.stop_grace;
         let spec = container_spec(plan, owner, self.mounts(plan)?, &info, grace);
@@ -160,6 +161,8 @@ pub struct Owner {
     pub container: ContainerNumber,
     /// The executor.
     pub executor: Identity,
+    /// The executor's attempt, where the service counts them.
+    pub attempt: Option<u32>,
 }
 
 /// What the engine is asked for: the plan, labelled, with its directories on the container host.
@@ -175,6 +178,7 @@ pub fn container_spec(
         job,
         container,
         executor,
+        attempt,
     } = owner;
     let Identity {
         instance, process, ..
@@ -182,6 +186,9 @@ pub fn container_spec(
     let mut labels = BTreeMap::from_iter(labels::of_container(job, container));
     labels.insert(labels::USER.to_owned(), plan.user.clone());
     labels.insert(labels::INSTANCE.to_owned(), instance.clone());
+    if let Some(attempt) = attempt {
+        labels.insert(labels::ATTEMPT.to_owned(), attempt.to_string());
+    }
     if let Some(process) = process {
         labels.insert(labels::PROCESS.to_owned(), process.to_string());
     }

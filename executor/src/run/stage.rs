@@ -115,11 +115,9 @@ impl Run<'_> {
         }
         let machine = machine.ok();
         let ours = (self.config.job, self.config.container);
-        let is_current = self.attempt.is_some();
+        let attempt = self.attempt.as_ref().map(|attempt| attempt.number());
         let removal = async {
-            for left in
-                orphans::of_this_container(engine, machine.as_ref(), ours, is_current).await?
-            {
+            for left in orphans::of_this_container(engine, machine.as_ref(), ours, attempt).await? {
                 tracing::warn!(
                     container.name = left.name,
                     container.state = left.state,

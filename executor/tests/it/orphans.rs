@@ -83,6 +83,20 @@ async fn of_the_same_container_only_one_of_a_living_executor_may_stay() {
     assert_eq!(run(false, leftovers()).await, ["alive"]);
 }
 
+/// This executor stood still after it got its number, and another has begun since: that one's container is
+/// not an orphan.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_the_same_container_a_later_attempts_stays() {
+    let of_attempt = |number: u32| {
+        let mut container = container(&number.to_string(), JOB_ID, None);
+        let label = (labels::ATTEMPT.to_owned(), number.to_string());
+        container.labels.extend([label]);
+        container
+    };
+    // This run is attempt 1.
+    assert_eq!(run(true, vec![of_attempt(1), of_attempt(2)]).await, ["2"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_other_containers_only_those_of_the_dead_go() {
     let alive = alive();
