@@ -130,6 +130,15 @@ impl JobSummary {
             .map_or(JobState::Created, |transition| transition.state)
     }
 
+    /// When the job was submitted: its first transition.
+    #[must_use]
+    pub fn submitted(&self) -> UtcTime {
+        self.transitions.first().map_or_else(
+            || UtcTime::new(jiff::Timestamp::UNIX_EPOCH),
+            |first| first.time,
+        )
+    }
+
     fn status(&self, admin: bool) -> JobStatus {
         let transition_times = self
             .transitions

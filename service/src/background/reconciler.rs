@@ -14,14 +14,13 @@ use cts_shared::id::{ContainerNumber, JobId};
 use cts_shared::site::Site;
 use cts_shared::state::JobState;
 use cts_shared::state::job_flow::{Change, ContainerReport, JobRecord, Refusal, Reporter};
-use cts_shared::timestamp::UtcTime;
 use cts_shared::wire::container::ContainerUsage;
 use cts_shared::wire::job::SiteNotice;
 
 use crate::app::App;
 use crate::condor::machine_ad::MachineAd;
 use crate::condor::pool::{Pool, PoolError, Procs};
-use crate::condor::proc_ad::{ProcAd, ProcStatus};
+use crate::condor::proc_ad::{ProcAd, ProcName, ProcStatus};
 use crate::condor::reconcile::{
     Decision, End, JobFacts, Rules, decide, needs_history, needs_machines,
 };
@@ -38,9 +37,6 @@ const LEASE: &str = "reconcile kbase";
 
 /// A lease lapses after this many intervals without its holder.
 const LEASE_INTERVALS: u32 = 3;
-
-/// How far clocks may differ: the history is read back to that long before a submission.
-const CLOCK_DIFFERENCE: Duration = Duration::from_hours(1);
 
 /// What the pool does not know of a job's use this long after its end, it never will.
 const ACCOUNT_WITHIN: Duration = Duration::from_hours(24);
@@ -78,7 +74,7 @@ pub struct Reconciler {
     /// By job: containers that the pool knew nothing of in the last round.
     suspects: HashMap<JobId, BTreeSet<ContainerNumber>>,
     /// Procs of ended jobs that were in the queue in the last round.
-    leftovers: BTreeSet<crate::condor::proc_ad::ProcName>,
+    leftovers: BTreeSet<ProcName>,
 }
 
 impl Reconciler {
@@ -211,9 +207,7 @@ impl Reconciler {
             return Ok(BTreeSet::new());
         }
         let history = if needs_history(&record, clusters, ads) {
-            self.pool
-                .history(Procs::OfJob(id), submitted(&record).minus(CLOCK_DIFFERENCE))
-                .await?
+            self.pool.history_of(id, summary.submitted()).await?
         } else {
             Vec::new()
         };
@@ -373,10 +367,7 @@ impl Reconciler {
             return Ok(());
         };
         let now = self.app.clock.now();
-        let ads = self
-            .pool
-            .history(Procs::OfJob(id), submitted(&record).minus(CLOCK_DIFFERENCE))
-            .await?;
+        let ads = self.pool.history_of(id, job.summary.submitted()).await?;
         let known = &job.summary.notes.htcondor_cluster_ids;
         if let Some(cluster) = ads.iter().filter_map(ProcAd::cluster).min()
             && known.is_empty()
@@ -462,11 +453,4 @@ impl Failures {
         self.last = Some(error);
         Ok(())
     }
-}
-
-fn submitted(record: &JobRecord) -> UtcTime {
-    record.transitions.first().map_or_else(
-        || UtcTime::new(jiff::Timestamp::UNIX_EPOCH),
-        |first| first.time,
-    )
 }

@@ -32,9 +32,6 @@ const SUBMISSION_LEASE: Duration = Duration::from_mins(5);
 /// pool refuses now (a limit, a full disk) it may take later.
 const REFUSED_FOR: Duration = Duration::from_hours(1);
 
-/// How far clocks may differ: the history is read back to that long before the submission.
-const CLOCK_DIFFERENCE: Duration = Duration::from_hours(1);
-
 /// How long a cancel waits for the executors' end. The pool stops them in any case.
 const CANCEL_WAIT: Duration = Duration::from_secs(60);
 
@@ -145,15 +142,11 @@ impl HtcondorSite {
         job: JobId,
         summary: &JobSummary,
     ) -> Result<Option<i64>, SiteError> {
-        let procs = Procs::OfJob(job);
-        let mut ads = self.pool.queue(procs.clone()).await.map_err(pool_failed)?;
+        let queued = self.pool.queue(Procs::OfJob(job)).await;
+        let mut ads = queued.map_err(pool_failed)?;
         if ads.is_empty() {
-            let submitted = summary
-                .transitions
-                .first()
-                .map_or_else(|| self.clock.now(), |first| first.time);
-            let since = submitted.minus(CLOCK_DIFFERENCE);
-            ads = self.pool.history(procs, since).await.map_err(pool_failed)?;
+            let left = self.pool.history_of(job, summary.submitted()).await;
+            ads = left.map_err(pool_failed)?;
         }
         Ok(ads.iter().filter_map(ProcAd::cluster).min())
     }
@@ -290,16 +283,12 @@ impl ComputeSite for HtcondorSite {
                     ad.cluster() == Some(cluster) && ad.container() == Some(container)
                 })
             };
-            let procs = Procs::OfJob(job);
-            let queued = self.pool.queue(procs.clone()).await.map_err(no_answer)?;
-            let ad = match of_container(queued) {
+            let queued = self.pool.queue(Procs::OfJob(job)).await;
+            let ad = match of_container(queued.map_err(no_answer)?) {
                 Some(ad) => Some(ad),
                 None => {
-                    let submitted = summary.transitions.first().map(|first| first.time);
-                    let since = submitted
-                        .unwrap_or_else(|| self.clock.now())
-                        .minus(CLOCK_DIFFERENCE);
-                    of_container(self.pool.history(procs, since).await.map_err(no_answer)?)
+                    let left = self.pool.history_of(job, summary.submitted()).await;
+                    of_container(left.map_err(no_answer)?)
                 }
             };
             ad.map(|ad| ad.view()).ok_or_else(|| {

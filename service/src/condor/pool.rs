@@ -1,5 +1,7 @@
 //! The pool as the service sees it: what it can be asked and told, as a trait.
 
+use std::time::Duration;
+
 use futures::future::BoxFuture;
 
 use cts_shared::id::JobId;
@@ -7,6 +9,9 @@ use cts_shared::timestamp::UtcTime;
 
 use super::machine_ad::MachineAd;
 use super::proc_ad::{ProcAd, ProcName};
+
+/// How far clocks may differ: the history is read back to that long before a submission.
+const CLOCK_DIFFERENCE: Duration = Duration::from_hours(1);
 
 /// Which procs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +58,18 @@ pub trait Pool: Send + Sync + std::fmt::Debug {
         procs: Procs,
         since: UtcTime,
     ) -> BoxFuture<'_, Result<Vec<ProcAd>, PoolError>>;
+
+    /// The procs of a job that have left the queue; `submitted` is when the job was.
+    ///
+    /// # Errors
+    /// As for [`history`](Self::history).
+    fn history_of(
+        &self,
+        job: JobId,
+        submitted: UtcTime,
+    ) -> BoxFuture<'_, Result<Vec<ProcAd>, PoolError>> {
+        self.history(Procs::OfJob(job), submitted.minus(CLOCK_DIFFERENCE))
+    }
 
     /// Takes procs out of the queue; their executors get SIGTERM. Fine if there are none.
     ///

@@ -115,13 +115,10 @@ pub fn decide(job: &JobFacts<'_>, rules: &Rules, now: UtcTime) -> Decision {
             .filter(|ad| ad.cluster() != Some(cluster))
             .filter_map(ProcAd::name),
     );
-    let of_cluster = |ads: &'_ [ProcAd]| -> BTreeMap<ContainerNumber, ProcAd> {
-        ads.iter()
-            .filter(|ad| ad.cluster() == Some(cluster))
-            .filter_map(|ad| Some((ad.container()?, ad.clone())))
-            .collect()
-    };
-    let (queue, history) = (of_cluster(job.queue), of_cluster(job.history));
+    let (queue, history) = (
+        by_container(job.queue, cluster),
+        by_container(job.history, cluster),
+    );
     let (mut ended, mut notices) = (Vec::new(), Vec::new());
     let running: BTreeMap<ContainerNumber, &ContainerRecord> = running(job.record).collect();
     for (number, container) in &running {
@@ -135,7 +132,7 @@ pub fn decide(job: &JobFacts<'_>, rules: &Rules, now: UtcTime) -> Decision {
             )),
             (None, None) => Finding::Suspect,
         };
-        let proc = queue.get(number).and_then(ProcAd::name);
+        let proc = queue.get(number).and_then(|ad| ad.name());
         match finding {
             Finding::Fine => {}
             Finding::Suspect => {
@@ -170,6 +167,14 @@ pub fn decide(job: &JobFacts<'_>, rules: &Rules, now: UtcTime) -> Decision {
     ended.append(&mut notices);
     decision.notice = summary(&ended);
     decision
+}
+
+/// The cluster's procs, by the container that they carry out.
+fn by_container(ads: &[ProcAd], cluster: i64) -> BTreeMap<ContainerNumber, &ProcAd> {
+    ads.iter()
+        .filter(|ad| ad.cluster() == Some(cluster))
+        .filter_map(|ad| Some((ad.container()?, ad)))
+        .collect()
 }
 
 enum Finding {
