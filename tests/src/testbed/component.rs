@@ -1,5 +1,6 @@
 //! What the testbed asks of each of its components, and how it brings one up.
 
+use std::ffi::OsStr;
 use std::time::{Duration, Instant};
 
 use super::console::say;
@@ -161,6 +162,26 @@ pub(super) fn cannot_start(
 ) -> TestbedError {
     TestbedError::new(component, format!("cannot start: {error}"), "read its log")
         .with_log(&layout.log(component))
+}
+
+/// Stops a component's process, and those that a killed run left over its data; then removes the data.
+/// `is_ours` tells the component's program by its name.
+pub(super) async fn stop_over_data(
+    component: &'static str,
+    layout: &Layout,
+    process: Option<ProcessId>,
+    is_ours: impl Fn(&OsStr) -> bool,
+    grace: Duration,
+) -> Result<(), TestbedError> {
+    let data = layout.data(component);
+    let ours: Vec<_> = super::process::all()
+        .into_iter()
+        .filter(|seen| is_ours(&seen.program) && seen.mentions(data.as_os_str()))
+        .map(|seen| seen.id)
+        .chain(process)
+        .collect();
+    stop_processes(component, &ours, grace).await?;
+    remove_data_dir(component, layout)
 }
 
 /// Stops processes; those that survive SIGKILL are an error.

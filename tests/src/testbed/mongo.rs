@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::component::{Component, cannot_start, fresh_data_dir, remove_data_dir, stop_processes};
+use super::component::{Component, cannot_start, fresh_data_dir, stop_over_data};
 use super::error::TestbedError;
 use super::layout::Layout;
 use super::packages::{Packages, find_program};
@@ -95,19 +95,10 @@ impl Component for MongoServer {
     }
 
     async fn stop(&mut self, layout: &Layout) -> Result<(), TestbedError> {
-        let data = layout.data(Self::NAME);
-        let ours: Vec<_> = process::all()
-            .into_iter()
-            .filter(|seen| {
-                let program = seen.program.to_string_lossy();
-                program.starts_with("python") && seen.mentions(data.as_os_str())
-            })
-            .map(|seen| seen.id)
-            .chain(self.process.take())
-            .collect();
-        stop_processes(Self::NAME, &ours, GRACE).await?;
+        let is_ours = |program: &OsStr| program.to_string_lossy().starts_with("python");
+        stop_over_data(Self::NAME, layout, self.process.take(), is_ours, GRACE).await?;
         *self = Self::default();
-        remove_data_dir(Self::NAME, layout)
+        Ok(())
     }
 
     fn process(&self) -> Option<&ProcessId> {

@@ -1,12 +1,13 @@
 //! The S3 server: SeaweedFS, all of it in one process.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::component::{Component, cannot_start, fresh_data_dir, remove_data_dir, stop_processes};
+use super::component::{Component, cannot_start, fresh_data_dir, stop_over_data};
 use super::error::TestbedError;
 use super::layout::Layout;
 use super::packages::{Packages, find_program};
@@ -138,16 +139,10 @@ impl Component for S3Server {
     }
 
     async fn stop(&mut self, layout: &Layout) -> Result<(), TestbedError> {
-        let data = layout.data(Self::NAME);
-        let ours: Vec<_> = process::all()
-            .into_iter()
-            .filter(|seen| seen.program == "weed" && seen.mentions(data.as_os_str()))
-            .map(|seen| seen.id)
-            .chain(self.process.take())
-            .collect();
-        stop_processes(Self::NAME, &ours, GRACE).await?;
+        let is_ours = |program: &OsStr| program == "weed";
+        stop_over_data(Self::NAME, layout, self.process.take(), is_ours, GRACE).await?;
         *self = Self::default();
-        remove_data_dir(Self::NAME, layout)
+        Ok(())
     }
 
     fn process(&self) -> Option<&ProcessId> {
