@@ -28,10 +28,11 @@ fail() {
 
 # A signal ends the wrapper at once. Not by the default action: the first process of a PID namespace has none.
 # What it has in the background is asked for, not remembered: the signal may come right after the start.
+# SIGKILL: another would be lost on a child that is still bash. To the group: tar has a gzip of its own.
 stop() {
-    local job
-    for job in $(jobs -p); do
-        kill "$job" 2>/dev/null || true
+    local group
+    for group in $(jobs -p); do
+        kill -KILL -- "-$group" 2>/dev/null || true
     done
     exit $((128 + $1))
 }
@@ -83,9 +84,12 @@ assignments ''
 ) || fail 75 "cannot write job_envs.source in $PWD"
 
 # From standard input: whatever the file's name is, tar does not see it. In the background: a signal
-# interrupts `wait`, but not a command. No cache: this takes a fraction of a second.
+# interrupts `wait`, but not a command. In a process group of its own (set -m), for `stop`.
+# No cache: this takes a fraction of a second.
 mkdir -p "${program%/*}"
+set -m
 tar -xz --no-same-owner -C "${program%/*}" "${program##*/}" <"$CODE_ARCHIVE" &
+set +m
 wait "$!" ||
     fail 75 "cannot unpack ${program##*/} from $CODE_ARCHIVE: it is damaged, another archive, or the disk is full; tar's message is in HTCondor's error file"
 
