@@ -145,7 +145,9 @@ impl Sender {
             () = stop.cancelled() => {}
         }
         if tokio::time::timeout(FLUSH, sending).await.is_err() {
-            tracing::info!("the broker did not answer in time; what waits is sent after the next start");
+            tracing::info!(
+                "the broker did not answer in time; what waits is sent after the next start"
+            );
         }
     }
 
@@ -261,7 +263,10 @@ impl Sender {
         match self.outbox.adopt(self.clock.now().minus(age)).await {
             Ok(0) => {}
             Ok(jobs) => {
-                tracing::info!(jobs, "took over notifications that another service did not send")
+                tracing::info!(
+                    jobs,
+                    "took over notifications that another service did not send"
+                )
             }
             Err(error) => tracing::warn!(
                 %error,

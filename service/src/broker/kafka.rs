@@ -406,7 +406,10 @@ mod tests {
     fn a_jobs_partition_never_changes_and_all_partitions_are_used() {
         let job: JobId = "986e5df7-f7f3-48d3-b388-29346ddb6656".parse().unwrap();
         // A value that was computed once: services of all versions must agree.
-        assert_eq!(partition_of(job, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]), Some(2));
+        assert_eq!(
+            partition_of(job, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
+            Some(2)
+        );
         assert_eq!(partition_of(job, &[]), None);
         let partitions = [0, 1, 2, 5];
         let used: std::collections::BTreeSet<i32> = (0..200)

@@ -28,6 +28,7 @@ mod job_flow_decisions;
 mod job_input_decisions;
 mod jobs;
 mod lists;
+mod kafka;
 #[path = "../../../shared/tests/vectors/loader.rs"]
 mod loader;
 mod local_site;
@@ -38,6 +39,7 @@ mod pool_app;
 mod pool_double;
 mod reconciler;
 mod request_limits;
+mod sender;
 mod serve;
 mod server;
 mod settings;
