@@ -15,6 +15,7 @@ mod container_failure;
 mod credentials;
 mod image;
 mod input_failure;
+mod notifications;
 mod output;
 mod people;
 mod pool;
