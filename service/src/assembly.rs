@@ -348,6 +348,13 @@ impl RunningService {
         ];
         match (parts.notifications, &app.broker) {
             (Some(settings), Some(broker)) => {
+                let checked = Arc::clone(broker);
+                // The service starts without Kafka too, but a wrong address should show at once.
+                tokio::spawn(async move {
+                    if let Err(error) = checked.check().await {
+                        tracing::warn!(%error, "Kafka does not answer as it should; starting all the same");
+                    }
+                });
                 let sender = sender(&app, Arc::clone(broker), &leases, &settings);
                 background.push(("sender", tokio::spawn(sender.run(background_stop.clone()))));
             }

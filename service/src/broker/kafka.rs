@@ -22,6 +22,7 @@ use rskafka::client::partition::{Compression, PartitionClient, UnknownTopicHandl
 use rskafka::client::{Client, ClientBuilder};
 use rskafka::record::Record;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use cts_shared::id::JobId;
 
@@ -38,6 +39,10 @@ const PRODUCE: Duration = Duration::from_secs(35);
 
 /// How long `rskafka` tries again by itself, so that a new leader is found without an error.
 const RETRY: Duration = Duration::from_secs(3);
+
+/// How long a partition is left alone after it failed, so that one whose leader hangs does not hold up
+/// page after page of the others' messages.
+const REST: Duration = Duration::from_secs(3);
 
 /// How long a broker may take to make a topic.
 const CREATE_TOPIC: Duration = Duration::from_secs(5);
@@ -62,11 +67,18 @@ pub struct KafkaSettings {
 pub struct KafkaBroker {
     settings: KafkaSettings,
     calls: DependencyCalls,
+    state: Mutex<State>,
+    /// A connection for checks, which do not wait for messages. Taken out while it is used, as the other.
+    probe: Mutex<Option<Client>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
     /// Taken out while it is used and put back only by who succeeded: whoever fails, or is given up,
     /// drops it.
-    connection: Mutex<Option<Connection>>,
-    /// The same, for checks, which do not wait for messages.
-    probe: Mutex<Option<Client>>,
+    connection: Option<Connection>,
+    /// Partitions that failed, and until when they are left alone.
+    resting: HashMap<i32, (Instant, BrokerError)>,
 }
 
 /// A cluster whose topic is there.
@@ -86,7 +98,7 @@ impl KafkaBroker {
         Self {
             settings,
             calls,
-            connection: Mutex::default(),
+            state: Mutex::default(),
             probe: Mutex::default(),
         }
     }
@@ -206,8 +218,8 @@ impl KafkaBroker {
     }
 
     async fn send_events(&self, events: Vec<Event>) -> Delivery {
-        let mut kept = self.connection.lock().await;
-        let mut connection = match kept.take() {
+        let mut state = self.state.lock().await;
+        let mut connection = match state.connection.take() {
             Some(connection) => connection,
             None => match self.connect_in_time().await {
                 Ok(connection) => connection,
@@ -219,27 +231,38 @@ impl KafkaBroker {
                 }
             },
         };
-        let sent = connection
-            .shares(events)
-            .into_iter()
-            .map(|(partition, events)| {
-                let leader = connection.leaders.get(&partition).cloned();
-                self.send_share(&connection.client, leader, partition, events)
-            });
+        let mut delivery = Delivery::default();
+        let mut shares = connection.shares(events);
+        let now = Instant::now();
+        state.resting.retain(|_, (until, _)| *until > now);
+        for (partition, (_, error)) in &state.resting {
+            if shares.remove(partition).is_some() {
+                delivery.failure = Some(error.clone());
+            }
+        }
+        let sent = shares.into_iter().map(|(partition, events)| {
+            let leader = connection.leaders.get(&partition).cloned();
+            self.send_share(&connection.client, leader, partition, events)
+        });
         let shares = join_all(sent).await;
 
-        let mut delivery = Delivery::default();
+        let mut sound = true;
         for share in shares {
             delivery.acknowledged.extend(share.acknowledged);
             match share.end {
                 Ok(leader) => {
                     connection.leaders.insert(share.partition, leader);
                 }
-                Err(error) => delivery.failure = Some(error),
+                Err(error) => {
+                    let rest = (Instant::now() + REST, error.clone());
+                    state.resting.insert(share.partition, rest);
+                    delivery.failure = Some(error);
+                    sound = false;
+                }
             }
         }
-        if delivery.failure.is_none() {
-            *kept = Some(connection);
+        if sound {
+            state.connection = Some(connection);
         }
         delivery
     }

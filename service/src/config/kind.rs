@@ -278,7 +278,9 @@ pub const KAFKA_SERVERS: Kind<Vec<String>> = Kind {
     form: Form::Text,
     expected: "a list of host:port with commas between; the port is 9092 if it is left out",
     parse: |text| {
-        let servers = split(text).map(kafka_server).collect::<Result<Vec<_>, _>>()?;
+        let servers = split(text)
+            .map(kafka_server)
+            .collect::<Result<Vec<_>, _>>()?;
         if servers.is_empty() {
             return Err(None);
         }

@@ -27,8 +27,8 @@ mod job_flow_decisions;
 #[path = "../../../shared/tests/vectors/job_input_decisions.rs"]
 mod job_input_decisions;
 mod jobs;
-mod lists;
 mod kafka;
+mod lists;
 #[path = "../../../shared/tests/vectors/loader.rs"]
 mod loader;
 mod local_site;
