@@ -25,7 +25,7 @@
 //! | [`job_store`], [`image_store`], [`site_store`], [`lease_store`], [`outbox`] | what is remembered; [`sqlite`] keeps it in one file, [`mongo`] in a database that several services share |
 //! | [`identity`] | tokens to users |
 //! | [`compute_site`], [`condor`] | where executors run |
-//! | [`object_store`], [`image_registry`] | S3 and registries |
+//! | [`object_store`], [`image_registry`], [`broker`] | S3, registries, Kafka |
 //! | [`background`] | loops that no request waits for |
 //! | [`metrics`], [`readiness`] | what operators watch |
 
@@ -33,6 +33,7 @@ pub mod api;
 pub mod app;
 mod assembly;
 pub mod background;
+pub mod broker;
 pub mod cli;
 pub mod clock;
 pub mod compute_site;
