@@ -121,11 +121,14 @@ pub async fn copy(
     let pair = Pair::new(source, target, progress);
     pair.settle().await?;
 
-    progress.begin("looking at the target", pair.target_sizes().await?.jobs);
+    progress.begin(
+        "looking at the target",
+        pair.sizes(Side::Target).await?.jobs,
+    );
     pair.compare(Missing::IsFine).await?;
     pair.faults_as(CopyError::OtherTarget)?;
 
-    progress.begin("copying", pair.source_sizes().await?.jobs);
+    progress.begin("copying", pair.sizes(Side::Source).await?.jobs);
     pair.copy_leases().await?;
     pair.copy_sites().await?;
     pair.copy_images().await?;
@@ -203,12 +206,15 @@ impl<'a> Pair<'a> {
         self.target.settle().await.map_err(failed(Side::Target))
     }
 
-    async fn source_sizes(&self) -> Result<Sizes, CopyError> {
-        self.source.sizes().await.map_err(failed(Side::Source))
+    fn store(&self, side: Side) -> &'a dyn StoreCopy {
+        match side {
+            Side::Source => self.source,
+            Side::Target => self.target,
+        }
     }
 
-    async fn target_sizes(&self) -> Result<Sizes, CopyError> {
-        self.target.sizes().await.map_err(failed(Side::Target))
+    async fn sizes(&self, side: Side) -> Result<Sizes, CopyError> {
+        self.store(side).sizes().await.map_err(failed(side))
     }
 
     fn fault(&self, fault: String) {
@@ -256,7 +262,7 @@ impl<'a> Pair<'a> {
 
     async fn check(&self) -> Result<Counts, CopyError> {
         self.progress
-            .begin("checking", self.source_sizes().await?.jobs);
+            .begin("checking", self.sizes(Side::Source).await?.jobs);
         let counts = self.compare(Missing::IsAFault).await?;
         self.faults_as(CopyError::Different)?;
         Ok(counts)
@@ -336,10 +342,7 @@ impl<'a> Pair<'a> {
     /// Reads a job; none if it cannot be read, which is noted.
     async fn read(&self, side: Side, id: &str) -> Result<Option<WholeJob>, CopyError> {
         let what = format!("job {id}");
-        let store = match side {
-            Side::Source => self.source,
-            Side::Target => self.target,
-        };
+        let store = self.store(side);
         let Some(job_id) = id.parse::<JobId>().ok().filter(|job| job.to_string() == id) else {
             self.fault(format!(
                 "{what} in the {side}: its id is no UUID in lower case"
@@ -358,8 +361,16 @@ impl<'a> Pair<'a> {
     /// What single records do not show: documents that are no jobs, transitions of no job.
     async fn compare_sizes(&self, seen: &Seen) -> Result<(), CopyError> {
         for (side, sizes, jobs) in [
-            (Side::Source, self.source_sizes().await?, &seen.source_jobs),
-            (Side::Target, self.target_sizes().await?, &seen.target_jobs),
+            (
+                Side::Source,
+                self.sizes(Side::Source).await?,
+                &seen.source_jobs,
+            ),
+            (
+                Side::Target,
+                self.sizes(Side::Target).await?,
+                &seen.target_jobs,
+            ),
         ] {
             let jobs = jobs.load(Ordering::Relaxed);
             if sizes.jobs != jobs {
@@ -368,15 +379,17 @@ impl<'a> Pair<'a> {
                     sizes.jobs
                 ));
             }
-            let logged = seen.logged.load(Ordering::Relaxed);
-            // Jobs that are missing or cannot be read are told of already.
-            let all_read = jobs == seen.jobs.load(Ordering::Relaxed);
-            if all_read && sizes.log != logged {
-                self.fault(format!(
-                    "of {} transitions in the log of the {side}, {logged} are of jobs that are there",
-                    sizes.log
-                ));
-            }
+        }
+        // Jobs that are missing or cannot be read are told of already. The source's log may have
+        // transitions of jobs that somebody has removed.
+        let logged = seen.logged.load(Ordering::Relaxed);
+        let all_read =
+            seen.target_jobs.load(Ordering::Relaxed) == seen.jobs.load(Ordering::Relaxed);
+        let in_log = self.sizes(Side::Target).await?.log;
+        if all_read && in_log != logged {
+            self.fault(format!(
+                "of {in_log} transitions in the log of the target, {logged} are of jobs that are there"
+            ));
         }
         Ok(())
     }
@@ -385,6 +398,12 @@ impl<'a> Pair<'a> {
         let (mut ours, mut theirs) = (BTreeMap::new(), BTreeMap::new());
         for (side, images) in [(Side::Source, &mut ours), (Side::Target, &mut theirs)] {
             for image in self.images(side).await? {
+                // What cannot be read in the source is told when it is to be copied.
+                let image = match image {
+                    Err(_) if side == Side::Source && missing == Missing::IsFine => continue,
+                    image => self.note(side, "an image", image)?,
+                };
+                let Some(image) = image else { continue };
                 images.insert(
                     (image.image.name.clone(), image.image.digest.clone()),
                     image,
@@ -411,18 +430,12 @@ impl<'a> Pair<'a> {
         Ok(same)
     }
 
-    /// The images that can be read, as they are compared.
-    async fn images(&self, side: Side) -> Result<Vec<Image>, CopyError> {
-        let store = match side {
-            Side::Source => self.source,
-            Side::Target => self.target,
-        };
-        let mut images = Vec::new();
-        for image in store.all_images().await.map_err(failed(side))? {
-            if let Some(mut image) = self.note(side, "an image", image)? {
-                image.image.registered_on = self.unit.cut(image.image.registered_on);
-                images.push(image);
-            }
+    /// The images as they are compared.
+    async fn images(&self, side: Side) -> Result<Vec<Result<Image, StoreError>>, CopyError> {
+        let store = self.store(side);
+        let mut images = store.all_images().await.map_err(failed(side))?;
+        for image in images.iter_mut().flatten() {
+            image.image.registered_on = self.unit.cut(image.image.registered_on);
         }
         Ok(images)
     }
@@ -492,9 +505,13 @@ impl<'a> Pair<'a> {
             .images(Side::Target)
             .await?
             .into_iter()
+            .flatten()
             .map(|image| (image.image.name, image.image.digest))
             .collect();
         for image in self.images(Side::Source).await? {
+            let Some(image) = self.note(Side::Source, "an image", image)? else {
+                continue;
+            };
             let (name, digest) = (image.image.name.clone(), image.image.digest.clone());
             if there.contains(&(name.clone(), digest.clone())) {
                 continue;
