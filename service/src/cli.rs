@@ -66,8 +66,8 @@ pub struct CheckConfigArgs {
 /// Options of `cts-service migrate`.
 #[derive(Debug, Clone, Args)]
 pub struct MigrateArgs {
-    /// The store to read: sqlite:PATH (a data directory, or the database file in one), mongodb (the
-    /// database of the configuration), or mongodb://HOST/DATABASE where no password is needed.
+    /// The store to read: `sqlite:PATH` (a data directory, or the database file in one), `mongodb` (the
+    /// database of the configuration), or `mongodb://HOST/DATABASE` where no password is needed.
     #[arg(long, value_name = "STORE")]
     pub from: String,
 
