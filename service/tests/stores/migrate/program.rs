@@ -44,22 +44,28 @@ pub(super) fn place(file: &TestFile) -> String {
 }
 
 /// Has the program killed again and again, each time when the target holds some more of that many jobs.
-pub(super) fn kill_again_and_again(from: &str, to: &str, total: u64, in_target: impl Fn() -> u64) {
+pub(super) async fn kill_again_and_again(
+    from: &str,
+    to: &str,
+    total: u64,
+    in_target: impl AsyncFn() -> u64,
+) {
     let mut killed_midway = 0;
     for round in 1..=5 {
         let enough = total * round / 6;
         let mut child = migrate(from, to, &[]).spawn().unwrap();
         let begun = Instant::now();
-        while in_target() < enough && child.try_wait().unwrap().is_none() {
+        while in_target().await < enough && child.try_wait().unwrap().is_none() {
             assert!(begun.elapsed() < DEADLINE, "{enough} jobs are never there");
-            std::thread::sleep(Duration::from_millis(1));
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         // At any point of the next job.
-        std::thread::sleep(Duration::from_micros(rand::rng().random_range(0..5000)));
+        let delay = rand::rng().random_range(0..5000);
+        tokio::time::sleep(Duration::from_micros(delay)).await;
         child.kill().unwrap();
         let ended = child.wait().unwrap();
-        assert!(!ended.success() || in_target() == total);
-        killed_midway += u32::from((1..total).contains(&in_target()));
+        assert!(!ended.success() || in_target().await == total);
+        killed_midway += u32::from((1..total).contains(&in_target().await));
     }
     assert!(killed_midway >= 2, "killed midway {killed_midway} times");
     let (status, text) = output(migrate(from, to, &[]));
@@ -80,8 +86,8 @@ async fn a_killed_run_is_completed_by_the_next() {
     let (source, target) = (TestFile::new(), TestFile::new());
     fill(&source.open(), JOBS).await;
     let path = target.directory.path().join("cts.sqlite");
-    let in_target = || count(&path).unwrap_or(0);
-    kill_again_and_again(&place(&source), &place(&target), JOBS, in_target);
+    let in_target = async || count(&path).unwrap_or(0);
+    kill_again_and_again(&place(&source), &place(&target), JOBS, in_target).await;
     let (source, target) = (source.open(), target.open());
     assert_eq!(check(&source, &target).await.unwrap().jobs, JOBS);
     assert_eq!(events(&target).await, events(&source).await);
