@@ -32,11 +32,14 @@ const MAX_FAULTS: usize = 1000;
 pub enum CopyError {
     /// A store failed.
     #[error(
-        "the {side} failed: {error}; correct that and start the same command again, it goes on"
+        "the {side} failed{}: {error}; correct that and start the same command again, it goes on",
+        what.as_ref().map(|what| format!(" at {what}")).unwrap_or_default()
     )]
     Store {
         /// Which store.
         side: Side,
+        /// At which record, if it was a single one's.
+        what: Option<String>,
         /// What it said.
         error: StoreError,
     },
@@ -48,12 +51,14 @@ pub enum CopyError {
     OtherTarget(Faults),
     /// Records that could not be copied.
     #[error(
-        "not everything could be copied:\n{0}all other jobs and images are there; correct these in the source, \
-         or remove them, and start the same command again"
+        "not everything could be copied:\n{0}all other jobs and images are there; correct or remove these, and \
+         start the same command again"
     )]
     NotCopied(Faults),
     /// The stores are not the same.
-    #[error("the stores are not the same:\n{0}")]
+    #[error(
+        "the stores are not the same:\n{0}make sure that no service works on either, and copy to an empty target"
+    )]
     Different(Faults),
 }
 
@@ -119,11 +124,11 @@ pub async fn copy(
     progress: &Progress,
 ) -> Result<Counts, CopyError> {
     let pair = Pair::new(source, target, progress);
-    pair.settle().await?;
+    source.settle().await.map_err(failed(Side::Source))?;
 
     progress.begin(
         "looking at the target",
-        pair.sizes(Side::Target).await?.jobs,
+        pair.sizes(Side::Source).await?.jobs,
     );
     pair.compare(Missing::IsFine).await?;
     pair.faults_as(CopyError::OtherTarget)?;
@@ -148,7 +153,7 @@ pub async fn check(
     progress: &Progress,
 ) -> Result<Counts, CopyError> {
     let pair = Pair::new(source, target, progress);
-    pair.settle().await?;
+    source.settle().await.map_err(failed(Side::Source))?;
     pair.check().await
 }
 
@@ -201,11 +206,6 @@ impl<'a> Pair<'a> {
         }
     }
 
-    async fn settle(&self) -> Result<(), CopyError> {
-        self.source.settle().await.map_err(failed(Side::Source))?;
-        self.target.settle().await.map_err(failed(Side::Target))
-    }
-
     fn store(&self, side: Side) -> &'a dyn StoreCopy {
         match side {
             Side::Source => self.source,
@@ -254,7 +254,11 @@ impl<'a> Pair<'a> {
                 self.fault(format!("{what} in the {side}: {error}"));
                 Ok(None)
             }
-            Err(error) => Err(CopyError::Store { side, error }),
+            Err(error) => Err(CopyError::Store {
+                side,
+                what: Some(what.to_owned()),
+                error,
+            }),
         }
     }
 
@@ -375,7 +379,7 @@ impl<'a> Pair<'a> {
             let jobs = jobs.load(Ordering::Relaxed);
             if sizes.jobs != jobs {
                 self.fault(format!(
-                    "of {} jobs in the {side}, {jobs} have an id that is a text",
+                    "only {jobs} of {} jobs in the {side} have a text as id; correct or remove the others",
                     sizes.jobs
                 ));
             }
@@ -592,5 +596,9 @@ impl<'a> Pair<'a> {
 }
 
 fn failed(side: Side) -> impl FnOnce(StoreError) -> CopyError {
-    move |error| CopyError::Store { side, error }
+    move |error| CopyError::Store {
+        side,
+        what: None,
+        error,
+    }
 }

@@ -354,7 +354,7 @@ async fn documents_that_cannot_be_read_are_all_named() {
     // What is no job at all shows in the end.
     let text = copy(&source, &target).await.unwrap_err().to_string();
     assert!(
-        text.contains("of 2 jobs in the source, 1 have an id that is a text"),
+        text.contains("only 1 of 2 jobs in the source have a text as id"),
         "{text}"
     );
     jobs.delete_one(doc! {"id": 7}).await.unwrap();
