@@ -28,6 +28,8 @@ pub enum Command {
     CheckConfig(CheckConfigArgs),
     /// Start everything on this machine: REST API, database file, tokens, S3 server, executors.
     Dev(Box<DevArgs>),
+    /// Copy everything the service remembers to another store, and compare. Stop every service first.
+    Migrate(MigrateArgs),
     /// Print the description of the REST API, an OpenAPI document in JSON.
     Openapi,
 }
@@ -59,6 +61,27 @@ pub struct CheckConfigArgs {
     /// Print one JSON object, for programs.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `cts-service migrate`.
+#[derive(Debug, Clone, Args)]
+pub struct MigrateArgs {
+    /// The store to read: `sqlite:PATH` (a data directory, or the database file in one), `mongodb` (the
+    /// database of the configuration), or `mongodb://HOST/DATABASE` where no password is needed.
+    #[arg(long, value_name = "STORE")]
+    pub from: String,
+
+    /// The store to write, in the same forms. It is empty, or an earlier run has begun it.
+    #[arg(long, value_name = "STORE")]
+    pub to: String,
+
+    /// Only compare; write nothing.
+    #[arg(long)]
+    pub check: bool,
+
+    /// Where the configuration is, for mongodb.
+    #[command(flatten)]
+    pub config: ConfigFile,
 }
 
 /// Options of `cts-service dev`.

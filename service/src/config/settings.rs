@@ -156,6 +156,25 @@ impl Loaded {
     }
 }
 
+/// How the MongoDB database of a configuration is reached, whether or not the service uses it, and whatever is
+/// wrong with other settings.
+///
+/// # Errors
+/// All that is wrong with these settings, or with the file as a whole.
+pub fn mongo_settings(sources: &Sources) -> Result<MongoSettings, Faults> {
+    let mut reader = Reader::new(sources);
+    let settings = mongo(&mut reader);
+    let is_of_another_key = |fault: &Fault| {
+        !fault.subject.starts_with("MongoDB.")
+            && keys::KEYS.iter().any(|key| key.path() == fault.subject)
+    };
+    reader.faults.retain(|fault| !is_of_another_key(fault));
+    match settings {
+        Some(settings) if reader.faults.is_empty() => Ok(settings),
+        _ => Err(Faults(reader.faults)),
+    }
+}
+
 /// The settings; none if one that is needed is absent or wrong, which the reader then has as a fault.
 fn settings(reader: &mut Reader) -> Option<Settings> {
     let store = store(reader);
