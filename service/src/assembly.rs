@@ -20,8 +20,9 @@ use cts_net::tls::TlsError;
 use cts_shared::site::Site;
 
 use crate::app::App;
+use crate::background::local_site_holder::{LAPSES_AFTER, LOCAL_SITE};
 use crate::background::reconciler::Reconciler;
-use crate::background::{cleaner, finisher, site_watcher, starter};
+use crate::background::{cleaner, finisher, local_site_holder, site_watcher, starter};
 use crate::clock::SystemClock;
 use crate::compute_site::ComputeSite;
 use crate::compute_site::htcondor::HtcondorSite;
@@ -38,11 +39,14 @@ use crate::image_registry::{MeteredImageRegistry, OciImageRegistry};
 use crate::job_store::{CountedJobStore, JobStore, StoreError};
 use crate::lease_store::LeaseStore;
 use crate::metrics::Metrics;
+use crate::mongo::MongoStore;
 use crate::object_store::{MeteredObjectStore, ObjectStore};
 use crate::programs::find_executor;
 use crate::readiness::Readiness;
+use crate::role::Role;
 use crate::sites::{SiteStatus, Sites};
 use crate::sqlite::SqliteStore;
+use crate::stores::{StoreSettings, Stores};
 use crate::telemetry::LogLevel;
 use crate::{jobs, router, server};
 
@@ -149,8 +153,26 @@ pub(crate) fn block_on(
         .block_on(command)
 }
 
-/// Opens the database in the data directory.
-pub(crate) async fn open_store(data_dir: &DataDir) -> Result<SqliteStore, StartError> {
+/// Opens the store.
+pub(crate) async fn open_stores(
+    settings: &StoreSettings,
+    data_dir: &DataDir,
+) -> Result<Stores, StartError> {
+    match settings {
+        StoreSettings::Sqlite => {
+            let store = open_sqlite(data_dir).await?;
+            tracing::info!(path = %data_dir.path().display(), "jobs are kept in a file");
+            Ok(Stores::of(store))
+        }
+        StoreSettings::Mongo(settings) => {
+            let store = MongoStore::open(settings).await?;
+            tracing::info!(database = settings.database, "jobs are kept in MongoDB");
+            Ok(Stores::of(store))
+        }
+    }
+}
+
+async fn open_sqlite(data_dir: &DataDir) -> Result<SqliteStore, StartError> {
     let path = data_dir.join("cts.sqlite");
     match tokio::task::spawn_blocking(move || SqliteStore::open(&path)).await {
         Ok(store) => {
@@ -202,7 +224,9 @@ pub(crate) struct Parts {
     pub(crate) data_dir: Arc<DataDir>,
     pub(crate) listening: Listening,
     pub(crate) server: server::Limits,
-    pub(crate) store: SqliteStore,
+    pub(crate) stores: Stores,
+    /// The service's name for others over the same store.
+    pub(crate) service_name: String,
     pub(crate) identity: Arc<dyn Identity>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) object_store: Arc<dyn ObjectStore>,
@@ -250,19 +274,29 @@ impl RunningService {
         let url = parts.listening.local_url();
         let (events, event_receiver) = mpsc::channel(SITE_EVENTS);
         let (due_jobs, due) = mpsc::unbounded_channel();
-        let local = local_site_settings(&parts, &url)
-            .map(|settings| Arc::new(LocalSite::new(settings, events)));
+        let clock = Arc::new(SystemClock);
+        let local_role = Role::new(
+            Arc::clone(&parts.stores.leases),
+            clock.clone(),
+            LOCAL_SITE,
+            LAPSES_AFTER,
+        );
+        let local_role = local_role.held_by(parts.service_name.clone());
+        let local = match local_site_settings(&parts, &url) {
+            Ok(settings) => take_local_site(&local_role).await.map(|()| settings),
+            Err(problem) => Err(problem),
+        };
+        let local = local.map(|settings| Arc::new(LocalSite::new(settings, events)));
         let metrics = parts.metrics;
         let registry = OciImageRegistry::new(RegistryOptions {
             plain_http_hosts: parts.plain_http_registries,
             ..RegistryOptions::default()
         });
         let jobs: Arc<dyn JobStore> = Arc::new(CountedJobStore::new(
-            Arc::new(parts.store.clone()),
+            parts.stores.jobs,
             metrics.job_transitions(),
         ));
-        let leases: Arc<dyn LeaseStore> = Arc::new(parts.store.clone());
-        let clock = Arc::new(SystemClock);
+        let leases = parts.stores.leases;
         let condor = parts.condor_site.as_ref().map(|condor| {
             Arc::new(HtcondorSite::new(
                 condor.submit.clone(),
@@ -274,9 +308,9 @@ impl RunningService {
         });
         let app = Arc::new(App {
             jobs,
-            images: Arc::new(parts.store.clone()),
-            site_store: Arc::new(parts.store.clone()),
-            outbox: Arc::new(parts.store),
+            images: parts.stores.images,
+            site_store: parts.stores.sites,
+            outbox: parts.stores.outbox,
             identity: parts.identity,
             sites: sites(&local, condor.map_err(String::as_str)),
             object_store: Arc::new(MeteredObjectStore::new(
@@ -303,6 +337,10 @@ impl RunningService {
             ("site watcher", tokio::spawn(watcher)),
             ("finisher", tokio::spawn(finisher)),
         ];
+        if local.is_ok() {
+            let holder = local_site_holder::run(local_role, background_stop.clone());
+            background.push(("holder of site local", tokio::spawn(holder)));
+        }
         if app.config.start_jobs {
             let starter = starter::run(Arc::clone(&app), background_stop.clone());
             let cleaner = cleaner::run(Arc::clone(&app), background_stop.clone());
@@ -377,6 +415,18 @@ impl RunningService {
             tracing::error!(%error, "the server failed");
         }
         tracing::info!("stopped");
+    }
+}
+
+/// Makes sure that no other service over the same store has the site `local`; else says so.
+async fn take_local_site(role: &Role) -> Result<(), String> {
+    match role.take().await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(
+            "another service over the same database has it; set LocalSite.enabled = false in all but one"
+                .to_owned(),
+        ),
+        Err(error) => Err(error.to_string()),
     }
 }
 

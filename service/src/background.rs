@@ -2,6 +2,7 @@
 
 pub mod cleaner;
 pub mod finisher;
+pub mod local_site_holder;
 pub mod reconciler;
 pub mod site_watcher;
 pub mod starter;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use url::Url;
 
+use crate::config::kind::{self, ConnectionString};
 use crate::config::{DEFAULT_MAX_CPU_HOURS, PathPrefix};
 use crate::telemetry::{LogFormat, LogLevel};
 
@@ -80,6 +81,20 @@ pub struct DevArgs {
     #[arg(long, value_name = "PORT", default_value_t = 5000)]
     pub port: u16,
 
+    /// A `MongoDB` server to keep jobs and images in: a connection string, or host and port. Without it they
+    /// are in a file of the data directory.
+    #[arg(long, value_name = "HOST", value_parser = mongo_host)]
+    pub mongo_host: Option<ConnectionString>,
+
+    /// The database on --mongo-host.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "cdmtaskservice",
+        requires = "mongo_host"
+    )]
+    pub mongo_db: String,
+
     /// An S3 store to use. Without it a `SeaweedFS` server is started over the data directory.
     #[arg(long, value_name = "URL", requires_all = ["s3_access_key", "s3_secret_file"])]
     pub s3_url: Option<Url>,
@@ -145,4 +160,9 @@ pub struct DevArgs {
         env = "CTS_LOG_LEVEL"
     )]
     pub log_level: LogLevel,
+}
+
+fn mongo_host(text: &str) -> Result<ConnectionString, String> {
+    let kind = kind::CONNECTION_STRING;
+    (kind.parse)(text).map_err(|_mismatch| format!("it must be {}", kind.expected))
 }

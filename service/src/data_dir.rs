@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cts_net::secret::Secret;
 use secrecy::ExposeSecret;
+use uuid::Uuid;
 
 /// The directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +86,27 @@ impl DataDir {
         Ok(path)
     }
 
+    /// A name for the service that works here, the same each time it starts.
+    ///
+    /// # Errors
+    /// When the file with it cannot be read or written.
+    pub(crate) fn service_name(&self) -> Result<String, DataDirError> {
+        let path = self.join("service-name");
+        match std::fs::read_to_string(&path) {
+            Ok(name) if !name.trim().is_empty() => Ok(name.trim().to_owned()),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(io_error("read", &path)(error))
+            }
+            _ => {
+                let host = rustix::system::uname();
+                let host = host.nodename().to_string_lossy();
+                let name = format!("{host} {} {}", self.path.display(), Uuid::new_v4());
+                self.write_private("service-name", &Secret::from(name.clone()))?;
+                Ok(name)
+            }
+        }
+    }
+
     /// A path in it.
     #[must_use]
     pub(crate) fn join(&self, name: &str) -> PathBuf {
@@ -122,7 +144,11 @@ mod tests {
             let mode = file.metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }
+        let name = taken.service_name().unwrap();
         drop(taken);
-        DataDir::take(&path).unwrap();
+        let taken = DataDir::take(&path).unwrap();
+        assert_eq!(taken.service_name().unwrap(), name);
+        let other = DataDir::take(&parent.path().join("c")).unwrap();
+        assert_ne!(other.service_name().unwrap(), name);
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! DATA_DIR/
 //!   lock             held while the service runs
-//!   cts.sqlite       jobs and images
+//!   cts.sqlite       jobs and images, if they are not in MongoDB
 //!   tokens.toml      users and tokens, mode 0600
 //!   tokens/<user>    each user's token alone, mode 0600
 //!   s3_secret        secret key of the S3 server, mode 0600
@@ -22,7 +22,7 @@ use cts_net::tls::Verify;
 use cts_shared::s3_path::Bucket;
 
 use crate::assembly::{
-    Listening, Parts, RunningService, StartError, block_on, listen, open_store, stop_on_signals,
+    Listening, Parts, RunningService, StartError, block_on, listen, open_stores, stop_on_signals,
 };
 use crate::cli::DevArgs;
 use crate::config::settings::LocalSiteChoice;
@@ -30,9 +30,10 @@ use crate::config::{Cleaning, Config, RequestLimits, WorkerFiles};
 use crate::data_dir::DataDir;
 use crate::identity::TokenFile;
 use crate::metrics::Metrics;
+use crate::mongo::MongoSettings;
 use crate::object_store::{ObjectStore, S3ObjectStore};
 use crate::server;
-use crate::sqlite::SqliteStore;
+use crate::stores::{StoreSettings, Stores};
 
 mod summary;
 mod weed;
@@ -68,7 +69,7 @@ async fn run_async(args: DevArgs) -> Result<(), StartError> {
     let own = OwnParts {
         identity,
         listening: listen((args.bind, args.port).into()).await?,
-        store: open_store(&data_dir).await?,
+        stores: open_stores(&store_settings(&args), &data_dir).await?,
         data_dir: Arc::clone(&data_dir),
     };
     // Last: what can fail at once has not.
@@ -85,7 +86,7 @@ struct OwnParts {
     data_dir: Arc<DataDir>,
     identity: TokenFile,
     listening: Listening,
-    store: SqliteStore,
+    stores: Stores,
 }
 
 async fn serve(
@@ -98,7 +99,7 @@ async fn serve(
         data_dir,
         identity,
         listening,
-        store,
+        stores,
     } = own;
     let object_store = S3ObjectStore::new(&s3.settings)?;
     let bucket = log_bucket(&args);
@@ -110,11 +111,13 @@ async fn serve(
             cause: format!("{bucket} in the S3 store {}: {cause}", s3.settings.url),
         });
     }
+    let service_name = data_dir.service_name()?;
     let data_path = data_dir.path().to_owned();
     let mut service = RunningService::start(Parts {
         listening,
         server: server::Limits::default(),
-        store,
+        stores,
+        service_name,
         identity: Arc::new(identity),
         metrics: Arc::new(Metrics::new()),
         object_store: Arc::new(object_store),
@@ -163,6 +166,18 @@ async fn serve(
     };
     service.stop().await;
     outcome
+}
+
+fn store_settings(args: &DevArgs) -> StoreSettings {
+    match &args.mongo_host {
+        None => StoreSettings::Sqlite,
+        Some(host) => StoreSettings::Mongo(MongoSettings {
+            host: host.as_str().to_owned(),
+            database: args.mongo_db.clone(),
+            credentials: None,
+            retry_writes: false,
+        }),
+    }
 }
 
 fn log_bucket(args: &DevArgs) -> Option<Bucket> {

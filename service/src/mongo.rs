@@ -141,7 +141,7 @@ impl Name {
 }
 
 impl MongoStore {
-    /// Connects, makes the indexes that are missing, and numbers the transitions that were not sent yet.
+    /// Connects, and makes the indexes that are missing.
     ///
     /// # Errors
     /// When the server does not answer within seconds, or does not take the credentials.
@@ -190,7 +190,6 @@ impl MongoStore {
             changes: watch::Sender::new(0),
         };
         store.create_indexes().await?;
-        store.log_unsent().await?;
         Ok(store)
     }
 

@@ -87,11 +87,22 @@ pub trait Outbox: Send + Sync + std::fmt::Debug {
     fn changes(&self) -> watch::Receiver<u64>;
 
     /// The transitions to send, oldest first, at most `limit`: those unsent, and those to be sent
-    /// once more.
+    /// once more. After that one, or from the first; from the first too if no transition has that id.
     ///
     /// # Errors
     /// When the store fails.
-    fn to_send(&self, limit: u32) -> BoxFuture<'_, Result<Vec<Event>, StoreError>>;
+    fn to_send(
+        &self,
+        after: Option<String>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<Event>, StoreError>>;
+
+    /// Takes in what another program stored unsent and entered before that time: the existing service
+    /// works on the same database and sends its own, until it dies. How many jobs they were of.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn adopt(&self, before: UtcTime) -> BoxFuture<'_, Result<u64, StoreError>>;
 
     /// Notes that messages have arrived. Ids that are not known are passed over.
     ///

@@ -12,7 +12,7 @@ use cts_net::secret::{SecretSource, read_secret_file};
 use cts_shared::s3_path::S3Path;
 
 use crate::assembly::{
-    CondorSiteParts, Parts, RunningService, StartError, block_on, listen, open_store,
+    CondorSiteParts, Parts, RunningService, StartError, block_on, listen, open_stores,
     stop_on_signals,
 };
 use crate::cli::{CheckConfigArgs, ServeArgs};
@@ -82,7 +82,7 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
     let object_store = S3ObjectStore::new(&s3)?;
     let condor_site = condor_site(settings.condor_site, &metrics).await?;
     let listening = listen(settings.address).await?;
-    let store = open_store(&data_dir).await?;
+    let stores = open_stores(&settings.store, &data_dir).await?;
     tokio::select! {
         (outcome, ()) = async {
             tokio::join!(
@@ -92,6 +92,7 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
         } => outcome?,
         () = stop.cancelled() => return Ok(()),
     }
+    let service_name = data_dir.service_name()?;
     let local_enabled = local_site.is_some();
     let s3_secret_path = match local_site {
         Some(_) => data_dir.write_private("s3_secret", &s3.secret.current())?,
@@ -102,7 +103,8 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
         data_dir,
         listening,
         server: settings.server,
-        store,
+        stores,
+        service_name,
         identity,
         metrics,
         object_store: Arc::new(object_store),

@@ -200,12 +200,14 @@ async fn sigterm_ends_the_unpacking(beginning: &[u8]) {
     })
     .await;
     rustix::io::write(&writer, beginning).unwrap();
-    eventually("the beginning read", DEADLINE, async || {
-        match rustix::io::ioctl_fionread(&writer) {
+    eventually(
+        "the beginning read",
+        DEADLINE,
+        async || match rustix::io::ioctl_fionread(&writer) {
             Ok(0) => Ok(()),
             other => Err(format!("{other:?}")),
-        }
-    })
+        },
+    )
     .await;
     let pid = i32::try_from(child.id().unwrap()).unwrap();
     let pid = rustix::process::Pid::from_raw(pid).unwrap();

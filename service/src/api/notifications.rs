@@ -53,8 +53,8 @@ pub async fn resend(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `POST /admin/unsent_notifications`: how many transitions wait to be sent. It queues nothing: the
-/// sender sends all that wait, whatever their age.
+/// `POST /admin/unsent_notifications`: how many transitions wait to be sent. It queues only what
+/// the existing service stored and left: the sender sends all that wait, whatever their age.
 pub async fn unsent(
     State(app): State<Arc<App>>,
     caller: Caller,

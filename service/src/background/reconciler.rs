@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use cts_shared::id::{ContainerNumber, JobId};
 use cts_shared::site::Site;
@@ -29,8 +28,9 @@ use crate::error::Error;
 use crate::job_store::JobSummary;
 use crate::jobs;
 use crate::jobs::finish::tells_of_an_end;
-use crate::lease_store::{Lease, LeaseRequest, LeaseStore};
+use crate::lease_store::LeaseStore;
 use crate::metrics::Action;
+use crate::role::Role;
 
 /// The lease's name.
 const LEASE: &str = "reconcile kbase";
@@ -67,10 +67,9 @@ pub enum RoundError {
 pub struct Reconciler {
     app: Arc<App>,
     pool: Arc<dyn Pool>,
-    leases: Arc<dyn LeaseStore>,
+    role: Role,
     rules: Rules,
     interval: Duration,
-    holder: String,
     /// By job: containers that the pool knew nothing of in the last round.
     suspects: HashMap<JobId, BTreeSet<ContainerNumber>>,
     /// Procs of ended jobs that were in the queue in the last round.
@@ -87,13 +86,13 @@ impl Reconciler {
         rules: Rules,
         interval: Duration,
     ) -> Self {
+        let duration = interval.saturating_mul(LEASE_INTERVALS);
         Self {
+            role: Role::new(leases, Arc::clone(&app.clock), LEASE, duration),
             app,
             pool,
-            leases,
             rules,
             interval,
-            holder: Uuid::new_v4().to_string(),
             suspects: HashMap::new(),
             leftovers: BTreeSet::new(),
         }
@@ -103,7 +102,7 @@ impl Reconciler {
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             let round = async {
-                if self.take_lease().await? {
+                if self.role.take().await.map_err(Error::from)? {
                     self.round().await?;
                 }
                 Ok::<_, RoundError>(())
@@ -119,22 +118,7 @@ impl Reconciler {
                 () = tokio::time::sleep(self.interval) => {}
             }
         }
-        // Another service need not wait for it to lapse.
-        let _lapses_anyway = self
-            .leases
-            .give_back_lease(LEASE.to_owned(), self.holder.clone())
-            .await;
-    }
-
-    async fn take_lease(&self) -> Result<bool, Error> {
-        let now = self.app.clock.now();
-        let request = LeaseRequest {
-            name: LEASE.to_owned(),
-            holder: self.holder.clone(),
-            now,
-            until: now.plus(self.interval.saturating_mul(LEASE_INTERVALS)),
-        };
-        Ok(self.leases.take_lease(request).await? != Lease::Held)
+        self.role.give_up().await;
     }
 
     /// Looks at every job once.

@@ -13,7 +13,7 @@ use cts_net::secret::Secret;
 use url::Url;
 
 use super::PathPrefix;
-use super::kind::{self, Form, Kind, Mismatch, Show};
+use super::kind::{self, ConnectionString, Form, Kind, Mismatch, Show, StoreKind};
 use crate::telemetry::{LogFormat, LogLevel};
 
 /// What happens when a setting is absent.
@@ -621,27 +621,27 @@ pub static S3_INSECURE_EXTERNAL: Key<bool> = used(
 .or("false");
 
 /// See [`KEYS`].
-pub static MONGO_HOST: Key<String> = not_yet(
+pub static MONGO_HOST: Key<ConnectionString> = used(
     "MongoDB",
     "mongo_host",
     "KBCTS_MONGO_HOST",
-    kind::TEXT,
+    kind::CONNECTION_STRING,
     "where MongoDB is",
 )
 .or("mongodb://localhost:27017");
 
 /// See [`KEYS`].
-pub static MONGO_DB: Key<String> = not_yet(
+pub static MONGO_DB: Key<String> = used(
     "MongoDB",
     "mongo_db",
     "KBCTS_MONGO_DB",
     kind::TEXT,
-    "database",
+    "database, also the one that knows the user",
 )
 .or("cdmtaskservice");
 
 /// See [`KEYS`].
-pub static MONGO_USER: Key<String> = not_yet(
+pub static MONGO_USER: Key<String> = used(
     "MongoDB",
     "mongo_user",
     "KBCTS_MONGO_USER",
@@ -650,7 +650,7 @@ pub static MONGO_USER: Key<String> = not_yet(
 );
 
 /// See [`KEYS`].
-pub static MONGO_PWD: Key<Secret> = not_yet(
+pub static MONGO_PWD: Key<Secret> = used(
     "MongoDB",
     "mongo_pwd",
     "KBCTS_MONGO_PWD",
@@ -659,7 +659,7 @@ pub static MONGO_PWD: Key<Secret> = not_yet(
 );
 
 /// See [`KEYS`].
-pub static MONGO_RETRYWRITES: Key<bool> = not_yet(
+pub static MONGO_RETRYWRITES: Key<bool> = used(
     "MongoDB",
     "mongo_retrywrites",
     "KBCTS_MONGO_RETRYWRITES",
@@ -933,6 +933,16 @@ pub static LOG_FORMAT: Key<LogFormat> = used(
 .or("json");
 
 /// See [`KEYS`].
+pub static STORE_KIND: Key<StoreKind> = used(
+    "Store",
+    "kind",
+    "CTS_STORE",
+    kind::STORE,
+    "where jobs and images are kept: a file in `Store.data_dir`, or MongoDB, which several services may share; \
+     `mongodb` where `MongoDB.mongo_host` is set, else `sqlite`",
+);
+
+/// See [`KEYS`].
 pub static DATA_DIR: Key<PathBuf> = used(
     "Store",
     "data_dir",
@@ -989,7 +999,7 @@ pub static LOCAL_DOCKER_HOST: Key<String> = used(
 );
 
 /// All settings, in the order of the documentation.
-pub static KEYS: [&(dyn AnyKey + Sync); 86] = [
+pub static KEYS: [&(dyn AnyKey + Sync); 87] = [
     &AUTH_URL,
     &ADMIN_ROLES,
     &KBASE_STAFF_ROLE,
@@ -1070,6 +1080,7 @@ pub static KEYS: [&(dyn AnyKey + Sync); 86] = [
     &DRAIN_TIMEOUT,
     &LOG_LEVEL,
     &LOG_FORMAT,
+    &STORE_KIND,
     &DATA_DIR,
     &LOCAL_ENABLED,
     &LOCAL_EXECUTOR,

@@ -64,6 +64,61 @@ pub const TEXT: Kind<String> = Kind {
     parse: |text| Ok(text.to_owned()),
 };
 
+/// Where the servers of a MongoDB database are, as its drivers take it. It may hold a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ConnectionString(String);
+
+impl ConnectionString {
+    /// With the scheme.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for ConnectionString {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(REDACTED)
+    }
+}
+
+impl Show for ConnectionString {
+    fn show(&self) -> String {
+        self.0.clone()
+    }
+}
+
+/// Hosts of a database. The scheme may be left out, as for the existing service.
+pub const CONNECTION_STRING: Kind<ConnectionString> = Kind {
+    form: Form::Text,
+    expected: "a host and port, or a connection string that begins with `mongodb://` or `mongodb+srv://`",
+    parse: |text| match text.split_once("://") {
+        None => Ok(ConnectionString(format!("mongodb://{text}"))),
+        Some(("mongodb" | "mongodb+srv", _)) => Ok(ConnectionString(text.to_owned())),
+        Some(_) => Err(None),
+    },
+};
+
+/// Kinds of stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreKind {
+    /// A file.
+    Sqlite,
+    /// A `MongoDB` database.
+    Mongodb,
+}
+
+/// One of them.
+pub const STORE: Kind<StoreKind> = Kind {
+    form: Form::Text,
+    expected: "`sqlite` or `mongodb`",
+    parse: |text| match text {
+        "sqlite" => Ok(StoreKind::Sqlite),
+        "mongodb" => Ok(StoreKind::Mongodb),
+        _ => Err(None),
+    },
+};
+
 /// A key or token.
 pub const SECRET: Kind<Secret> = Kind {
     form: Form::Secret,
@@ -368,6 +423,16 @@ impl Show for LogFormat {
         match self {
             Self::Json => "json",
             Self::Text => "text",
+        }
+        .to_owned()
+    }
+}
+
+impl Show for StoreKind {
+    fn show(&self) -> String {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Mongodb => "mongodb",
         }
         .to_owned()
     }

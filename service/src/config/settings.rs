@@ -11,12 +11,15 @@ use url::Url;
 
 use super::fault::{Fault, Faults};
 use super::keys;
+use super::kind::StoreKind;
 use super::reader::{Explained, Reader, Sources};
 use super::{Cleaning, Config, PathPrefix, RequestLimits, WorkerFiles};
 use crate::condor::commands::CommandSettings;
 use crate::condor::submit_description::{Extras, FileUrl, SubmitError, SubmitSettings};
 use crate::identity::KbaseAuthSettings;
+use crate::mongo::MongoSettings;
 use crate::server;
+use crate::stores::StoreSettings;
 use crate::telemetry::{LogFormat, LogLevel};
 
 /// Everything an operator decides about `serve`.
@@ -30,8 +33,10 @@ pub struct Settings {
     pub log_level: LogLevel,
     /// The look of log lines.
     pub log_format: LogFormat,
-    /// Directory of the database and of executors.
+    /// Directory of the database file and of executors.
     pub data_dir: PathBuf,
+    /// Where jobs and images are kept.
+    pub store: StoreSettings,
     /// Who knows the users.
     pub identity: IdentitySettings,
     /// The S3 store.
@@ -140,7 +145,7 @@ impl Loaded {
 
 /// The settings; none if one that is needed is absent or wrong, which the reader then has as a fault.
 fn settings(reader: &mut Reader) -> Option<Settings> {
-    check_mongo(reader);
+    let store = store(reader);
     check_paths(reader);
     let local_site = local_site(reader);
     let condor_site = if reader.get(&keys::SKIP_KBASE)? {
@@ -158,6 +163,7 @@ fn settings(reader: &mut Reader) -> Option<Settings> {
         log_level: reader.get(&keys::LOG_LEVEL)?,
         log_format: reader.get(&keys::LOG_FORMAT)?,
         data_dir: reader.get(&keys::DATA_DIR)?,
+        store: store?,
         identity: identity?,
         s3: s3?,
         plain_http_registries: reader
@@ -362,17 +368,45 @@ fn file_url(
     }
 }
 
-/// User and password come together.
-fn check_mongo(reader: &mut Reader) {
-    let user = reader.get(&keys::MONGO_USER).is_some();
-    let password = reader.get(&keys::MONGO_PWD).is_some();
-    if user && !password {
-        let problem = "it is given and MongoDB.mongo_pwd is not; give both or neither".to_owned();
-        reader.fault(&keys::MONGO_USER, problem);
-    } else if password && !user {
-        let problem = "it is given and MongoDB.mongo_user is not; give both or neither".to_owned();
-        reader.fault(&keys::MONGO_PWD, problem);
+/// The store that was chosen, else the one that there are settings of.
+fn store(reader: &mut Reader) -> Option<StoreSettings> {
+    let mongo = mongo(reader);
+    let implied = if reader.is_given(&keys::MONGO_HOST) {
+        StoreKind::Mongodb
+    } else {
+        StoreKind::Sqlite
+    };
+    match reader.get(&keys::STORE_KIND).unwrap_or(implied) {
+        StoreKind::Sqlite => Some(StoreSettings::Sqlite),
+        StoreKind::Mongodb => mongo.map(StoreSettings::Mongo),
     }
+}
+
+fn mongo(reader: &mut Reader) -> Option<MongoSettings> {
+    let user = reader.get(&keys::MONGO_USER);
+    let password = reader.get(&keys::MONGO_PWD);
+    let credentials = match (user, password) {
+        (Some(user), Some(password)) => Some((user, password)),
+        (None, None) => None,
+        (Some(_), None) => {
+            let problem =
+                "it is given and MongoDB.mongo_pwd is not; give both or neither".to_owned();
+            reader.fault(&keys::MONGO_USER, problem);
+            return None;
+        }
+        (None, Some(_)) => {
+            let problem =
+                "it is given and MongoDB.mongo_user is not; give both or neither".to_owned();
+            reader.fault(&keys::MONGO_PWD, problem);
+            return None;
+        }
+    };
+    Some(MongoSettings {
+        host: reader.get(&keys::MONGO_HOST)?.as_str().to_owned(),
+        database: reader.get(&keys::MONGO_DB)?,
+        credentials,
+        retry_writes: reader.get(&keys::MONGO_RETRYWRITES)?,
+    })
 }
 
 /// None of the allowed paths and the log path lies in another (contract config.md, checks at start).

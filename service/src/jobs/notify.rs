@@ -29,7 +29,8 @@ pub async fn resend(app: &App, id: JobId, state: JobState) -> Result<(), Error> 
     ))
 }
 
-/// What has waited to be sent for longer than `age`.
+/// What has waited to be sent for longer than `age`. What of it another service stored is taken over
+/// from it, and sent with the rest.
 ///
 /// # Errors
 /// A failure of the store.
@@ -39,5 +40,7 @@ pub async fn unsent(app: &App, age: Duration) -> Result<Unsent, Error> {
         .ok()
         .and_then(|age| now.checked_sub(age).ok())
         .unwrap_or(Timestamp::MIN);
-    Ok(app.outbox.unsent(Some(UtcTime::new(before))).await?)
+    let before = UtcTime::new(before);
+    app.outbox.adopt(before).await?;
+    Ok(app.outbox.unsent(Some(before)).await?)
 }

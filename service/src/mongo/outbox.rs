@@ -88,10 +88,32 @@ impl Outbox for MongoStore {
         self.changes.subscribe()
     }
 
-    fn to_send(&self, limit: u32) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
+    fn to_send(
+        &self,
+        after: Option<String>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
         Box::pin(async move {
             self.log_forgotten().await?;
-            self.find_events(doc! {"to_send": true}, limit).await
+            let number = match after {
+                None => 0,
+                Some(trans_id) => self.number_of(&trans_id).await?.unwrap_or(0),
+            };
+            let filter = doc! {"to_send": true, "_id": {"$gt": number}};
+            self.find_events(filter, limit).await
+        })
+    }
+
+    fn adopt(&self, before: UtcTime) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async move {
+            self.log_jobs(doc! {
+                "transition_times": {"$elemMatch": {
+                    "notif_sent": false, "time": {"$lt": date(before)},
+                }},
+                // For the partial index.
+                "transition_times.notif_sent": false,
+            })
+            .await
         })
     }
 
@@ -198,16 +220,11 @@ impl MongoStore {
 
     /// Numbers what services left that died, or that others are about to number.
     async fn log_forgotten(&self) -> Result<(), StoreError> {
-        self.log_jobs(doc! {"_cts.unlogged": true}).await
+        self.log_jobs(doc! {"_cts.unlogged": true}).await.map(drop)
     }
 
-    /// Numbers what was not sent and is not ours: the existing service wrote it, and may have died.
-    pub(super) async fn log_unsent(&self) -> Result<(), StoreError> {
-        self.log_jobs(doc! {"transition_times.notif_sent": false})
-            .await
-    }
-
-    async fn log_jobs(&self, filter: Document) -> Result<(), StoreError> {
+    /// Numbers the transitions of those jobs that the filter finds; says how many jobs they were.
+    async fn log_jobs(&self, filter: Document) -> Result<u64, StoreError> {
         let jobs = self.newest_of(Name::Jobs);
         let found: Vec<Document> = retried(ACTION, |_| async {
             jobs.find(filter.clone())
@@ -231,7 +248,7 @@ impl MongoStore {
                 other => other?,
             }
         }
-        Ok(())
+        Ok(found.len() as u64)
     }
 
     /// Numbers those of a job's transitions that have no number.

@@ -73,17 +73,27 @@ impl Outbox for SqliteStore {
         self.writer.commits()
     }
 
-    fn to_send(&self, limit: u32) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
+    fn to_send(
+        &self,
+        after: Option<String>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
         Box::pin(self.read("read what is to be sent", move |connection| {
             read_events(
                 connection,
                 &format!(
-                    "SELECT {COLUMNS} FROM transitions WHERE notif_sent = 0 OR resend = 1 \
-                     ORDER BY seq LIMIT ?1"
+                    "SELECT {COLUMNS} FROM transitions WHERE (notif_sent = 0 OR resend = 1) \
+                     AND seq > coalesce((SELECT seq FROM transitions WHERE trans_id = ?1), 0) \
+                     ORDER BY seq LIMIT ?2"
                 ),
-                (limit,),
+                (after, limit),
             )
         }))
+    }
+
+    fn adopt(&self, _before: UtcTime) -> BoxFuture<'_, Result<u64, StoreError>> {
+        // Nobody else writes to the file.
+        Box::pin(std::future::ready(Ok(0)))
     }
 
     fn mark_sent(&self, trans_ids: Vec<String>) -> BoxFuture<'_, Result<(), StoreError>> {

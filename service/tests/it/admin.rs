@@ -227,7 +227,7 @@ async fn a_transition_is_told_once_more() {
     let sent: Vec<String> = app
         .app
         .outbox
-        .to_send(10)
+        .to_send(None, 10)
         .await
         .unwrap()
         .into_iter()
@@ -235,7 +235,7 @@ async fn a_transition_is_told_once_more() {
         .collect();
     app.app.outbox.mark_sent(sent.clone()).await.unwrap();
     put("?state=created").await.expect(204);
-    let again = app.app.outbox.to_send(10).await.unwrap();
+    let again = app.app.outbox.to_send(None, 10).await.unwrap();
     assert!(again.iter().any(|event| event.trans_id == sent[0]));
     put("?state=complete").await.expect_error(400, 30300);
     for (query, kind) in [

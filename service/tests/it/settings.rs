@@ -10,6 +10,7 @@ use cts_net::tls::Verify;
 use cts_service::config::keys::{KEYS, Need};
 use cts_service::config::settings::{IdentitySettings, Loaded, Settings};
 use cts_service::config::{PathPrefix, Sources, explain};
+use cts_service::stores::StoreSettings;
 use cts_service::telemetry::{LogFormat, LogLevel};
 
 /// The least there must be, without the tables' heads.
@@ -229,17 +230,45 @@ fn lists_are_split_sorted_and_each_once() {
 #[test]
 fn what_has_no_effect_is_told_in_a_line_each() {
     let file = format!(
-        "{MINIMAL}[NERSC]\nsfapi_cred_path = 5\n[JAWS]\nurl = \"no url\"\n[MongoDB]\nmongo_db = \"x\"\n"
+        "{MINIMAL}[NERSC]\nsfapi_cred_path = 5\n[JAWS]\nurl = \"no url\"\n[ExternalExecution]\nrefserver_url = \"http://r\"\n"
     );
-    let lines = read(&file, &[("KBCTS_KAFKA_TOPIC_JOBS", "t")]).without_effect;
+    let lines = read(&file, &[("KBCTS_REFDATA_SERVER_TOKEN", "t")]).without_effect;
     assert_eq!(
         lines,
         [
             "settings that have no effect in this service: NERSC.sfapi_cred_path, JAWS.url",
-            "settings that are not used yet by this version: MongoDB.mongo_db, Kafka.topic_jobs",
+            "settings that are not used yet by this version: ExternalExecution.refserver_url, \
+             ExternalExecution.refserver_token",
         ]
     );
     assert_eq!(read(MINIMAL, &[]).without_effect, Vec::<String>::new());
+}
+
+#[test]
+fn the_store_is_the_one_that_there_are_settings_of() {
+    let store = |lines: &str| good(&with("MongoDB", lines), &[]).store;
+    assert!(matches!(store("mongo_db = \"x\""), StoreSettings::Sqlite));
+    let StoreSettings::Mongo(mongo) = store("mongo_host = \"db1:27017,db2\"\nmongo_db = \"x\"")
+    else {
+        panic!("not MongoDB")
+    };
+    assert_eq!(mongo.host, "mongodb://db1:27017,db2");
+    assert_eq!(mongo.database, "x");
+    assert!(mongo.credentials.is_none() && !mongo.retry_writes);
+
+    let chosen = good(MINIMAL, &[("CTS_STORE", "mongodb")]).store;
+    let StoreSettings::Mongo(mongo) = chosen else {
+        panic!("not MongoDB")
+    };
+    assert_eq!(mongo.host, "mongodb://localhost:27017");
+    assert_eq!(mongo.database, "cdmtaskservice");
+    let file = with("MongoDB", "mongo_host = \"db1\"");
+    let chosen = good(&file, &[("CTS_STORE", "sqlite")]).store;
+    assert!(matches!(chosen, StoreSettings::Sqlite));
+    let wrong = [("CTS_STORE", "oracle"), ("KBCTS_MONGO_HOST", "http://x")];
+    let told = faults(MINIMAL, &wrong).join("\n");
+    assert!(told.contains("`sqlite` or `mongodb`"), "{told}");
+    assert!(told.contains("KBCTS_MONGO_HOST"), "{told}");
 }
 
 #[test]

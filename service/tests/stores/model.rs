@@ -577,7 +577,7 @@ async fn compare_outbox(store: &impl Store, model: &Model) {
     };
     let unsent = chosen(&|index| !model.sent.contains(&index));
     assert_eq!(
-        store.to_send(u32::MAX).await.unwrap(),
+        store.to_send(None, u32::MAX).await.unwrap(),
         chosen(&|index| !model.sent.contains(&index) || model.resend.contains(&index))
     );
     assert_eq!(

@@ -533,8 +533,13 @@ async fn jobs_of_the_existing_service_are_read_in_every_state() {
         store.pending_jobs(None, 100).await.unwrap(),
         [canceling.unwrap().0]
     );
-    // What the other service had not sent, and no more than that.
-    let unsent = store.to_send(100).await.unwrap();
+    // What the other service has not sent is taken from it only when it is old.
+    assert_eq!(store.to_send(None, 100).await.unwrap(), []);
+    assert_eq!(store.adopt(at(0)).await.unwrap(), 0);
+    let adopted = store.adopt(at(100_000)).await.unwrap();
+    assert_eq!(adopted, JobState::ALL.len() as u64);
+    // What it had not sent, and no more than that.
+    let unsent = store.to_send(None, 100).await.unwrap();
     assert_eq!(unsent.len(), JobState::ALL.len());
 
     // A job that it began goes on here.

@@ -90,8 +90,17 @@ async fn what_is_sent_is_not_sent_again_unless_asked(store: &impl Store) {
         .unwrap();
     let other = insert(store, 1).await.id;
     let events = all(store).await;
-    assert_eq!(store.to_send(10).await.unwrap(), events);
-    assert_eq!(store.to_send(2).await.unwrap(), events[..2]);
+    assert_eq!(store.to_send(None, 10).await.unwrap(), events);
+    assert_eq!(store.to_send(None, 2).await.unwrap(), events[..2]);
+    let after = |event: &Event| Some(event.trans_id.clone());
+    let next = store.to_send(after(&events[0]), 2).await.unwrap();
+    assert_eq!(next, events[1..3]);
+    assert_eq!(store.to_send(after(&events[3]), 2).await.unwrap(), []);
+    let from_the_first = store.to_send(Some("unknown".to_owned()), 10).await;
+    assert_eq!(from_the_first.unwrap(), events);
+    // Nobody else writes here.
+    store.adopt(at(100_000)).await.unwrap();
+    assert_eq!(store.to_send(None, 10).await.unwrap(), events);
     assert_eq!(
         store.unsent(None).await.unwrap(),
         Unsent {
@@ -109,7 +118,7 @@ async fn what_is_sent_is_not_sent_again_unless_asked(store: &impl Store) {
     sent.push("unknown".to_owned());
     store.mark_sent(sent).await.unwrap();
     assert_eq!(
-        ids(&store.to_send(10).await.unwrap()),
+        ids(&store.to_send(None, 10).await.unwrap()),
         std::slice::from_ref(&kept)
     );
     let transitions = async |id| store.job_summary(id).await.unwrap().unwrap().transitions;
@@ -122,7 +131,7 @@ async fn what_is_sent_is_not_sent_again_unless_asked(store: &impl Store) {
     assert!(!store.resend(unknown, JobState::Created).await.unwrap());
     let again = events[2].trans_id.clone();
     assert_eq!(
-        ids(&store.to_send(10).await.unwrap()),
+        ids(&store.to_send(None, 10).await.unwrap()),
         [again.clone(), kept.clone()],
         "in the order of the transitions"
     );
@@ -131,7 +140,7 @@ async fn what_is_sent_is_not_sent_again_unless_asked(store: &impl Store) {
         "asking for it again does not make it unsent"
     );
     store.mark_sent(vec![again, kept]).await.unwrap();
-    assert_eq!(store.to_send(10).await.unwrap(), []);
+    assert_eq!(store.to_send(None, 10).await.unwrap(), []);
     assert_eq!(store.unsent(None).await.unwrap(), Unsent::default());
 }
 
