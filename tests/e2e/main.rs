@@ -10,6 +10,7 @@
 mod harness;
 
 mod attempts;
+mod auth2;
 mod condor;
 mod container_failure;
 mod credentials;
