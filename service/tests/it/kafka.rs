@@ -127,7 +127,7 @@ async fn a_message_is_what_the_contract_says() {
     let event = event(a_job(), JobState::JobSubmitted);
     let delivery = within(broker.send(vec![event.clone()])).await;
     assert_eq!(delivery.failure, None);
-    assert_eq!(delivery.acknowledged, [event.trans_id.clone()]);
+    assert_eq!(delivery.acknowledged, [event.trans_id.as_str()]);
     assert_eq!(within(broker.check()).await, Ok(()));
 
     let records: Vec<Record> = topic.records().await.into_values().flatten().collect();
