@@ -77,8 +77,32 @@ struct State {
     /// Taken out while it is used and put back only by who succeeded: whoever fails, or is given up,
     /// drops it.
     connection: Option<Connection>,
-    /// Partitions that failed, and until when they are left alone.
-    resting: HashMap<i32, (Instant, BrokerError)>,
+    resting: Resting,
+}
+
+/// Partitions that failed, until when they are left alone, and why.
+#[derive(Debug, Default)]
+struct Resting(HashMap<i32, (Instant, BrokerError)>);
+
+impl Resting {
+    /// A partition failed just now.
+    fn add(&mut self, partition: i32, error: BrokerError) {
+        self.0.insert(partition, (Instant::now() + REST, error));
+    }
+
+    /// Takes the shares of those partitions out that are left alone now. Says what is wrong with one, if there
+    /// were any.
+    fn take_out(&mut self, shares: &mut BTreeMap<i32, Vec<Event>>) -> Option<BrokerError> {
+        let now = Instant::now();
+        self.0.retain(|_, (until, _)| *until > now);
+        let mut taken = None;
+        for (partition, (_, error)) in &self.0 {
+            if shares.remove(partition).is_some() {
+                taken = Some(error.clone());
+            }
+        }
+        taken
+    }
 }
 
 /// A cluster whose topic is there.
@@ -231,15 +255,11 @@ impl KafkaBroker {
                 }
             },
         };
-        let mut delivery = Delivery::default();
         let mut shares = connection.shares(events);
-        let now = Instant::now();
-        state.resting.retain(|_, (until, _)| *until > now);
-        for (partition, (_, error)) in &state.resting {
-            if shares.remove(partition).is_some() {
-                delivery.failure = Some(error.clone());
-            }
-        }
+        let mut delivery = Delivery {
+            acknowledged: Vec::new(),
+            failure: state.resting.take_out(&mut shares),
+        };
         let sent = shares.into_iter().map(|(partition, events)| {
             let leader = connection.leaders.get(&partition).cloned();
             self.send_share(&connection.client, leader, partition, events)
@@ -254,8 +274,7 @@ impl KafkaBroker {
                     connection.leaders.insert(share.partition, leader);
                 }
                 Err(error) => {
-                    let rest = (Instant::now() + REST, error.clone());
-                    state.resting.insert(share.partition, rest);
+                    state.resting.add(share.partition, error.clone());
                     delivery.failure = Some(error);
                     sound = false;
                 }
@@ -439,5 +458,25 @@ mod tests {
             .filter_map(|_| partition_of(JobId::new(uuid::Uuid::new_v4()), &partitions))
             .collect();
         assert!(used.into_iter().eq(partitions));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_partition_that_failed_is_left_alone_for_a_moment() {
+        let error = BrokerError::Partition {
+            servers: "kafka1:9092".to_owned(),
+            topic: "cts-jobs".to_owned(),
+            partition: 1,
+            cause: "no leader".to_owned(),
+        };
+        let mut resting = Resting::default();
+        resting.add(1, error.clone());
+        let all = BTreeMap::from([(0, Vec::new()), (1, Vec::new())]);
+        let mut shares = all.clone();
+        assert_eq!(resting.take_out(&mut shares), Some(error));
+        assert!(shares.into_keys().eq([0]));
+        tokio::time::advance(REST).await;
+        let mut shares = all;
+        assert_eq!(resting.take_out(&mut shares), None);
+        assert_eq!(shares.len(), 2);
     }
 }

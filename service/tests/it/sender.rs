@@ -188,7 +188,7 @@ async fn a_partition_that_takes_nothing_holds_up_its_own_jobs_only() {
     })
     .await;
     assert_eq!(bed.broker.arrived(), [first, second]);
-    bed.broker.from_now_on(Step::GOOD);
+    bed.broker.set_next_steps(Step::GOOD);
     bed.all_sent().await;
     bed.assert_arrived_in_order();
     sender.stop().await;
@@ -230,7 +230,7 @@ async fn a_broker_away_for_days_costs_a_try_now_and_then_and_a_line_a_minute() {
     let (least, most) = (away.as_secs() / 10, away.as_secs() / 5 + 100);
     assert!((least..most).contains(&tries), "{tries}");
 
-    bed.broker.from_now_on(Step::GOOD);
+    bed.broker.set_next_steps(Step::GOOD);
     let begun = tokio::time::Instant::now();
     bed.all_sent().await;
     assert!(begun.elapsed() <= Duration::from_secs(10));

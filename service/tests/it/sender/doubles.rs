@@ -111,11 +111,11 @@ impl Outbox for MemoryOutbox {
         _: Option<String>,
         _: u32,
     ) -> BoxFuture<'_, Result<Option<Vec<Event>>, StoreError>> {
-        unimplemented!("the sender does not ask")
+        panic!("the sender does not ask")
     }
 
     fn newest(&self) -> BoxFuture<'_, Result<Option<String>, StoreError>> {
-        unimplemented!("the sender does not ask")
+        panic!("the sender does not ask")
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -161,11 +161,11 @@ impl Outbox for MemoryOutbox {
     }
 
     fn resend(&self, _: JobId, _: JobState) -> BoxFuture<'_, Result<bool, StoreError>> {
-        unimplemented!("the sender does not ask")
+        panic!("the sender does not ask")
     }
 
     fn unsent(&self, _: Option<UtcTime>) -> BoxFuture<'_, Result<Unsent, StoreError>> {
-        unimplemented!("the sender does not ask")
+        panic!("the sender does not ask")
     }
 }
 
@@ -282,7 +282,7 @@ impl MemoryBroker {
         })
     }
 
-    pub(crate) fn from_now_on(&self, step: Step) {
+    pub(crate) fn set_next_steps(&self, step: Step) {
         *self.then.lock().unwrap() = step;
     }
 
