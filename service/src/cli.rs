@@ -118,6 +118,15 @@ pub struct DevArgs {
     )]
     pub mongo_db: String,
 
+    /// Kafka brokers to send messages about jobs to, with commas between. Without any they stay in the store,
+    /// unsent.
+    #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',', value_parser = kafka_server)]
+    pub kafka: Vec<String>,
+
+    /// The topic on --kafka; it is made if it is not there.
+    #[arg(long, value_name = "NAME", default_value = "cts-jobs", requires = "kafka", value_parser = kafka_topic)]
+    pub kafka_topic: String,
+
     /// An S3 store to use. Without it a `SeaweedFS` server is started over the data directory.
     #[arg(long, value_name = "URL", requires_all = ["s3_access_key", "s3_secret_file"])]
     pub s3_url: Option<Url>,
@@ -187,5 +196,14 @@ pub struct DevArgs {
 
 fn mongo_host(text: &str) -> Result<ConnectionString, String> {
     let kind = kind::CONNECTION_STRING;
+    (kind.parse)(text).map_err(|_mismatch| format!("it must be {}", kind.expected))
+}
+
+fn kafka_server(text: &str) -> Result<String, String> {
+    kind::kafka_server(text).map_err(|_mismatch| "it must be a host, or host:port".to_owned())
+}
+
+fn kafka_topic(text: &str) -> Result<String, String> {
+    let kind = kind::TOPIC;
     (kind.parse)(text).map_err(|_mismatch| format!("it must be {}", kind.expected))
 }

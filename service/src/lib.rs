@@ -26,7 +26,7 @@
 //! | [`store_copy`], [`migrate`] | one store copied into another |
 //! | [`identity`] | tokens to users |
 //! | [`compute_site`], [`condor`] | where executors run |
-//! | [`object_store`], [`image_registry`] | S3 and registries |
+//! | [`object_store`], [`image_registry`], [`broker`] | S3, registries, Kafka |
 //! | [`background`] | loops that no request waits for |
 //! | [`metrics`], [`readiness`] | what operators watch |
 
@@ -34,6 +34,7 @@ pub mod api;
 pub mod app;
 mod assembly;
 pub mod background;
+pub mod broker;
 pub mod cli;
 pub mod clock;
 pub mod compute_site;

@@ -11,6 +11,8 @@ use cts_service::exit::ExitStatus;
 use cts_service::{dev, migrate, serve, telemetry};
 
 fn main() -> ExitCode {
+    // Before any thread exists and any name is looked up.
+    cts_net::name_service::use_built_in_services();
     let cli = Cli::parse();
     cts_net::tls::install_provider();
     let outcome = match cli.command {
