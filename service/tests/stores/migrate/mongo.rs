@@ -54,7 +54,7 @@ fn copies_do_as_the_model() {
         return;
     }
     model::run(
-        24,
+        12,
         || Ok(TestFile::new()),
         async |file: &TestFile| file.open(),
         async |source, model| {
