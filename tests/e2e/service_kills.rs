@@ -5,9 +5,6 @@
 //! killed, `CTS_KILL_SEED` repeats the jobs and the pauses of an earlier run (the interleaving is the
 //! machine's).
 
-mod load;
-mod verdict;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::harness::{Case, eventually};
 
-use load::{Client, Load};
-use verdict::Verdict;
+use crate::load::{self, Client, Load, Site, from_environment, last_lines};
 
 const ROUNDS: u32 = 24;
 /// Tasks that each work off one job after the other.
@@ -35,12 +31,6 @@ const LONGEST_START: Duration = Duration::from_millis(400);
 /// One start in so many is killed before it is through.
 const KILLED_STARTS: u32 = 4;
 const END_DEADLINE: Duration = Duration::from_secs(90);
-
-fn from_environment<T: std::str::FromStr>(name: &str) -> Option<T> {
-    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
-    let value = text.parse();
-    Some(value.unwrap_or_else(|_| panic!("{name}={text} is not a number")))
-}
 
 #[expect(
     clippy::print_stdout,
@@ -72,7 +62,7 @@ async fn a_service_killed_again_and_again_loses_nothing_it_has_answered() {
     registered.await.unwrap_or_else(|error| panic!("{error}"));
 
     let client = Client::new(&service);
-    let load = Arc::new(Load::new(client.clone(), &case).await);
+    let load = Arc::new(Load::new(client.clone(), &case, Site::Local).await);
     let workers: Vec<_> = (0..WORKERS)
         .map(|worker| {
             let rng = StdRng::seed_from_u64(seed.wrapping_add(worker));
@@ -109,17 +99,7 @@ async fn a_service_killed_again_and_again_loses_nothing_it_has_answered() {
         stories.extend(worker.await.unwrap());
     }
 
-    let mut verdict = Verdict::default();
-    for story in &stories {
-        let job = eventually("the end of a job", END_DEADLINE, async || {
-            let job = client.job(&story.id).await;
-            let state = job["state"].as_str().unwrap_or_default().to_owned();
-            verdict::is_terminal(&state).then_some(job).ok_or(state)
-        })
-        .await;
-        let containers = client.containers(&story.id).await;
-        verdict.judge(story, &job, &containers);
-    }
+    let verdict = load::judge(&client, &stories, END_DEADLINE).await;
     for (path, checksum) in load.outputs() {
         let stored = case.store.stored_checksum(path).await.unwrap();
         assert_eq!(stored.as_ref(), Some(checksum), "{path}");
@@ -131,11 +111,4 @@ async fn a_service_killed_again_and_again_loses_nothing_it_has_answered() {
     );
     verdict.assert_saw_everything();
     service.stop().await.unwrap();
-}
-
-/// The end of the service's log.
-fn last_lines(log: &std::path::Path) -> String {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(30)..].join("\n")
 }

@@ -62,9 +62,53 @@ pub struct Launch {
     pub executor: PathBuf,
     /// Further options.
     pub options: Vec<String>,
+    /// Where it keeps jobs.
+    pub store: Store,
     /// Jobs run on the pool (`cts-service serve`), and not as child processes of the service
     /// (`cts-service dev`).
     pub pool: Option<OnPool>,
+}
+
+/// Where a service keeps jobs and images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Store {
+    /// In a file of its data directory.
+    File,
+    /// In a database of the testbed's MongoDB server, or of the one that `CTS_TEST_MONGO_URL` names.
+    Mongo {
+        /// The database.
+        database: String,
+    },
+}
+
+impl Store {
+    /// A database that nobody has used.
+    pub fn fresh_database() -> Self {
+        Self::Mongo {
+            database: format!("cts_test_{}", uuid::Uuid::new_v4().simple()),
+        }
+    }
+
+    /// A file, or a fresh database if the variable `CTS_TEST_STORE` is `mongodb`: the same tests are run over
+    /// both.
+    pub fn chosen() -> Self {
+        match std::env::var("CTS_TEST_STORE").as_deref() {
+            Ok("mongodb") => Self::fresh_database(),
+            _ => Self::File,
+        }
+    }
+
+    /// The server and the database, if it is one.
+    fn database<'a>(&'a self, testbed: &'a State) -> Option<(String, &'a str)> {
+        let Self::Mongo { database } = self else {
+            return None;
+        };
+        let named = std::env::var("CTS_TEST_MONGO_URL");
+        Some((
+            named.unwrap_or_else(|_| testbed.mongo.url.clone()),
+            database,
+        ))
+    }
 }
 
 /// What workers of the pool get, and how the service is set.
@@ -90,6 +134,7 @@ impl Launch {
             service: binaries::service()?,
             executor: binaries::executor()?,
             options: Vec::new(),
+            store: Store::chosen(),
             pool: None,
         })
     }
@@ -130,6 +175,7 @@ impl Launch {
             service,
             executor,
             options: ["--max-executors", "1"].map(str::to_owned).into(),
+            store: Store::chosen(),
             pool: None,
         })
     }
@@ -245,8 +291,13 @@ fn serve_command(
             "CTS_HTC_COMMAND_DIR",
             on_pool.commands.as_ref().unwrap_or(&pool.bin_dir),
         )
-        .env("CTS_HTC_RECONCILE_INTERVAL_SEC", "2")
-        .envs(on_pool.settings.iter().map(|(name, value)| (name, value)));
+        .env("CTS_HTC_RECONCILE_INTERVAL_SEC", "2");
+    if let Some((host, database)) = launch.store.database(testbed) {
+        command
+            .env("KBCTS_MONGO_HOST", host)
+            .env("KBCTS_MONGO_DB", database);
+    }
+    command.envs(on_pool.settings.iter().map(|(name, value)| (name, value)));
     Ok(command)
 }
 
@@ -268,6 +319,11 @@ fn dev_command(launch: &Launch, testbed: &State, data: &Path, port: u16) -> Comm
         .arg("--executor")
         .arg(&launch.executor)
         .args(&launch.options);
+    if let Some((host, database)) = launch.store.database(testbed) {
+        command
+            .args(["--mongo-host", &host])
+            .args(["--mongo-db", database]);
+    }
     command
 }
 

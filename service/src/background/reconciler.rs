@@ -13,6 +13,7 @@ use cts_shared::id::{ContainerNumber, JobId};
 use cts_shared::site::Site;
 use cts_shared::state::JobState;
 use cts_shared::state::job_flow::{Change, ContainerReport, JobRecord, Refusal, Reporter};
+use cts_shared::timestamp::UtcTime;
 use cts_shared::wire::container::ContainerUsage;
 use cts_shared::wire::job::SiteNotice;
 
@@ -50,6 +51,10 @@ const MAX_FAILURES: usize = 10;
 
 /// Ended jobs looked at in a round.
 const ACCOUNTS: u32 = 500;
+
+/// A job whose containers have all ended is ended within this time by whoever took the last report, or is
+/// left: the existing service may have died over the same database.
+const ENDED_WITHIN: Duration = Duration::from_mins(2);
 
 /// Why a round was not finished.
 #[derive(Debug, thiserror::Error)]
@@ -189,6 +194,10 @@ impl Reconciler {
         let is_submitted = !clusters.is_empty() || !ads.is_empty();
         if record.state().is_terminal() || record.state().is_cancel() || !is_submitted {
             return Ok(BTreeSet::new());
+        }
+        if is_left_unended(&record, now) {
+            // Nobody listens to a service that stops; the next round tells again.
+            let _nobody_listens = self.app.due_jobs.send(id);
         }
         let history = if needs_history(&record, clusters, ads) {
             self.pool.history_of(id, summary.submitted()).await?
@@ -437,4 +446,14 @@ impl Failures {
         self.last = Some(error);
         Ok(())
     }
+}
+
+fn is_left_unended(record: &JobRecord, now: UtcTime) -> bool {
+    let last = record
+        .containers
+        .iter()
+        .filter_map(|container| container.transitions.last())
+        .map(|last| last.time)
+        .max();
+    record.pending().is_some() && last.is_some_and(|last| last < now.minus(ENDED_WITHIN))
 }

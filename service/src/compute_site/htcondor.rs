@@ -25,8 +25,11 @@ use crate::identity::{Role, User};
 use crate::job_store::{JobStore, JobSummary, StoredJob};
 use crate::lease_store::{Lease, LeaseRequest, LeaseStore};
 
-/// How long a submission is one service's own: longer than the pool's commands may take together.
-const SUBMISSION_LEASE: Duration = Duration::from_mins(5);
+/// How long a submission stays a service's own that does not go on with it.
+const SUBMISSION_LEASE: Duration = Duration::from_mins(1);
+
+/// How often a submission that goes on says so: the pool's commands may take minutes.
+const RENEW_EVERY: Duration = Duration::from_secs(15);
 
 /// How long a submission that the pool refuses in the same words is tried again before the job fails: what the
 /// pool refuses now (a limit, a full disk) it may take later.
@@ -83,7 +86,14 @@ impl HtcondorSite {
             Lease::Fresh => false,
             Lease::Renewed | Lease::TakenOver => true,
         };
-        match self.submit_under_lease(job, earlier_try).await {
+        let outcome = tokio::select! {
+            outcome = self.submit_under_lease(job, earlier_try) => outcome,
+            () = self.renew_until_lost(&request) => {
+                tracing::warn!(job.id = %job, "another service submits the job: this one was too slow");
+                return Err(SiteError::Busy);
+            }
+        };
+        match outcome {
             Err(error @ (SiteError::Unavailable(_) | SiteError::Busy)) => {
                 self.lapse(request).await;
                 Err(error)
@@ -94,6 +104,26 @@ impl HtcondorSite {
                     .await
                     .map_err(store_failed)?;
                 outcome
+            }
+        }
+    }
+
+    /// Keeps a lease; returns when another service has it.
+    async fn renew_until_lost(&self, request: &LeaseRequest) {
+        loop {
+            tokio::time::sleep(RENEW_EVERY).await;
+            let now = self.clock.now();
+            let renewed = LeaseRequest {
+                now,
+                until: now.plus(SUBMISSION_LEASE),
+                ..request.clone()
+            };
+            match self.leases.take_lease(renewed).await {
+                Ok(Lease::Held) => return,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a submission could not be kept for this service")
+                }
             }
         }
     }

@@ -48,6 +48,23 @@ async fn jobs_that_wait_or_run_are_left_alone() {
     assert_eq!(app.pool.calls(Call::Remove), 0);
 }
 
+/// As by the existing service over the same database, which died after the last report.
+#[tokio::test]
+async fn a_job_that_nobody_ends_is_ended() {
+    let (sender, mut due) = tokio::sync::mpsc::unbounded_channel();
+    let app = PoolApp::with(|app| app.due_jobs = sender).await;
+    let job = app.submitted(1).await;
+    let mut reconciler = app.reconciler();
+    app.complete(&job, 0, None).await;
+    // The service that took the report is told at once.
+    assert_eq!(due.recv().await.unwrap().to_string(), job);
+    reconciler.round().await.unwrap();
+    assert!(due.try_recv().is_err(), "it has time to end the job");
+    app.app.clock.advance(Duration::from_mins(10));
+    reconciler.round().await.unwrap();
+    assert_eq!(due.try_recv().unwrap().to_string(), job);
+}
+
 #[tokio::test]
 async fn an_idle_service_does_not_bother_the_pool() {
     let app = PoolApp::new().await;

@@ -9,7 +9,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::load::{ContainerStory, JobStory};
+use super::{ContainerStory, JobStory};
 
 const NOT_TERMINAL: [&str; 8] = [
     "created",
@@ -44,13 +44,13 @@ const STEPS: [(&str, &[&str]); 12] = [
 /// How the site words the end of a container whose executor it lost.
 const LOST_EXECUTOR: &str = "the executor of container";
 
-pub(super) fn is_terminal(state: &str) -> bool {
+pub(crate) fn is_terminal(state: &str) -> bool {
     ["complete", "error", "canceled"].contains(&state)
 }
 
 /// What all jobs together came to.
 #[derive(Debug, Default)]
-pub(super) struct Verdict {
+pub(crate) struct Verdict {
     transition_ids: HashSet<String>,
     jobs: BTreeMap<String, u32>,
     reports: usize,
@@ -69,7 +69,7 @@ impl fmt::Display for Verdict {
 
 impl Verdict {
     /// Compares a job that has ended with what its clients were told. Panics at the first contradiction.
-    pub(super) fn judge(&mut self, story: &JobStory, job: &Value, containers: &[Value]) {
+    pub(crate) fn judge(&mut self, story: &JobStory, job: &Value, containers: &[Value]) {
         let whole = || {
             let containers = Value::from(containers.to_vec());
             format!("\n{story:#?}\njob: {job:#}\ncontainers: {containers:#}")
@@ -162,7 +162,7 @@ impl Verdict {
     }
 
     /// A run in which nothing was canceled, or nothing failed, would prove little.
-    pub(super) fn assert_saw_everything(&self) {
+    pub(crate) fn assert_saw_everything(&self) {
         for state in ["complete", "error", "canceled"] {
             assert!(self.jobs.contains_key(state), "no job ended in {state}");
         }

@@ -1,6 +1,7 @@
-//! Tasks that submit jobs, report their containers' states and cancel some, and remember every answer.
+//! Load for a service that is killed: tasks that submit jobs, report their containers' states and cancel some, and remember every answer.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,17 +15,23 @@ use rand::seq::IndexedRandom;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::Case;
+use crate::harness::{Case, eventually};
+
+mod verdict;
+
+use verdict::Verdict;
 
 /// Containers of the largest job.
-pub(super) const MOST_CONTAINERS: u32 = 8;
+pub(crate) const MOST_CONTAINERS: u32 = 8;
 /// The service is away for seconds; a request that is not answered in this time never will be.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
+/// A submission that died with its service is taken up by another within a minute and a half.
+const TAKEN_DEADLINE: Duration = Duration::from_secs(150);
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// The service's clients: an owner of jobs, and executors.
 #[derive(Debug, Clone)]
-pub(super) struct Client {
+pub(crate) struct Client {
     http: reqwest::Client,
     url: String,
     user: String,
@@ -42,7 +49,7 @@ struct Counts {
 
 /// What came back at last.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     status: StatusCode,
     body: Value,
     /// An earlier try had no answer, so the service may have done already what was asked.
@@ -50,11 +57,16 @@ pub(super) struct Answer {
 }
 
 impl Client {
-    pub(super) fn new(service: &ServiceProcess) -> Self {
+    pub(crate) fn new(service: &ServiceProcess) -> Self {
+        Self::at(service.url(), service)
+    }
+
+    /// Clients with the service's tokens that reach it, and its like, at another address.
+    pub(crate) fn at(url: &str, service: &ServiceProcess) -> Self {
         let http = cts_tests::testbed::http::client();
         Self {
             http: http.unwrap_or_else(|error| panic!("{error}")),
-            url: service.url().to_owned(),
+            url: url.to_owned(),
             user: service.token(As::User).to_owned(),
             admin: service.token(As::Admin).to_owned(),
             executor: service.token(As::Executor).to_owned(),
@@ -63,16 +75,16 @@ impl Client {
     }
 
     /// Requests that were answered.
-    pub(super) fn answers(&self) -> u64 {
+    pub(crate) fn answers(&self) -> u64 {
         self.counts.answers.load(Ordering::Relaxed)
     }
 
     /// Tries that were not.
-    pub(super) fn unanswered(&self) -> u64 {
+    pub(crate) fn unanswered(&self) -> u64 {
         self.counts.unanswered.load(Ordering::Relaxed)
     }
 
-    pub(super) fn tally(&self) -> String {
+    pub(crate) fn tally(&self) -> String {
         let unavailable = self.counts.unavailable.load(Ordering::Relaxed);
         format!(
             "{} requests answered, {} tries cut off, {unavailable} answered 503",
@@ -147,12 +159,12 @@ impl Client {
     }
 
     /// The job with administrators' details. An accepted job exists: it is a failure if it does not.
-    pub(super) async fn job(&self, id: &str) -> Value {
+    pub(crate) async fn job(&self, id: &str) -> Value {
         self.get(&format!("/admin/jobs/{id}")).await
     }
 
     /// Its containers, by number.
-    pub(super) async fn containers(&self, id: &str) -> Vec<Value> {
+    pub(crate) async fn containers(&self, id: &str) -> Vec<Value> {
         let answer = self.get(&format!("/admin/jobs/{id}/container")).await;
         let list = answer.as_array().or_else(|| answer["subjobs"].as_array());
         let mut containers = list.unwrap_or_else(|| panic!("{answer}")).clone();
@@ -163,39 +175,71 @@ impl Client {
 
 /// What became of one job, as its clients saw it.
 #[derive(Debug)]
-pub(super) struct JobStory {
-    pub(super) id: String,
-    pub(super) containers: Vec<ContainerStory>,
-    pub(super) cancel: Option<CancelStory>,
+pub(crate) struct JobStory {
+    pub(crate) id: String,
+    pub(crate) containers: Vec<ContainerStory>,
+    pub(crate) cancel: Option<CancelStory>,
 }
 
 /// What became of a container.
 #[derive(Debug, Default)]
-pub(super) struct ContainerStory {
+pub(crate) struct ContainerStory {
     /// States whose reports were taken, in order.
-    pub(super) taken: Vec<&'static str>,
-    pub(super) exit_code: Option<i64>,
+    pub(crate) taken: Vec<&'static str>,
+    pub(crate) exit_code: Option<i64>,
     /// The output it named with `complete`.
-    pub(super) output: Option<String>,
+    pub(crate) output: Option<String>,
     /// A report was refused, which only happens when the site ended the container.
-    pub(super) refused: Option<String>,
+    pub(crate) refused: Option<String>,
 }
 
 /// What became of a cancel.
 #[derive(Debug)]
-pub(super) struct CancelStory {
-    pub(super) accepted: bool,
+pub(crate) struct CancelStory {
+    pub(crate) accepted: bool,
     /// An earlier try had no answer.
-    pub(super) repeated: bool,
+    pub(crate) repeated: bool,
+}
+
+/// Where the jobs are to run.
+#[derive(Debug)]
+pub(crate) enum Site {
+    /// With the service, whose executors do nothing.
+    Local,
+    /// On a pool: reports come only once it has the job. Its record is this file; see `replicas/pool_double.py`.
+    Pool(PathBuf),
+}
+
+impl Site {
+    /// Waits until executors of a job can be at work.
+    async fn take(&self, job: &str) {
+        let Self::Pool(record) = self else {
+            return;
+        };
+        let begun = Instant::now();
+        let has = || {
+            let text = std::fs::read_to_string(record);
+            text.is_ok_and(|text| text.split_whitespace().any(|word| word == job))
+        };
+        while !has() {
+            let waited = begun.elapsed();
+            assert!(
+                waited < TAKEN_DEADLINE,
+                "job {job} was not submitted within {waited:?}"
+            );
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+    }
 }
 
 /// The jobs' common part.
 #[derive(Debug)]
-pub(super) struct Load {
+pub(crate) struct Load {
     client: Client,
     submission: Value,
     /// Output of each container number, with its checksum in S3.
     outputs: BTreeMap<String, String>,
+    site: Site,
     done: AtomicBool,
 }
 
@@ -256,9 +300,12 @@ impl Fate {
 
 impl Load {
     /// Stores what the containers will name as their outputs.
-    pub(super) async fn new(client: Client, case: &Case) -> Self {
+    pub(crate) async fn new(client: Client, case: &Case, site: Site) -> Self {
         let mut submission = case.job()["job_input"].clone();
-        submission["cluster"] = json!("local");
+        submission["cluster"] = json!(match site {
+            Site::Local => "local",
+            Site::Pool(_) => "kbase",
+        });
         let mut outputs = BTreeMap::new();
         for number in 0..MOST_CONTAINERS {
             let path = case.output_path(&number.to_string());
@@ -270,22 +317,23 @@ impl Load {
             client,
             submission,
             outputs,
+            site,
             done: AtomicBool::new(false),
         }
     }
 
     /// No more jobs: those begun are worked off.
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.done.store(true, Ordering::Relaxed);
     }
 
     /// Every output that is named, with its checksum.
-    pub(super) fn outputs(&self) -> &BTreeMap<String, String> {
+    pub(crate) fn outputs(&self) -> &BTreeMap<String, String> {
         &self.outputs
     }
 
     /// One job after the other.
-    pub(super) async fn work(self: Arc<Self>, mut rng: StdRng) -> Vec<JobStory> {
+    pub(crate) async fn work(self: Arc<Self>, mut rng: StdRng) -> Vec<JobStory> {
         let mut stories = Vec::new();
         while !self.done.load(Ordering::Relaxed) {
             stories.push(self.one_job(&mut rng).await);
@@ -318,6 +366,8 @@ impl Load {
             .await;
         assert_eq!(submitted.status, StatusCode::OK, "{submitted:?}");
         let id = submitted.body["job_id"].as_str().unwrap().to_owned();
+
+        self.site.take(&id).await;
 
         let reports = tokio::sync::watch::Sender::new(0);
         let walks = join_all(
@@ -403,4 +453,34 @@ impl Load {
             repeated: answer.repeated,
         }
     }
+}
+
+/// Compares every job with what its clients were told, once it has ended.
+pub(crate) async fn judge(client: &Client, stories: &[JobStory], deadline: Duration) -> Verdict {
+    let mut verdict = Verdict::default();
+    for story in stories {
+        let job = eventually("the end of a job", deadline, async || {
+            let job = client.job(&story.id).await;
+            let state = job["state"].as_str().unwrap_or_default().to_owned();
+            verdict::is_terminal(&state).then_some(job).ok_or(state)
+        })
+        .await;
+        let containers = client.containers(&story.id).await;
+        verdict.judge(story, &job, &containers);
+    }
+    verdict
+}
+
+/// A number that a variable gives, if it is set.
+pub(crate) fn from_environment<T: std::str::FromStr>(name: &str) -> Option<T> {
+    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
+    let value = text.parse();
+    Some(value.unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+}
+
+/// The end of a service's log.
+pub(crate) fn last_lines(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
 }

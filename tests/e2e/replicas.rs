@@ -1,0 +1,230 @@
+//! Two services over one database behind a load balancer, killed in turn under load: no transition, submission or
+//! notification is lost or doubled.
+//!
+//! The test is the executors, and the pool is a double that remembers what was submitted to it
+//! (`replicas/pool_double.py`): what is tested are the services. `CTS_REPLICA_ROUNDS` says how often one is
+//! killed, `CTS_KILL_SEED` repeats the jobs and the pauses of an earlier run.
+
+mod balancer;
+mod follower;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cts_tests::binaries;
+use cts_tests::service_process::{As, Launch, OnPool, ServiceProcess, Store};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use reqwest::Method;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use crate::harness::{Case, eventually};
+use crate::load::{self, Client, Load, Site, from_environment, last_lines};
+
+use balancer::Balancer;
+use follower::Follower;
+
+const ROUNDS: u32 = 100;
+/// Tasks that each work off one job after the other. A submission that dies with its service waits a minute for
+/// another: many wait.
+const WORKERS: u64 = 24;
+const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
+const LONGEST_ROUND: Duration = Duration::from_millis(1000);
+/// One time in so many the other service is killed too, before the first is back.
+const BOTH: u32 = 8;
+/// The last submissions wait for their lease to lapse, and for those who look for them.
+const END_DEADLINE: Duration = Duration::from_secs(240);
+
+/// A service of which there are two.
+async fn replica(
+    case: &Case,
+    dir: &Path,
+    name: &str,
+    store: &Store,
+    settings: &[(&str, String)],
+) -> ServiceProcess {
+    let wrapper = binaries::wrapper();
+    let launch = Launch {
+        service: binaries::service().unwrap_or_else(|error| panic!("{error}")),
+        executor: PathBuf::new(),
+        options: Vec::new(),
+        store: store.clone(),
+        pool: Some(OnPool {
+            // Nobody downloads it.
+            archive: wrapper.clone(),
+            wrapper,
+            commands: Some(dir.join("pool")),
+            settings: settings
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                .collect(),
+        }),
+    };
+    let (data, log) = (dir.join(name), dir.join(format!("{name}.log")));
+    ServiceProcess::launch(&launch, case.testbed, &data, &log)
+        .await
+        .unwrap_or_else(|error| panic!("{error}\n{}", last_lines(&log)))
+}
+
+/// `HTCondor`'s commands. Returns the file in which the pool remembers.
+fn make_pool(dir: &Path) -> PathBuf {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let pool = dir.join("pool");
+    std::fs::create_dir(&pool).unwrap();
+    let double = pool.join("double.py");
+    std::fs::write(&double, include_str!("replicas/pool_double.py")).unwrap();
+    std::fs::set_permissions(&double, PermissionsExt::from_mode(0o755)).unwrap();
+    for command in [
+        "version", "status", "submit", "q", "history", "rm", "release",
+    ] {
+        symlink(&double, pool.join(format!("condor_{command}"))).unwrap();
+    }
+    pool.join("pool")
+}
+
+/// The clusters of each job in the pool.
+fn submissions(record: &Path) -> BTreeMap<String, Vec<u64>> {
+    let mut clusters: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for line in std::fs::read_to_string(record).unwrap().lines() {
+        if let ["submitted", cluster, job, _procs] = line.split(' ').collect::<Vec<_>>().as_slice()
+        {
+            let cluster = cluster.parse().unwrap();
+            clusters.entry((*job).to_owned()).or_default().push(cluster);
+        }
+    }
+    clusters
+}
+
+/// The ids of a job's transitions, in order.
+fn transition_ids(job: &Value) -> Vec<&str> {
+    let transitions = job["transition_times"].as_array().unwrap();
+    transitions
+        .iter()
+        .map(|one| one["trans_id"].as_str().unwrap())
+        .collect()
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "the seed is for whoever repeats a failed run"
+)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_killed_in_turn_lose_and_double_nothing() {
+    let seed = from_environment("CTS_KILL_SEED").unwrap_or_else(rand::random);
+    let rounds = from_environment("CTS_REPLICA_ROUNDS").unwrap_or(ROUNDS);
+    println!("CTS_KILL_SEED={seed} CTS_REPLICA_ROUNDS={rounds}");
+    let mut rng = StdRng::seed_from_u64(seed);
+
+    let mut case = Case::new("replicas", &["copy_inputs"]).await;
+    for number in 0..load::MOST_CONTAINERS {
+        case = case.input(&format!("{number}.txt"), b"in").await;
+    }
+    let dir = tempfile::Builder::new()
+        .prefix("cts-e2e-replicas-")
+        .tempdir()
+        .unwrap();
+    let dir = dir.path();
+    let record = make_pool(dir);
+    let store = Store::fresh_database();
+    let tokens = dir.join("a").join("tokens.toml");
+    let settings = [("CTS_TOKEN_FILE", tokens.display().to_string())];
+    let mut services = [
+        replica(&case, dir, "a", &store, &settings).await,
+        replica(&case, dir, "b", &store, &settings).await,
+    ];
+    let [a, b] = &services;
+    let balancer = Balancer::start(vec![a.address(), b.address()]).await;
+    let image = case.testbed.images.test_tool.tagged();
+    let registration = format!("/admin/images/{image}");
+    let registered = a.call(As::Admin, Method::POST, &registration, None);
+    registered.await.unwrap_or_else(|error| panic!("{error}"));
+
+    let client = Client::at(&balancer.url(), a);
+    let follower = Follower::start(&balancer.url(), a.token(As::Admin)).await;
+    let site = Site::Pool(record.clone());
+    let load = Arc::new(Load::new(client.clone(), &case, site).await);
+    let workers: Vec<_> = (0..WORKERS)
+        .map(|worker| {
+            let rng = StdRng::seed_from_u64(seed.wrapping_add(worker));
+            tokio::spawn(Arc::clone(&load).work(rng))
+        })
+        .collect();
+    follower.has_begun().await;
+
+    for round in 0..rounds {
+        let before = client.answers();
+        eventually("answers after a start", PROGRESS_DEADLINE, async || {
+            let progress = client.answers() > before || workers.iter().any(JoinHandle::is_finished);
+            let logs = ["a", "b"].map(|name| last_lines(&dir.join(format!("{name}.log"))));
+            progress.then_some(()).ok_or_else(|| logs.join("\n---\n"))
+        })
+        .await;
+        if workers.iter().any(JoinHandle::is_finished) {
+            // It has failed; why, is said where it is joined.
+            break;
+        }
+        // Not to wait for anything: the moment of the kill is to be any.
+        tokio::time::sleep(rng.random_range(Duration::ZERO..LONGEST_ROUND)).await;
+        if round % 2 == 1 {
+            services.reverse();
+        }
+        let [first, second] = &mut services;
+        first.kill().await.unwrap();
+        let both = rng.random_ratio(1, BOTH);
+        if both {
+            tokio::time::sleep(rng.random_range(Duration::ZERO..LONGEST_ROUND / 4)).await;
+            second.kill().await.unwrap();
+        }
+        let restarted = first.restart().await;
+        restarted.unwrap_or_else(|error| panic!("{error}\n{}", last_lines(first.log())));
+        if both {
+            let restarted = second.restart().await;
+            restarted.unwrap_or_else(|error| panic!("{error}\n{}", last_lines(second.log())));
+        }
+    }
+    load.finish();
+    let mut stories = Vec::new();
+    for worker in workers {
+        stories.extend(worker.await.unwrap());
+    }
+
+    let verdict = load::judge(&client, &stories, END_DEADLINE).await;
+    let clusters = submissions(&record);
+    let mut expected = BTreeMap::new();
+    for story in &stories {
+        let job = client.job(&story.id).await;
+        let submitted = clusters.get(&story.id).map(Vec::as_slice);
+        let [cluster] = submitted.unwrap_or_default() else {
+            panic!("submitted as {submitted:?}: {job}")
+        };
+        assert_eq!(
+            job["htcondor_details"]["cluster_id"],
+            Value::from(vec![*cluster]),
+            "{job}"
+        );
+        let ids = transition_ids(&job).into_iter().map(str::to_owned);
+        expected.insert(story.id.clone(), ids.collect::<Vec<_>>());
+    }
+    // Also of jobs whose submission had no answer.
+    for (job, clusters) in &clusters {
+        assert_eq!(clusters.len(), 1, "job {job} was submitted as {clusters:?}");
+        client.job(job).await;
+    }
+    let followed = follower.finish(&expected, END_DEADLINE).await;
+    println!(
+        "{rounds} kills, {}; {} jobs submitted; {followed}; {verdict}",
+        client.tally(),
+        clusters.len()
+    );
+    assert!(
+        client.unanswered() > 0,
+        "no request was cut off: the kills hit nothing"
+    );
+    verdict.assert_saw_everything();
+    for service in services {
+        service.stop().await.unwrap();
+    }
+}

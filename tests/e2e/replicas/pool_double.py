@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""HTCondor's commands over a pool that only remembers what was submitted: each of them, by the name it is run as.
+
+The pool is the file `pool` beside this one: a line `submitted CLUSTER JOB PROCS` or `removed CLUSTER.PROC` each.
+Procs run until they are removed. Answers take their time, so that whoever asks may die meanwhile.
+"""
+
+import fcntl
+import json
+import os
+import random
+import re
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOOL = os.path.basename(sys.argv[0])
+
+
+def pool():
+    """The pool's lines, and the file to add to; nobody else has it meanwhile."""
+    file = open(os.path.join(HERE, "pool"), "a+", encoding="utf-8")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    file.seek(0)
+    return [line.split() for line in file], file
+
+
+def add(file, line):
+    file.write(line + "\n")
+    file.flush()
+
+
+def selected(lines):
+    """The procs in the queue that the constraint lets through."""
+    constraint = sys.argv[sys.argv.index("-constraint") + 1]
+    job = re.search(r'CTSJobID == "([^"]+)"', constraint)
+    named = re.findall(r"ClusterId == (\d+) && ProcId == (\d+)", constraint)
+    removed = {line[1] for line in lines if line[0] == "removed"}
+    for line in lines:
+        if line[0] != "submitted":
+            continue
+        _, cluster, id, procs = line
+        for proc in range(int(procs)):
+            if f"{cluster}.{proc}" in removed:
+                continue
+            if job and job.group(1) != id:
+                continue
+            if named and (cluster, str(proc)) not in named:
+                continue
+            yield int(cluster), proc, id
+
+
+def submit():
+    description = sys.stdin.read()
+    job = re.search(r'^\+CTSJobID = "([^"]+)"$', description, re.M).group(1)
+    procs = len(re.search(r"^queue .*\(\n((?:\d+\n)+)\)", description, re.M).group(1).split())
+    time.sleep(random.uniform(0, 0.2))
+    lines, file = pool()
+    cluster = 1 + sum(line[0] == "submitted" for line in lines)
+    add(file, f"submitted {cluster} {job} {procs}")
+    file.close()
+    time.sleep(random.uniform(0, 0.2))
+    print(f"{cluster}.0 - {cluster}.{procs - 1}")
+
+
+def queue():
+    lines, _file = pool()
+    ads = [
+        {"ClusterId": cluster, "ProcId": proc, "CTSJobID": id, "CTSContainerNumber": proc, "JobStatus": 2}
+        for cluster, proc, id in selected(lines)
+    ]
+    if ads:
+        print(json.dumps(ads))
+
+
+def remove():
+    lines, file = pool()
+    for cluster, proc, _id in list(selected(lines)):
+        add(file, f"removed {cluster}.{proc}")
+
+
+def status():
+    if "-schedd" in sys.argv:
+        print(json.dumps([{"Name": "double", "Machine": "double"}]))
+
+
+COMMANDS = {
+    "condor_version": lambda: print("a double of HTCondor"),
+    "condor_status": status,
+    "condor_submit": submit,
+    "condor_q": queue,
+    "condor_history": lambda: print("[\n]"),
+    "condor_rm": remove,
+}
+
+COMMANDS[TOOL]()
