@@ -21,18 +21,33 @@
 //! - A subjob whose version is greater than the job's shows that the two were read on both sides of a
 //!   step; they are read again.
 //!
-//! When the answer to an update is lost, `_cts.commit`, an id of the update's own, tells whether it arrived.
+//! When the answer to an update is lost, its id in `_cts.commit` or, of earlier steps, `_cts.commits` tells
+//! whether it arrived.
 //! Writing the subjob first and lifting the job afterwards would leave, after a crash between them, a
 //! container that has ended in a job that nobody moves on; and the repair would need the domain's
 //! rules here.
+//!
+//! The existing service ends containers without touching the job, so the version does not catch that. Ours and
+//! another may end at the same moment, neither service seeing the other's container ended: so after
+//! a step that ended a container, all are looked at again, and the job is marked `_cts.pending`
+//! if none is left. A job's state may then be behind until the next report; the end takes it through all states.
+//!
+//! What a crash leaves: containers whose job was never stored, and parts of outputs that nothing names. Nobody
+//! reads either; they only take room.
 //!
 //! # Order of transitions
 //!
 //! The transitions of all jobs have one order: `cts_transitions` numbers them 1, 2, 3, ... A writer takes the
 //! number after the greatest it sees, and the unique index refuses it if another was faster, so
-//! nobody ever sees a number before the ones below it. A job is marked `_cts.unlogged` by the step
+//! nobody ever sees a number before the ones below it. A step does not wait for that: one task of the process
+//! numbers what has come meanwhile, many jobs' at a time. A job is marked `_cts.unlogged` by the step
 //! that changes its state, until its transitions are numbered; whoever reads the log numbers what a
 //! dead service left.
+//!
+//! # Time
+//!
+//! The driver waits for answers without end. Here a call has 15 seconds, and an operation with its repetitions 25;
+//! then it is unavailable, which clients see as 503, and may have been carried out.
 //!
 //! # Durability
 //!

@@ -21,6 +21,8 @@ use cts_shared::wire::job::S3File;
 use crate::fixtures::{at, insert, new_job, reported};
 use crate::model;
 
+mod connection;
+mod documents;
 mod faults;
 
 /// A database that is dropped with this, or is another's to drop.
