@@ -123,10 +123,11 @@ async fn the_last_two_containers_may_end_in_two_services() {
                     }},
                 };
                 let other = doc! {"id": id.to_string(), "sub_id": 1, "state": "upload_submitted"};
-                tokio::task::block_in_place(|| {
-                    runtime.block_on(async { subjobs.update_one(other, ended).await })
-                })
-                .unwrap();
+                let update = async { subjobs.update_one(other, ended).await };
+                let ended = std::thread::scope(|scope| {
+                    scope.spawn(|| runtime.block_on(update)).join().unwrap()
+                });
+                assert_eq!(ended.unwrap().matched_count, 1);
                 last(record)
             }),
         )
