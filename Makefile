@@ -57,7 +57,8 @@ build: ## Build the programs for development
 e2e: build ## End-to-end tests on real components; KEEP=1 leaves the testbed running
 	@status=0; \
 	{ $(testbed) up && $(CARGO) test --locked -p cts-tests && variables=$$($(testbed) env) && \
-	    env $$variables $(CARGO) test --locked -p cts-service --test stores mongo; } || status=$$?; \
+	    env $$variables $(CARGO) test --locked -p cts-service --test stores mongo && \
+	    env $$variables $(CARGO) test --locked -p cts-service --test it kafka; } || status=$$?; \
 	if [ -z "$${KEEP:-}" ]; then $(testbed) down || status=1; fi; \
 	exit $$status
 
@@ -66,14 +67,22 @@ demo: build ## Run SeqKit over the lambda phage through the whole system; STAY=1
 	@$(CARGO) run --quiet --locked -p cts-tests --bin demo -- $(if $(STAY),--stay)
 
 # RUSTFLAGS in the environment would replace the flags of static.toml, and the binary be dynamic.
+static_build = env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u CARGO_BUILD_RUSTFLAGS \
+    $(CARGO) build --locked --release --config .cargo/static.toml --target $(static_target)
+
 .PHONY: static
 static: ## Build the executor as one static file, in minutes: target/static/cts-executor
-	env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u CARGO_BUILD_RUSTFLAGS \
-	    $(CARGO) build --locked --release --config .cargo/static.toml \
-	    --target $(static_target) -p cts-executor
+	$(static_build) -p cts-executor
 	@mkdir -p $(target_dir)/static
 	@cp $(target_dir)/$(static_target)/release/cts-executor $(target_dir)/static/cts-executor
 	@ls -l $(target_dir)/static/cts-executor
+
+.PHONY: static-service
+static-service: ## Build the service as one static file, in minutes: target/static/cts-service
+	$(static_build) -p cts-service
+	@mkdir -p $(target_dir)/static
+	@cp $(target_dir)/$(static_target)/release/cts-service $(target_dir)/static/cts-service
+	@ls -l $(target_dir)/static/cts-service
 
 # The same bytes from the same binary: no times, no names of whoever packs it.
 .PHONY: archive
@@ -86,9 +95,7 @@ archive: static ## Pack it for HTCondor workers, with their wrapper: target/stat
 # The transfer engine by itself is linked as the executor is, so that what is measured is what runs.
 .PHONY: bench
 bench: static ## Measure the executor, side by side with curl, s5cmd and rclone; a quiet machine, ten minutes
-	env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u CARGO_BUILD_RUSTFLAGS \
-	    $(CARGO) build --locked --release --config .cargo/static.toml \
-	    --target $(static_target) -p cts-transfer-bench
+	$(static_build) -p cts-transfer-bench
 	@cp $(target_dir)/$(static_target)/release/cts-transfer-bench $(target_dir)/static/
 	$(CARGO) build --locked -p cts-tests --bins
 	@status=0; \
@@ -114,7 +121,7 @@ bench-pool: build archive ## Measure jobs on the HTCondor pool, step by step; ro
 	exit $$status
 
 .PHONY: testbed-up
-testbed-up: ## Start the real components: container engine, registries, S3 server, MongoDB server, HTCondor pool
+testbed-up: ## Start the real components: container engine, registries, S3 server, MongoDB server, Kafka broker, HTCondor pool
 	@$(testbed) up
 
 .PHONY: testbed-down

@@ -29,7 +29,6 @@ pub mod guardian;
 pub mod identity;
 pub mod labels;
 pub mod local;
-pub mod name_service;
 pub mod object_store;
 pub mod orphans;
 pub mod plan;

@@ -8,11 +8,11 @@ use cts_executor::cli::{Cli, Task};
 use cts_executor::exit::ExitStatus;
 use cts_executor::telemetry::{self, LogFormat, LogLevel, Screen};
 use cts_executor::variables::{CTS_LOG_FORMAT, CTS_LOG_LEVEL};
-use cts_executor::{commands, name_service, process};
+use cts_executor::{commands, process};
 
 fn main() -> ExitCode {
     // Before any thread exists and any name is looked up.
-    name_service::use_built_in_services();
+    cts_net::name_service::use_built_in_services();
     cts_net::tls::install_provider();
     process::harden();
     process::share_files_with_the_container();

@@ -87,8 +87,13 @@ pub enum IdentityError {
     #[error("{0}")]
     InvalidUserName(String),
     /// Whoever knows the users does not answer; asking again later may help.
-    #[error("{0}")]
-    Unavailable(String),
+    #[error("{message}")]
+    Unavailable {
+        /// What happened to the question.
+        message: String,
+        /// When to ask again.
+        retry_after: Duration,
+    },
     /// Whoever knows the users answers what it should not.
     #[error("{0}")]
     Unexpected(String),
@@ -114,9 +119,12 @@ impl From<IdentityError> for Error {
                 Self::refused(ErrorCode::InvalidUserName, message)
             }
             IdentityError::Unexpected(message) => Self::Internal(message),
-            IdentityError::Unavailable(message) => Self::Unavailable {
+            IdentityError::Unavailable {
                 message,
-                retry_after: Duration::from_secs(10),
+                retry_after,
+            } => Self::Unavailable {
+                message,
+                retry_after,
             },
         }
     }

@@ -76,6 +76,7 @@ use numbering::{History, Numbering};
 use retry::timely;
 
 mod connection;
+mod copy;
 mod documents;
 mod images;
 mod indexes;

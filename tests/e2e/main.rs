@@ -10,12 +10,14 @@
 mod harness;
 
 mod attempts;
+mod auth2;
 mod condor;
 mod container_failure;
 mod credentials;
 mod image;
 mod input_failure;
 mod load;
+mod notifications;
 mod output;
 mod people;
 mod pool;

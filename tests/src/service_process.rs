@@ -1,4 +1,5 @@
-//! `cts-service` as a child process on the testbed's components: `dev`, or `serve` for jobs on the HTCondor pool.
+//! `cts-service` as a child process on the testbed's components: `dev`, or `serve` for jobs on the HTCondor pool
+//! or users of KBase auth2.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -46,7 +47,6 @@ pub struct ServiceProcess {
     url: String,
     address: SocketAddr,
     log: PathBuf,
-    data: PathBuf,
     tokens: Tokens,
     client: reqwest::Client,
     command: Command,
@@ -67,6 +67,18 @@ pub struct Launch {
     /// Jobs run on the pool (`cts-service serve`), and not as child processes of the service
     /// (`cts-service dev`).
     pub pool: Option<OnPool>,
+    /// Users are those of an auth2 (`cts-service serve`), and not those of a token file.
+    pub auth2: Option<OnAuth2>,
+}
+
+/// Where users come from. KBase roles have the names that are the service's defaults, and `CTS_ADMIN` makes
+/// administrators.
+#[derive(Debug, Clone)]
+pub struct OnAuth2 {
+    /// Root of auth2.
+    pub url: String,
+    /// Tokens that it knows.
+    pub tokens: Tokens,
 }
 
 /// Where a service keeps jobs and images.
@@ -136,6 +148,18 @@ impl Launch {
             options: Vec::new(),
             store: Store::chosen(),
             pool: None,
+            auth2: None,
+        })
+    }
+
+    /// The programs of this workspace's development build, and users of an auth2.
+    ///
+    /// # Errors
+    /// When a program is missing.
+    pub fn on_auth2(auth2: OnAuth2) -> Result<Self, MissingBinary> {
+        Ok(Self {
+            auth2: Some(auth2),
+            ..Self::development()?
         })
     }
 
@@ -177,6 +201,7 @@ impl Launch {
             options: ["--max-executors", "1"].map(str::to_owned).into(),
             store: Store::chosen(),
             pool: None,
+            auth2: None,
         })
     }
 }
@@ -192,14 +217,27 @@ pub enum As {
     Executor,
 }
 
-#[derive(Debug, Default)]
-struct Tokens {
-    user: String,
-    admin: String,
-    executor: String,
+/// A token of each.
+#[derive(Debug, Clone, Default)]
+pub struct Tokens {
+    /// [`As::User`]'s.
+    pub user: String,
+    /// [`As::Admin`]'s.
+    pub admin: String,
+    /// [`As::Executor`]'s.
+    pub executor: String,
 }
 
 impl Tokens {
+    fn random() -> Self {
+        let [user, admin, executor] = [(); 3].map(|()| uuid::Uuid::new_v4().to_string());
+        Self {
+            user,
+            admin,
+            executor,
+        }
+    }
+
     /// The file that gives the same users as the one of `cts-service dev`.
     fn to_toml(&self) -> String {
         [
@@ -248,36 +286,79 @@ impl Tokens {
 /// The command line of `cts-service serve`, with everything in variables.
 fn serve_command(
     launch: &Launch,
-    on_pool: &OnPool,
     testbed: &State,
     data: &Path,
     port: u16,
 ) -> std::io::Result<Command> {
-    let tokens = Tokens {
-        user: uuid::Uuid::new_v4().to_string(),
-        admin: uuid::Uuid::new_v4().to_string(),
-        executor: uuid::Uuid::new_v4().to_string(),
-    };
-    write_private(&tokens_file(data), &tokens.to_toml())?;
-    let pool = &testbed.htcondor;
-    let name = uuid::Uuid::new_v4();
     let s3 = &testbed.s3;
-    let initial_dir = pool.share_dir(&format!("{name}-logs"))?;
-    let token = pool.share_file(&format!("{name}-token"), tokens.executor.as_bytes())?;
-    let secret = pool.share_file(&format!("{name}-secret"), s3.secret.as_bytes())?;
     let mut command = Command::new(&launch.service);
     command
         .arg("serve")
         .args(&launch.options)
         .env("CTS_DATA_DIR", data)
-        .env("CTS_TOKEN_FILE", tokens_file(data))
         .env("CTS_BIND_ADDRESS", Ipv4Addr::LOCALHOST.to_string())
         .env("KBCTS_PORT", port.to_string())
         .env("KBCTS_SERVICE_ROOT_URL", format!("http://127.0.0.1:{port}"))
         .env("KBCTS_S3_URL", &s3.url)
         .env("KBCTS_S3_ACCESS_KEY", &s3.access_key)
         .env("KBCTS_S3_ACCESS_SECRET", &s3.secret)
-        .env("KBCTS_CONTAINER_S3_LOG_DIR", format!("{}/logs", s3.bucket))
+        .env("KBCTS_CONTAINER_S3_LOG_DIR", format!("{}/logs", s3.bucket));
+    if let Some((host, database)) = launch.store.database(testbed) {
+        command
+            .env("KBCTS_MONGO_HOST", host)
+            .env("KBCTS_MONGO_DB", database);
+    }
+    let tokens = match &launch.auth2 {
+        None => {
+            let tokens = Tokens::random();
+            write_private(&tokens_file(data), &tokens.to_toml())?;
+            command.env("CTS_TOKEN_FILE", tokens_file(data));
+            tokens
+        }
+        Some(auth2) => {
+            command
+                .env("KBCTS_KBASE_AUTH2_URL", &auth2.url)
+                .env("KBCTS_KBASE_AUTH2_ADMIN_ROLES", "CTS_ADMIN");
+            auth2.tokens.clone()
+        }
+    };
+    match &launch.pool {
+        None => add_local_site(&mut command, launch, testbed, data, &tokens.executor)?,
+        Some(on_pool) => add_pool(&mut command, on_pool, testbed, &tokens.executor)?,
+    }
+    Ok(command)
+}
+
+fn add_local_site(
+    command: &mut Command,
+    launch: &Launch,
+    testbed: &State,
+    data: &Path,
+    executor_token: &str,
+) -> std::io::Result<()> {
+    let token = data.join("executor_token");
+    write_private(&token, executor_token)?;
+    command
+        .env("KBCTS_SKIP_KBASE", "true")
+        .env("CTS_LOCAL_SITE_ENABLED", "true")
+        .env("CTS_LOCAL_SITE_TOKEN_PATH", token)
+        .env("CTS_EXECUTOR", &launch.executor)
+        .env("DOCKER_HOST", &testbed.engine.docker_host);
+    Ok(())
+}
+
+fn add_pool(
+    command: &mut Command,
+    on_pool: &OnPool,
+    testbed: &State,
+    executor_token: &str,
+) -> std::io::Result<()> {
+    let pool = &testbed.htcondor;
+    let name = uuid::Uuid::new_v4();
+    let initial_dir = pool.share_dir(&format!("{name}-logs"))?;
+    let token = pool.share_file(&format!("{name}-token"), executor_token.as_bytes())?;
+    let secret = pool.share_file(&format!("{name}-secret"), testbed.s3.secret.as_bytes())?;
+    command
         .env("KBCTS_HTC_INITIAL_DIR", initial_dir)
         .env("KBCTS_HTC_TOKEN_PATH", token)
         .env("KBCTS_HTC_S3_ACCESS_SECRET_PATH", secret)
@@ -291,14 +372,9 @@ fn serve_command(
             "CTS_HTC_COMMAND_DIR",
             on_pool.commands.as_ref().unwrap_or(&pool.bin_dir),
         )
-        .env("CTS_HTC_RECONCILE_INTERVAL_SEC", "2");
-    if let Some((host, database)) = launch.store.database(testbed) {
-        command
-            .env("KBCTS_MONGO_HOST", host)
-            .env("KBCTS_MONGO_DB", database);
-    }
-    command.envs(on_pool.settings.iter().map(|(name, value)| (name, value)));
-    Ok(command)
+        .env("CTS_HTC_RECONCILE_INTERVAL_SEC", "2")
+        .envs(on_pool.settings.iter().map(|(name, value)| (name, value)));
+    Ok(())
 }
 
 /// The command line of `cts-service dev`.
@@ -367,11 +443,10 @@ impl ServiceProcess {
         write_private(&secret_file(data), &testbed.s3.secret).map_err(io_failed)?;
         let port = free_port("cts-service").map_err(|error| failed(error.to_string()))?;
         let output = std::fs::File::create(log).map_err(io_failed)?;
-        let mut command = match &launch.pool {
-            None => dev_command(launch, testbed, data, port),
-            Some(on_pool) => {
-                serve_command(launch, on_pool, testbed, data, port).map_err(io_failed)?
-            }
+        let mut command = if launch.pool.is_none() && launch.auth2.is_none() {
+            dev_command(launch, testbed, data, port)
+        } else {
+            serve_command(launch, testbed, data, port).map_err(io_failed)?
         };
         command
             .stdin(Stdio::null())
@@ -385,13 +460,16 @@ impl ServiceProcess {
             url: format!("http://127.0.0.1:{port}"),
             address: (Ipv4Addr::LOCALHOST, port).into(),
             log: log.to_owned(),
-            data: data.to_owned(),
             tokens: Tokens::default(),
             client: http::client().map_err(failed)?,
             command,
             child,
         };
         service.wait_ready().await.map_err(failed)?;
+        service.tokens = match &launch.auth2 {
+            None => Tokens::read(&tokens_file(data)).map_err(failed)?,
+            Some(auth2) => auth2.tokens.clone(),
+        };
         Ok(service)
     }
 
@@ -459,7 +537,6 @@ impl ServiceProcess {
             }
             tokio::time::sleep(POLL).await;
         }
-        self.tokens = Tokens::read(&tokens_file(&self.data))?;
         Ok(())
     }
 

@@ -6,6 +6,10 @@
 //! revoked, or a role that was taken away, therefore lives on until the time auth2 gave is over, and
 //! while auth2 is down up to [`KEPT_FOR_OUTAGES`] longer.
 //!
+//! An auth2 in trouble is spared: of several requests with one token one asks, few calls run at the same
+//! time, a `Retry-After` is kept to, and after a call without an answer users that are known are not
+//! asked about for a moment.
+//!
 //! No token is kept: the memory goes by their SHA-256.
 
 use std::collections::BTreeSet;
@@ -27,10 +31,12 @@ use crate::metrics::DependencyCalls;
 use super::{Identity, IdentityError, Role, User};
 
 mod auth2;
+mod pause;
 #[cfg(test)]
 mod tests;
 
 use auth2::{Auth2, Me, TokenDetails};
+use pause::Pause;
 
 /// Most tokens and names that are remembered (contract section 8).
 const MAX_REMEMBERED: u64 = 10_000;
@@ -45,8 +51,8 @@ const KEPT_FOR_OUTAGES: Duration = Duration::from_hours(1);
 /// does not reach auth2, short enough that nobody notices.
 const INVALID_FOR: Duration = Duration::from_secs(10);
 
-/// How long auth2 is not asked again about a token when it did not answer but the user is known:
-/// requests must not wait for the same deadline again and again.
+/// How long auth2 is not asked about users that are known once it did not answer: their requests must not
+/// wait for its deadline, one user's after the other's.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// How long a user name is known to exist. Names are never taken back.
@@ -102,6 +108,8 @@ pub struct KbaseAuth {
     last_known: Cache<TokenHash, Remembered<User>>,
     /// Names that exist.
     names: Cache<String, ()>,
+    /// A call has had no answer a moment ago.
+    away: Pause,
 }
 
 type TokenHash = [u8; 32];
@@ -148,6 +156,14 @@ fn memory<T: Clone + Send + Sync + 'static>() -> Cache<TokenHash, Remembered<T>>
         .build()
 }
 
+/// The last answer about a user, to be used for so long, but not past its end.
+fn as_last_known(last: &Remembered<User>, rest: Duration) -> Remembered<Option<User>> {
+    Remembered {
+        value: Some(last.value.clone()),
+        until: last.until.min(Instant::now() + rest),
+    }
+}
+
 impl KbaseAuth {
     /// Users of the auth2 in the settings. Sends nothing: the service starts without auth2, and
     /// [`Identity::check`] tells whether it is there. `calls` counts the calls to it.
@@ -172,6 +188,7 @@ impl KbaseAuth {
                 .max_capacity(MAX_REMEMBERED)
                 .time_to_live(NAME_KNOWN_FOR)
                 .build(),
+            away: Pause::default(),
         })
     }
 
@@ -191,13 +208,20 @@ impl KbaseAuth {
         key: TokenHash,
         token: &SecretString,
     ) -> Result<Remembered<Option<User>>, IdentityError> {
+        let last = self.last_known.get(&key).await;
+        if let (Some(last), Some(rest)) = (&last, self.away.rest()) {
+            return Ok(as_last_known(last, rest));
+        }
         let answer = async {
             let details = self.auth2.token(token).await?;
             let me = self.auth2.me(token).await?;
             Ok((details, me))
         };
         match answer.await {
-            Ok((details, me)) => Ok(self.remember(key, &details, me).await),
+            Ok((details, me)) => {
+                self.away.end();
+                Ok(self.remember(key, &details, me).await)
+            }
             Err(IdentityError::InvalidToken) => {
                 self.last_known.invalidate(&key).await;
                 Ok(Remembered {
@@ -205,19 +229,17 @@ impl KbaseAuth {
                     until: Instant::now() + INVALID_FOR,
                 })
             }
-            Err(IdentityError::Unavailable(cause)) => {
-                let Some(last) = self.last_known.get(&key).await else {
-                    return Err(IdentityError::Unavailable(cause));
+            Err(error @ IdentityError::Unavailable { .. }) => {
+                self.away.begin(ASK_AGAIN_AFTER);
+                let Some(last) = last else {
+                    return Err(error);
                 };
                 tracing::warn!(
                     user.name = %last.value.name,
-                    %cause,
+                    cause = %error,
                     "KBase auth2 does not answer, its last answer about the user is used"
                 );
-                Ok(Remembered {
-                    value: Some(last.value),
-                    until: last.until.min(Instant::now() + ASK_AGAIN_AFTER),
-                })
+                Ok(as_last_known(&last, ASK_AGAIN_AFTER))
             }
             Err(error) => Err(error),
         }

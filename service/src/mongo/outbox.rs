@@ -141,7 +141,7 @@ impl Outbox for MongoStore {
 
     fn resend(&self, job: JobId, state: JobState) -> BoxFuture<'_, Result<bool, StoreError>> {
         Box::pin(async move {
-            self.log_jobs(doc! {"id": job.to_string()}).await?;
+            self.log_job(job).await?;
             let log = self.newest_of(Name::Transitions);
             let newest = doc! {"job_id": job.to_string(), "state": state.as_str()};
             let found = retried("have a message sent again", |_| {
@@ -214,8 +214,13 @@ impl MongoStore {
     }
 
     /// Numbers what services left that died, or that others are about to number.
-    async fn log_forgotten(&self) -> Result<(), StoreError> {
+    pub(super) async fn log_forgotten(&self) -> Result<(), StoreError> {
         self.log_jobs(doc! {"_cts.unlogged": true}).await.map(drop)
+    }
+
+    /// Numbers those of a job's transitions that have no number.
+    pub(super) async fn log_job(&self, id: JobId) -> Result<(), StoreError> {
+        self.log_jobs(doc! {"id": id.to_string()}).await.map(drop)
     }
 
     /// Numbers the transitions of those jobs that the filter finds; says how many jobs they were.

@@ -67,7 +67,10 @@ impl Identity for BrokenIdentity {
 
 impl BrokenIdentity {
     fn error(&self) -> IdentityError {
-        IdentityError::Unavailable("auth2 is away".to_owned())
+        IdentityError::Unavailable {
+            message: "auth2 is away".to_owned(),
+            retry_after: Duration::from_secs(10),
+        }
     }
 }
 

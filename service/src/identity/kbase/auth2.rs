@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use reqwest::StatusCode;
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
+use tokio::sync::Semaphore;
 use url::Url;
 
 use cts_net::http::{BodyError, describe_transport_error, read_bounded};
@@ -16,8 +17,19 @@ use cts_net::tls::{TlsError, Verify, http_client_builder};
 use crate::identity::IdentityError;
 use crate::metrics::{Dependency, DependencyCalls, Outcome};
 
-/// Longest time one call may take. Requests wait for it, so it is short.
+use super::pause::Pause;
+
+/// Longest time one call may take, with its wait for a turn. Requests wait for it, so it is short.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Most calls at the same time: a slow auth2 is not buried under those of all who wait for it.
+const MAX_CALLS: usize = 16;
+
+/// When to ask again if auth2 does not say.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+/// Longest time that auth2 is left alone because it asked for that.
+const MAX_PAUSE: Duration = Duration::from_mins(5);
 
 /// The largest answers are those about users with many linked accounts: some kilobytes.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
@@ -37,6 +49,10 @@ pub(super) struct Auth2 {
     client: reqwest::Client,
     root: Url,
     calls: DependencyCalls,
+    deadline: Duration,
+    turns: Semaphore,
+    /// auth2 has said that it wants no calls.
+    pause: Pause,
 }
 
 /// What `GET api/V2/token` says, as far as it is used.
@@ -111,13 +127,15 @@ impl Auth2 {
         calls: DependencyCalls,
     ) -> Result<Self, TlsError> {
         let client = http_client_builder(Verify::Certificates)?
-            .timeout(deadline)
             .build()
             .map_err(|error| TlsError::new(&error))?;
         Ok(Self {
             client,
             root,
             calls,
+            deadline,
+            turns: Semaphore::new(MAX_CALLS),
+            pause: Pause::default(),
         })
     }
 
@@ -172,15 +190,34 @@ impl Auth2 {
         url: &Url,
         token: Option<&SecretString>,
     ) -> Result<T, IdentityError> {
-        let call = self.call(url, token);
+        let in_time = async {
+            tokio::time::timeout(self.deadline, self.take_turn(url, token))
+                .await
+                .unwrap_or_else(|_elapsed| {
+                    Err(unavailable(url, "no answer in time", ASK_AGAIN_AFTER))
+                })
+        };
         self.calls
-            .measure(Dependency::Auth2, operation, call, |error| match error {
+            .measure(Dependency::Auth2, operation, in_time, |error| match error {
                 IdentityError::InvalidToken | IdentityError::InvalidUserName(_) => Outcome::Refused,
-                IdentityError::Unavailable(_) | IdentityError::Unexpected(_) => {
+                IdentityError::Unavailable { .. } | IdentityError::Unexpected(_) => {
                     Outcome::Unavailable
                 }
             })
             .await
+    }
+
+    async fn take_turn<T: DeserializeOwned>(
+        &self,
+        url: &Url,
+        token: Option<&SecretString>,
+    ) -> Result<T, IdentityError> {
+        // It is never closed; without a turn the deadline ends the wait.
+        let _turn = self.turns.acquire().await;
+        if let Some(rest) = self.pause.rest() {
+            return Err(unavailable(url, "it asked for fewer calls", rest));
+        }
+        self.call(url, token).await
     }
 
     async fn call<T: DeserializeOwned>(
@@ -200,21 +237,25 @@ impl Auth2 {
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }
-        let response = request
-            .send()
-            .await
-            .map_err(|error| unavailable(url, &describe_transport_error(&error)))?;
+        let response = request.send().await.map_err(|error| {
+            unavailable(url, &describe_transport_error(&error), ASK_AGAIN_AFTER)
+        })?;
         let status = response.status();
+        let wanted_pause = wanted_pause(status, response.headers());
+        if let Some(pause) = wanted_pause {
+            self.pause.begin(pause);
+        }
         let body = read_bounded(response, MAX_ANSWER_BYTES)
             .await
             .map_err(|error| match error {
-                BodyError::Transport(cause) => unavailable(url, &cause),
+                BodyError::Transport(cause) => unavailable(url, &cause, ASK_AGAIN_AFTER),
                 BodyError::TooLarge { max_bytes } => {
                     unexpected(url, &format!("more than {max_bytes} bytes"))
                 }
             })?;
         if status != StatusCode::OK {
-            return Err(classify(url, status, &body));
+            let retry_after = wanted_pause.unwrap_or(ASK_AGAIN_AFTER);
+            return Err(classify(url, status, &body, retry_after));
         }
         // The text of a parse error can quote the answer, so it is left out.
         serde_json::from_slice(&body)
@@ -222,10 +263,22 @@ impl Auth2 {
     }
 }
 
+/// How long auth2, or a proxy before it, wants no calls. A date is not understood: nobody sends one.
+fn wanted_pause(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
+    if !matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+    ) {
+        return None;
+    }
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok();
+    seconds.map(|seconds| Duration::from_secs(seconds).min(MAX_PAUSE))
+}
+
 /// What an answer that is not 200 means.
-fn classify(url: &Url, status: StatusCode, body: &[u8]) -> IdentityError {
+fn classify(url: &Url, status: StatusCode, body: &[u8], retry_after: Duration) -> IdentityError {
     if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-        return unavailable(url, &status.to_string());
+        return unavailable(url, &status.to_string(), retry_after);
     }
     let appcode = serde_json::from_slice(body)
         .ok()
@@ -242,8 +295,17 @@ fn classify(url: &Url, status: StatusCode, body: &[u8]) -> IdentityError {
     }
 }
 
-fn unavailable(url: &Url, cause: &str) -> IdentityError {
-    IdentityError::Unavailable(format!("KBase auth2 does not answer GET {url}: {cause}"))
+fn unavailable(url: &Url, cause: &str, retry_after: Duration) -> IdentityError {
+    // As the header will say it, rounded up.
+    let begun_second = u64::from(retry_after.subsec_nanos() > 0);
+    let retry_after = Duration::from_secs(retry_after.as_secs() + begun_second);
+    IdentityError::Unavailable {
+        message: format!(
+            "KBase auth2 does not answer GET {url}: {cause}; try again in {} s",
+            retry_after.as_secs()
+        ),
+        retry_after,
+    }
 }
 
 fn unexpected(url: &Url, what: &str) -> IdentityError {

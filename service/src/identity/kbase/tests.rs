@@ -288,7 +288,7 @@ async fn the_last_answer_does_not_outlive_the_token() {
         .answer("api/V2/token", ResponseTemplate::new(503))
         .await;
     auth2
-        .until(|user| matches!(user, Err(IdentityError::Unavailable(_))))
+        .until(|user| matches!(user, Err(IdentityError::Unavailable { .. })))
         .await;
 }
 
@@ -314,12 +314,103 @@ async fn a_stranger_waits_until_auth2_is_back() {
             .answer("api/V2/token", ResponseTemplate::new(status))
             .await;
         let error = auth2.user().await.unwrap_err();
-        assert!(matches!(error, IdentityError::Unavailable(_)), "{status}");
+        assert!(
+            matches!(error, IdentityError::Unavailable { .. }),
+            "{status}"
+        );
     }
     // Nothing of this is remembered.
     auth2.server.reset().await;
     auth2.know_alice(FIVE_MINUTES).await;
     auth2.user().await.unwrap();
+}
+
+#[tokio::test]
+async fn auth2_is_left_alone_for_as_long_as_it_asks() {
+    // (status, what auth2 wants, seconds that a client is told)
+    let table = [(429, "30", 30), (503, " 7 ", 7), (429, "86400", 300)];
+    for (status, header, seconds) in table {
+        let auth2 = FakeAuth2::start().await;
+        let busy = ResponseTemplate::new(status).insert_header("retry-after", header);
+        auth2.answer("api/V2/token", busy).await;
+        for _ in 0..3 {
+            let error = auth2.user().await.unwrap_err();
+            let text = error.to_string();
+            assert!(
+                text.ends_with(&format!("try again in {seconds} s")),
+                "{text}"
+            );
+            let IdentityError::Unavailable { retry_after, .. } = error else {
+                panic!("{error:?}");
+            };
+            assert_eq!(retry_after.as_secs(), seconds);
+        }
+        // No other question is asked, either.
+        let error = auth2.users.check().await.unwrap_err().to_string();
+        assert!(error.contains("it asked for fewer calls"), "{error}");
+        assert_eq!(auth2.server.received_requests().await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_number_of_seconds_is_no_pause() {
+    let answers = [
+        ResponseTemplate::new(429),
+        ResponseTemplate::new(429).insert_header("retry-after", "soon"),
+        ResponseTemplate::new(503).insert_header("retry-after", "-1"),
+        ResponseTemplate::new(500).insert_header("retry-after", "60"),
+    ];
+    for answer in answers {
+        let auth2 = FakeAuth2::start().await;
+        auth2.answer("api/V2/token", answer).await;
+        for calls in 1..=3 {
+            let error = auth2.user().await.unwrap_err();
+            assert!(
+                matches!(error, IdentityError::Unavailable { retry_after, .. } if retry_after.as_secs() == 10)
+            );
+            assert_eq!(auth2.calls("api/V2/token").await, calls);
+        }
+    }
+}
+
+#[tokio::test]
+async fn users_that_are_known_do_not_wait_for_each_others_deadlines() {
+    let auth2 = FakeAuth2::with_deadline(Duration::from_secs(1)).await;
+    let tokens: Vec<SecretString> = (0..10).map(|n| format!("token-{n}").into()).collect();
+    let answer = |route: &str, body: Value| {
+        Mock::given(path(format!("/services/auth/{route}")))
+            .respond_with(ResponseTemplate::new(200).set_body_json(body))
+    };
+    let me = json!({"user": "alice", "customroles": []});
+    answer("api/V2/token", details(A_MOMENT))
+        .mount(&auth2.server)
+        .await;
+    answer("api/V2/me", me).mount(&auth2.server).await;
+    for token in &tokens {
+        auth2.users.user(token).await.unwrap();
+    }
+    auth2.server.reset().await;
+    let silent = ResponseTemplate::new(200).set_delay(PATIENCE);
+    Mock::given(path("/services/auth/api/V2/token"))
+        .respond_with(silent)
+        .mount(&auth2.server)
+        .await;
+    let all_ended = async {
+        for token in &tokens {
+            while auth2.users.answers.get(&hash(token)).await.is_some() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, all_ended).await.unwrap();
+    for token in &tokens {
+        auth2.users.user(token).await.unwrap();
+    }
+    assert_eq!(
+        auth2.calls("api/V2/token").await,
+        1,
+        "the first one's deadline was enough"
+    );
 }
 
 #[tokio::test]
@@ -455,7 +546,7 @@ async fn user_names_are_asked_for_and_only_those_that_exist_are_remembered() {
     }
     assert_eq!(auth2.calls("api/V2/users/").await, 5);
     let error = check("busy").await.unwrap_err();
-    assert!(matches!(error, IdentityError::Unavailable(_)));
+    assert!(matches!(error, IdentityError::Unavailable { .. }));
     let error = check("odd").await.unwrap_err();
     assert!(matches!(error, IdentityError::Unexpected(_)));
 }
