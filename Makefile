@@ -104,12 +104,12 @@ bench: static ## Measure the executor, side by side with curl, s5cmd and rclone;
 	exit $$status
 
 .PHONY: bench-service
-bench-service: ## Load the service: requests a second, latencies, memory; a quiet machine, ten minutes with the builds
+bench-service: ## Load the service: requests a second, latencies, memory; STORE=mongodb over a database; a quiet machine, ten minutes
 	$(CARGO) build --locked --release -p cts-service
 	$(CARGO) build --locked --profile load -p cts-tests -p cts-store-prefill \
 	    --bin bench_service --bin cts-store-prefill
 	@status=0; \
-	{ $(testbed) up && timeout 1800 $(target_dir)/load/bench_service; } || status=$$?; \
+	{ $(testbed) up && timeout 1800 $(target_dir)/load/bench_service $(if $(STORE),--store $(STORE)); } || status=$$?; \
 	if [ -z "$${KEEP:-}" ]; then $(testbed) down || status=1; fi; \
 	exit $$status
 

@@ -21,18 +21,33 @@
 //! - A subjob whose version is greater than the job's shows that the two were read on both sides of a
 //!   step; they are read again.
 //!
-//! When the answer to an update is lost, `_cts.commit`, an id of the update's own, tells whether it arrived.
+//! When the answer to an update is lost, its id in `_cts.commit` or, of earlier steps, `_cts.commits` tells
+//! whether it arrived.
 //! Writing the subjob first and lifting the job afterwards would leave, after a crash between them, a
 //! container that has ended in a job that nobody moves on; and the repair would need the domain's
 //! rules here.
+//!
+//! The existing service ends containers without touching the job, so the version does not catch that. Ours and
+//! another may end at the same moment, neither service seeing the other's container ended: so after
+//! a step that ended a container, all are looked at again, and the job is marked `_cts.pending`
+//! if none is left. A job's state may then be behind until the next report; the end takes it through all states.
+//!
+//! What a crash leaves: containers whose job was never stored, and parts of outputs that nothing names. Nobody
+//! reads either; they only take room.
 //!
 //! # Order of transitions
 //!
 //! The transitions of all jobs have one order: `cts_transitions` numbers them 1, 2, 3, ... A writer takes the
 //! number after the greatest it sees, and the unique index refuses it if another was faster, so
-//! nobody ever sees a number before the ones below it. A job is marked `_cts.unlogged` by the step
+//! nobody ever sees a number before the ones below it. A step does not wait for that: one task of the process
+//! numbers what has come meanwhile, many jobs' at a time. A job is marked `_cts.unlogged` by the step
 //! that changes its state, until its transitions are numbered; whoever reads the log numbers what a
 //! dead service left.
+//!
+//! # Time
+//!
+//! The driver waits for answers without end. Here a call has 15 seconds, and an operation with its repetitions 25;
+//! then it is unavailable, which clients see as 503, and may have been carried out.
 //!
 //! # Durability
 //!
@@ -46,34 +61,40 @@ use std::time::Duration;
 
 use mongodb::bson::{Document, doc};
 use mongodb::options::{
-    Acknowledgment, ClientOptions, CollectionOptions, Credential, ReadConcern, ReadPreference,
-    SelectionCriteria, WriteConcern,
+    Acknowledgment, CollectionOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
 };
-use mongodb::{Client, Collection, Database};
-use secrecy::ExposeSecret;
-use tokio::sync::{Mutex, MutexGuard, watch};
+use mongodb::{Collection, Database};
+use tokio::sync::{Mutex, MutexGuard, mpsc, watch};
 
 use cts_net::secret::Secret;
 use cts_shared::id::JobId;
 
 use crate::job_store::StoreError;
 
+use connection::Connection;
+use numbering::{History, Numbering};
+use retry::timely;
+
+mod connection;
 mod copy;
 mod documents;
 mod images;
 mod indexes;
 mod jobs;
 mod leases;
+mod numbering;
 mod outbox;
 mod outputs;
 mod retry;
 mod sites;
 mod steps;
 
-/// For a server to be found: longer than the driver takes to notice a new primary.
-const SELECTION_TIMEOUT: Duration = Duration::from_secs(12);
+/// For the server to be found and to answer for the first time.
+const CONNECT_WITHIN: Duration = Duration::from_secs(20);
 /// For a majority to acknowledge a write.
 const MAJORITY_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the steps before a job's step, in a process. They queue up when the server does not answer.
+const TURN_WITHIN: Duration = Duration::from_secs(30);
 /// Steps of one process on one job go one after another, so that they do not make each other repeat.
 const TURNS: usize = 64;
 
@@ -102,11 +123,14 @@ impl std::fmt::Debug for MongoSettings {
 /// A database. Clones share the connections.
 #[derive(Debug, Clone)]
 pub struct MongoStore {
-    database: Database,
+    connection: Connection,
     /// What reads ask for: a standalone server has no majority.
     read_concern: ReadConcern,
     turns: Arc<Turns>,
     changes: watch::Sender<u64>,
+    numbering: Numbering,
+    /// Jobs with new transitions, for the task that numbers them.
+    untold: mpsc::Sender<History>,
 }
 
 #[derive(Debug)]
@@ -147,38 +171,27 @@ impl MongoStore {
     /// # Errors
     /// When the server does not answer within seconds, or does not take the credentials.
     pub async fn open(settings: &MongoSettings) -> Result<Self, StoreError> {
-        let mut options = ClientOptions::parse(&settings.host)
+        let connection = Connection::new(settings).await?;
+        let database = &connection.database;
+        let hello = async { database.run_command(doc! {"hello": 1}).await };
+        let hello = timely("connect to the database", CONNECT_WITHIN, hello)
             .await
-            .map_err(|error| invalid_host(&settings.host, &error))?;
-        let hosts: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
-        let connect_error = |error: mongodb::error::Error| StoreError::Connect {
-            address: hosts.join(","),
-            cause: error.to_string(),
-        };
-        options
-            .app_name
-            .get_or_insert_with(|| "cts-service".to_owned());
-        options.retry_writes = Some(settings.retry_writes);
-        options.server_selection_timeout = Some(SELECTION_TIMEOUT);
-        if let Some((user, password)) = &settings.credentials {
-            options.credential = Some(
-                Credential::builder()
-                    .username(user.clone())
-                    .password(password.expose_secret().to_owned())
-                    .source(settings.database.clone())
-                    .build(),
-            );
-        }
-        let database = Client::with_options(options)
-            .map_err(connect_error)?
-            .database(&settings.database);
-        let hello = database
-            .run_command(doc! {"hello": 1})
-            .await
-            .map_err(connect_error)?;
+            .map_err(|error| StoreError::Connect {
+                address: connection.address.clone(),
+                cause: match error {
+                    StoreError::Unavailable { cause, .. } | StoreError::Failed { cause, .. } => {
+                        cause
+                    }
+                    other => other.to_string(),
+                },
+            })?;
         let is_standalone = !hello.contains_key("setName") && !hello.contains_key("msg");
+        let changes = watch::Sender::new(0);
+        let numbering = Numbering::new(
+            collection(database, Name::Transitions, ReadConcern::local()),
+            collection(database, Name::Jobs, ReadConcern::local()),
+        );
         let store = Self {
-            database,
             read_concern: if is_standalone {
                 ReadConcern::local()
             } else {
@@ -188,7 +201,10 @@ impl MongoStore {
                 hasher: RandomState::new(),
                 turns: std::array::from_fn(|_| Mutex::new(())),
             }),
-            changes: watch::Sender::new(0),
+            untold: numbering.start(changes.clone()),
+            numbering,
+            changes,
+            connection,
         };
         store.create_indexes().await?;
         Ok(store)
@@ -196,29 +212,12 @@ impl MongoStore {
 
     /// A collection, read as a majority has it.
     fn settled(&self, name: Name) -> Collection<Document> {
-        self.collection(name, self.read_concern.clone())
+        collection(&self.connection.database, name, self.read_concern.clone())
     }
 
     /// A collection, read as the primary has it: to change it, or to be read again.
     fn newest_of(&self, name: Name) -> Collection<Document> {
-        self.collection(name, ReadConcern::local())
-    }
-
-    fn collection(&self, name: Name, read_concern: ReadConcern) -> Collection<Document> {
-        // Everything is said here, so that options of a connection string cannot weaken it.
-        let options = CollectionOptions::builder()
-            .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
-            .read_concern(read_concern)
-            .write_concern(
-                WriteConcern::builder()
-                    .w(Acknowledgment::Majority)
-                    .journal(true)
-                    .w_timeout(MAJORITY_TIMEOUT)
-                    .build(),
-            )
-            .build();
-        self.database
-            .collection_with_options(name.as_str(), options)
+        collection(&self.connection.database, name, ReadConcern::local())
     }
 
     /// Waits for a job's turn among the steps of this process.
@@ -228,19 +227,27 @@ impl MongoStore {
             .ok()
             .and_then(|index| self.turns.turns.get(index))
             .ok_or(StoreError::Closed)?;
-        Ok(turn.lock().await)
+        tokio::time::timeout(TURN_WITHIN, turn.lock())
+            .await
+            .map_err(|_| StoreError::Unavailable {
+                action: "change a job",
+                cause: "earlier changes still wait for it".to_owned(),
+            })
     }
 }
 
-/// The connection string can hold a password, and the driver's words can hold parts of it.
-fn invalid_host(host: &str, error: &mongodb::error::Error) -> StoreError {
-    StoreError::Connect {
-        address: "the configured address".to_owned(),
-        cause: if host.contains('@') {
-            "it is no valid connection string (in a password, encode @ / : and % as in a URL)"
-                .to_owned()
-        } else {
-            error.to_string()
-        },
-    }
+fn collection(database: &Database, name: Name, read_concern: ReadConcern) -> Collection<Document> {
+    // Everything is said here, so that options of a connection string cannot weaken it.
+    let options = CollectionOptions::builder()
+        .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
+        .read_concern(read_concern)
+        .write_concern(
+            WriteConcern::builder()
+                .w(Acknowledgment::Majority)
+                .journal(true)
+                .w_timeout(MAJORITY_TIMEOUT)
+                .build(),
+        )
+        .build();
+    database.collection_with_options(name.as_str(), options)
 }

@@ -111,14 +111,14 @@ impl Store {
     }
 
     /// The server and the database, if it is one.
-    fn database<'a>(&'a self, testbed: &'a State) -> Option<(String, &'a str)> {
+    pub fn database(&self, testbed: &State) -> Option<(String, String)> {
         let Self::Mongo { database } = self else {
             return None;
         };
         let named = std::env::var("CTS_TEST_MONGO_URL");
         Some((
             named.unwrap_or_else(|_| testbed.mongo.url.clone()),
-            database,
+            database.clone(),
         ))
     }
 }
@@ -398,7 +398,7 @@ fn dev_command(launch: &Launch, testbed: &State, data: &Path, port: u16) -> Comm
     if let Some((host, database)) = launch.store.database(testbed) {
         command
             .args(["--mongo-host", &host])
-            .args(["--mongo-db", database]);
+            .args(["--mongo-db", &database]);
     }
     command
 }

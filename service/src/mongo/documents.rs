@@ -23,6 +23,8 @@ use cts_shared::wire::job::{HtcondorDetails, JobInputPreview, S3File, SiteNotice
 
 use crate::job_store::{JobNotes, JobSummary, NewJob, NotifiedTransition, StoreError};
 
+use super::numbering::History;
+
 /// The member below which everything of ours is.
 pub(super) const OURS: &str = "_cts";
 /// The member of a job input that lists leave out.
@@ -50,6 +52,22 @@ pub(super) fn read<T: DeserializeOwned>(what: &str, document: Document) -> Resul
     to_json(Bson::Document(document))
         .and_then(|value| serde_json::from_value(value).map_err(|error| error.to_string()))
         .map_err(|cause| corrupt(what, cause))
+}
+
+/// Reads many documents. One that cannot be read is named in the log and left out: it must not keep the
+/// others from anybody.
+pub(super) fn readable<T>(
+    documents: impl IntoIterator<Item = Document>,
+    read: impl Fn(Document) -> Result<T, StoreError>,
+) -> Vec<T> {
+    let documents = documents.into_iter();
+    documents
+        .filter_map(|document| {
+            read(document)
+                .inspect_err(|error| tracing::error!(%error, "left out of a list"))
+                .ok()
+        })
+        .collect()
 }
 
 pub(super) fn corrupt(what: impl Into<String>, cause: impl std::fmt::Display) -> StoreError {
@@ -127,6 +145,8 @@ struct StoredTransition {
 struct JobAdditions {
     version: i64,
     commit: Option<String>,
+    commits: Vec<String>,
+    pending: bool,
     input_bytes: Option<u64>,
     site_notice: Option<SiteNotice>,
     statistics_due: bool,
@@ -169,9 +189,39 @@ impl JobDocument {
         self.ours.version
     }
 
-    /// The id of the update that wrote this version.
-    pub(super) fn commit(&self) -> Option<&str> {
-        self.ours.commit.as_deref()
+    /// Whether an update wrote this version or one of those before it, as far as they are remembered.
+    pub(super) fn has_commit(&self, commit: &str) -> bool {
+        self.ours.commit.as_deref() == Some(commit)
+            || self.ours.commits.iter().any(|one| one == commit)
+    }
+
+    /// Whether the job is marked as one for which something is pending.
+    pub(super) const fn is_marked_pending(&self) -> bool {
+        self.ours.pending
+    }
+
+    /// Its transitions, to be numbered.
+    pub(super) fn history(&self) -> History {
+        History {
+            job_id: self.id,
+            user: self.user.clone(),
+            transitions: self
+                .transition_times
+                .iter()
+                .map(|one| NotifiedTransition {
+                    state: one.state,
+                    time: one.time,
+                    trans_id: one.trans_id.clone().unwrap_or_default(),
+                    notif_sent: one.notif_sent,
+                })
+                .collect(),
+            commit: self.ours.commit.clone(),
+        }
+    }
+
+    /// What was submitted as `num_containers`.
+    pub(super) fn num_containers(&self) -> Option<u64> {
+        self.job_input.get("num_containers")?.as_u64()
     }
 
     /// The documents that hold the outputs, if the job's does not.
@@ -437,6 +487,7 @@ pub(super) fn new_job(
     let mut ours = doc! {
         "version": 1_i64,
         "commit": commit,
+        "commits": [commit],
         "pending": record.pending().is_some(),
         "unlogged": true,
     };
@@ -563,7 +614,16 @@ pub(super) struct Redo {
     base_state: String,
     base_transitions: i64,
     set: Document,
-    push: Vec<Bson>,
+    transitions: NewTransitions,
+}
+
+/// What becomes of a container's `transition_times`.
+#[derive(Debug, Clone, PartialEq)]
+enum NewTransitions {
+    /// They are added.
+    Push(Vec<Bson>),
+    /// They are all there are: old ones were forgotten.
+    Replace(Vec<Bson>),
 }
 
 impl Redo {
@@ -575,10 +635,14 @@ impl Redo {
         after: &ContainerRecord,
         outputs: Option<StoredOutputs>,
     ) -> Result<Self, StoreError> {
-        let new = after
+        let documents = |new: &[Transition]| new.iter().map(container_transition).collect();
+        let transitions = after
             .transitions
-            .get(before.transitions.len()..)
-            .unwrap_or_default();
+            .strip_prefix(before.transitions.as_slice())
+            .map_or_else(
+                || NewTransitions::Replace(documents(&after.transitions)),
+                |new| NewTransitions::Push(documents(new)),
+            );
         let json = |value: Result<Value, serde_json::Error>| {
             value
                 .map(from_json)
@@ -606,12 +670,16 @@ impl Redo {
             base_state: before.state().as_str().to_owned(),
             base_transitions: count(before.transitions.len()),
             set,
-            push: new.iter().map(container_transition).collect(),
+            transitions,
         })
     }
 
     /// As the job's document carries it. Its names have dots, which are not read as paths inside a value.
     pub(super) fn to_document(&self) -> Document {
+        let (name, transitions) = match &self.transitions {
+            NewTransitions::Push(new) => ("push", new),
+            NewTransitions::Replace(all) => ("replace", all),
+        };
         doc! {
             "sub_id": self.number,
             "version": self.version,
@@ -620,7 +688,7 @@ impl Redo {
             "set": self.set.iter().map(|(name, value)| {
                 Bson::Document(doc! {"name": name, "value": value})
             }).collect::<Vec<_>>(),
-            "push": &self.push,
+            name: transitions,
         }
     }
 
@@ -640,13 +708,17 @@ impl Redo {
                 let member = member.as_document()?;
                 set.insert(member.get_str("name").ok()?, member.get("value")?.clone());
             }
+            let transitions = match redo.get_array("push") {
+                Ok(new) => NewTransitions::Push(new.clone()),
+                Err(_) => NewTransitions::Replace(redo.get_array("replace").ok()?.clone()),
+            };
             Some(Self {
                 number: redo.get_i64("sub_id").ok()?,
                 version: redo.get_i64("version").ok()?,
                 base_state: redo.get_str("base_state").ok()?.to_owned(),
                 base_transitions: redo.get_i64("base_transitions").ok()?,
                 set,
-                push: redo.get_array("push").ok()?.clone(),
+                transitions,
             })
         };
         let id = job.get_str("id").unwrap_or("without id");
@@ -674,9 +746,14 @@ impl Redo {
     pub(super) fn update(&self) -> Document {
         let mut set = self.set.clone();
         set.insert("_cts.version", self.version);
-        doc! {
-            "$set": set,
-            "$push": {"transition_times": {"$each": &self.push}},
+        match &self.transitions {
+            NewTransitions::Push(new) => doc! {
+                "$set": set, "$push": {"transition_times": {"$each": new}},
+            },
+            NewTransitions::Replace(all) => {
+                set.insert("transition_times", all);
+                doc! {"$set": set}
+            }
         }
     }
 
@@ -698,7 +775,10 @@ impl Redo {
             return false;
         }
         if let Ok(transitions) = subjob.get_array_mut("transition_times") {
-            transitions.extend(self.push.iter().cloned());
+            match &self.transitions {
+                NewTransitions::Push(new) => transitions.extend(new.iter().cloned()),
+                NewTransitions::Replace(all) => transitions.clone_from(all),
+            }
         }
         if !subjob.contains_key(OURS) {
             subjob.insert(OURS, Document::new());

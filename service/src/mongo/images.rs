@@ -2,6 +2,7 @@
 
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
+use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Document, doc};
 
 use cts_shared::image_name::{ImageLookup, ImageName};
@@ -10,7 +11,7 @@ use cts_shared::wire::image::Image;
 use crate::image_store::{ImageStore, Inserted, MAX_LISTED_IMAGES};
 use crate::job_store::StoreError;
 
-use super::documents::{date, read};
+use super::documents::{date, read, readable};
 use super::retry::retried;
 use super::{MongoStore, Name};
 
@@ -18,7 +19,10 @@ impl ImageStore for MongoStore {
     fn insert_image(&self, image: Image) -> BoxFuture<'_, Result<Inserted, StoreError>> {
         Box::pin(async move {
             let images = self.newest_of(Name::Images);
-            let document = document_of(&image);
+            let mut document = document_of(&image);
+            // Tells it from another's after a lost answer.
+            let id = ObjectId::new();
+            document.insert("_id", id);
             let inserted = retried("register an image", |_| {
                 images.insert_one(&document).into_future()
             })
@@ -27,6 +31,12 @@ impl ImageStore for MongoStore {
                 Ok(_) => return Ok(Inserted::Yes),
                 Err(StoreError::Duplicate { .. }) => {}
                 Err(error) => return Err(error),
+            }
+            let this = retried("look up an image", |_| {
+                images.find_one(doc! {"_id": id}).into_future()
+            });
+            if this.await?.is_some() {
+                return Ok(Inserted::Yes);
             }
             // Which of the two it is, the error says in words only.
             let same_tag = doc! {"name": &image.image.name, "tag": &image.image.tag};
@@ -77,10 +87,7 @@ impl ImageStore for MongoStore {
                     .await
             })
             .await?;
-            found
-                .into_iter()
-                .map(|document| read("image", document))
-                .collect()
+            Ok(readable(found, |document| read("image", document)))
         })
     }
 }

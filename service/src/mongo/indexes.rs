@@ -1,29 +1,61 @@
 //! The indexes: the contract's, with the names the existing service makes them with, and those of what is
 //! added.
 
-use mongodb::IndexModel;
+use std::time::Duration;
+
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::IndexOptions;
+use mongodb::{Collection, IndexModel};
 
 use cts_shared::state::JobState;
 
 use crate::job_store::StoreError;
 
-use super::retry::retried;
+use super::retry::{code, timely};
 use super::{MongoStore, Name};
+
+const ACTION: &str = "create the indexes";
+/// Over a large collection it takes minutes, once.
+const CREATE_WITHIN: Duration = Duration::from_secs(30 * 60);
+/// `IndexOptionsConflict`, `IndexKeySpecsConflict`.
+const CONFLICT: [i32; 2] = [85, 86];
 
 impl MongoStore {
     /// Makes the indexes that are missing; those there are stay.
     pub(super) async fn create_indexes(&self) -> Result<(), StoreError> {
         for (name, indexes) in all() {
             let collection = self.newest_of(name);
-            retried("create the indexes", |_| {
-                collection.create_indexes(indexes.clone()).into_future()
-            })
-            .await?;
+            for index in indexes {
+                create(&collection, index).await?;
+            }
         }
         Ok(())
     }
+}
+
+/// Makes an index if it is missing. One with the same name or keys may be there with other options; that
+/// matters only if it is what keeps documents unique.
+async fn create(collection: &Collection<Document>, index: IndexModel) -> Result<(), StoreError> {
+    let keys = index.keys.clone();
+    let is_unique = index
+        .options
+        .as_ref()
+        .is_some_and(|options| options.unique == Some(true));
+    let created = timely(ACTION, CREATE_WITHIN, async {
+        match collection.create_index(index).await {
+            Err(error)
+                if !is_unique && code(&error).is_some_and(|code| CONFLICT.contains(&code)) =>
+            {
+                tracing::warn!(
+                    collection = collection.name(), %keys, %error,
+                    "another index is there instead of the contract's; some queries may be slow"
+                );
+                Ok(())
+            }
+            created => created.map(drop),
+        }
+    });
+    created.await
 }
 
 /// States in which a job or container has ended.

@@ -20,7 +20,7 @@ use crate::job_store::{
     JobFilter, JobStep, JobStore, JobSummary, ListedJob, NewJob, StoreError, StoredJob,
 };
 
-use super::documents::{JobDocument, corrupt, date, from_json};
+use super::documents::{JobDocument, corrupt, date, from_json, readable};
 use super::indexes::{running_states, terminal_states};
 use super::retry::retried;
 use super::{MongoStore, Name};
@@ -118,10 +118,9 @@ impl JobStore for MongoStore {
                     limit,
                 )
                 .await?;
-            found
-                .iter()
-                .map(|document| Ok((id_of(document)?, site_of(document)?)))
-                .collect()
+            Ok(readable(found, |document| {
+                Ok((id_of(&document)?, site_of(&document)?))
+            }))
         })
     }
 
@@ -141,17 +140,16 @@ impl JobStore for MongoStore {
                     limit,
                 )
                 .await?;
-            let mut jobs = Vec::with_capacity(found.len());
-            for document in found {
+            let mut jobs = readable(found, |document| {
                 let mut job = JobDocument::read(document)?;
                 let site = job.site()?;
-                jobs.push(ListedJob {
+                Ok(ListedJob {
                     job_input: job.preview()?,
                     image: job.image()?,
                     input_file_count: job.input_file_count(),
                     summary: job.into_summary(site),
-                });
-            }
+                })
+            });
             jobs.sort_by_cached_key(|job| {
                 let last = job.summary.transitions.last();
                 (Reverse(last.map(|last| last.time)), job.summary.id)
@@ -335,7 +333,7 @@ impl MongoStore {
         let found = self
             .find_jobs(action, filter, doc! {"id": 1}, sort, limit)
             .await?;
-        found.iter().map(id_of).collect()
+        Ok(readable(found, |document| id_of(&document)))
     }
 
     /// Changes what is noted on a job. False if the filter finds none.
@@ -384,7 +382,7 @@ fn query(filter: &JobFilter) -> Document {
     query
 }
 
-pub(super) fn id_of(document: &Document) -> Result<JobId, StoreError> {
+fn id_of(document: &Document) -> Result<JobId, StoreError> {
     let id = document.get_str("id").unwrap_or_default();
     JobId::from_str(id).map_err(|error| corrupt("job id", error))
 }

@@ -57,10 +57,20 @@ impl LeaseStore for MongoStore {
             })
             .await;
             match inserted {
-                Ok(_) => Ok(Lease::Fresh),
-                Err(StoreError::Duplicate { .. }) => Ok(Lease::Held),
-                Err(error) => Err(error),
+                Ok(_) => return Ok(Lease::Fresh),
+                Err(StoreError::Duplicate { .. }) => {}
+                Err(error) => return Err(error),
             }
+            // After a lost answer it is there, and the asker's.
+            let found = retried("take a lease", |_| {
+                leases.find_one(document.clone()).into_future()
+            })
+            .await?;
+            Ok(if found.is_some() {
+                Lease::Fresh
+            } else {
+                Lease::Held
+            })
         })
     }
 

@@ -14,15 +14,10 @@ use cts_shared::timestamp::UtcTime;
 use crate::job_store::StoreError;
 use crate::outbox::{Event, Outbox, Unsent};
 
-use super::documents::{JobDocument, corrupt, date, read};
-use super::jobs::id_of;
+use super::documents::{JobDocument, corrupt, date, read, readable};
+use super::numbering::{self, History, number};
 use super::retry::retried;
 use super::{MongoStore, Name};
-
-/// How often a job's transitions are tried to be numbered, while other services number theirs.
-const NUMBER_ATTEMPTS: u32 = 100;
-
-const ACTION: &str = "number a transition";
 
 /// A document of `cts_transitions`; `_id` is the number.
 #[derive(Debug, Deserialize)]
@@ -210,12 +205,12 @@ struct Counted {
 }
 
 impl MongoStore {
-    /// Numbers a job's new transitions, and tells those who wait. What fails here is done by the next reader.
-    pub(super) async fn log_soon(&self, id: JobId) {
-        if let Err(error) = self.log_job(id).await {
-            tracing::warn!(job_id = %id, %error, "a job's transitions are told with the next ones");
+    /// Has a job's new transitions numbered. When too many wait, they are left to the next reader.
+    pub(super) fn log_soon(&self, history: History) {
+        let id = history.job_id;
+        if self.untold.try_send(history).is_err() {
+            tracing::debug!(job_id = %id, "a job's transitions are told with the next ones");
         }
-        self.changes.send_modify(|changes| *changes += 1);
     }
 
     /// Numbers what services left that died, or that others are about to number.
@@ -223,116 +218,31 @@ impl MongoStore {
         self.log_jobs(doc! {"_cts.unlogged": true}).await.map(drop)
     }
 
+    /// Numbers those of a job's transitions that have no number.
+    pub(super) async fn log_job(&self, id: JobId) -> Result<(), StoreError> {
+        self.log_jobs(doc! {"id": id.to_string()}).await.map(drop)
+    }
+
     /// Numbers the transitions of those jobs that the filter finds; says how many jobs they were.
     async fn log_jobs(&self, filter: Document) -> Result<u64, StoreError> {
         let jobs = self.newest_of(Name::Jobs);
-        let found: Vec<Document> = retried(ACTION, |_| async {
+        let found: Vec<Document> = retried(numbering::ACTION, |_| async {
             jobs.find(filter.clone())
-                .projection(doc! {"id": 1})
+                .projection(doc! {
+                    "job_input.input_files": 0, "image": 0, "outputs": 0, "_cts.redo": 0
+                })
                 .sort(doc! {"_update_time": 1})
                 .await?
                 .try_collect()
                 .await
         })
         .await?;
-        for document in &found {
-            let logged = match id_of(document) {
-                Ok(id) => self.log_job(id).await,
-                Err(error) => Err(error),
-            };
-            match logged {
-                // One document must not keep all others from being told of.
-                Err(error @ StoreError::Corrupt { .. }) => {
-                    tracing::error!(%error, "transitions of a job are not told of");
-                }
-                other => other?,
-            }
-        }
-        Ok(found.len() as u64)
-    }
-
-    /// Numbers those of a job's transitions that have no number.
-    pub(super) async fn log_job(&self, id: JobId) -> Result<(), StoreError> {
-        let jobs = self.newest_of(Name::Jobs);
-        let found = retried(ACTION, |_| {
-            jobs.find_one(doc! {"id": id.to_string()})
-                .projection(doc! {
-                    "job_input.input_files": 0, "image": 0, "outputs": 0, "_cts.redo": 0
-                })
-                .into_future()
-        })
-        .await?;
-        let Some(document) = found else {
-            return Ok(());
-        };
-        let job = JobDocument::read(document)?;
-        let version = job.version();
-        let site = job.site()?;
-        let summary = job.into_summary(site);
-        self.number(summary).await?;
-        let filter = doc! {"id": id.to_string(), "_cts.version": version, "_cts.unlogged": true};
-        retried(ACTION, |_| {
-            jobs.update_one(filter.clone(), doc! {"$unset": {"_cts.unlogged": ""}})
-                .into_future()
-        })
-        .await?;
-        Ok(())
-    }
-
-    async fn number(&self, job: crate::job_store::JobSummary) -> Result<(), StoreError> {
-        let log = self.newest_of(Name::Transitions);
-        for _ in 0..NUMBER_ATTEMPTS {
-            let logged = retried(ACTION, |_| {
-                log.distinct("trans_id", doc! {"job_id": job.id.to_string()})
-                    .into_future()
-            })
-            .await?;
-            let newest = retried(ACTION, |_| {
-                log.find_one(doc! {})
-                    .sort(doc! {"_id": -1})
-                    .projection(doc! {"_id": 1})
-                    .into_future()
-            })
-            .await?;
-            let newest = newest.map_or(Ok(0), |document| number(&document))?;
-            let documents: Vec<Document> = job
-                .transitions
-                .iter()
-                // One without an id cannot be told of.
-                .filter(|one| !one.trans_id.is_empty())
-                .filter(|one| !logged.contains(&Bson::from(one.trans_id.as_str())))
-                .zip(newest + 1..)
-                .map(|(one, number)| {
-                    doc! {
-                        "_id": number,
-                        "trans_id": &one.trans_id,
-                        "job_id": job.id.to_string(),
-                        "user": &job.user,
-                        "state": one.state.as_str(),
-                        "time": date(one.time),
-                        "sent": one.notif_sent,
-                        "to_send": !one.notif_sent,
-                    }
-                })
-                .collect();
-            if documents.is_empty() {
-                return Ok(());
-            }
-            // In order: after a number that is taken, none is. Those before it are there.
-            let written = retried(ACTION, |_| {
-                log.insert_many(&documents).ordered(true).into_future()
-            })
-            .await;
-            match written {
-                Ok(_) => return Ok(()),
-                Err(StoreError::Duplicate { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(StoreError::Unavailable {
-            action: ACTION,
-            cause: "other services keep numbering theirs".to_owned(),
-        })
+        let count = found.len() as u64;
+        let histories = readable(found, |document| {
+            JobDocument::read(document).map(|job| job.history())
+        });
+        self.numbering.number(&histories).await?;
+        Ok(count)
     }
 
     async fn number_of(&self, trans_id: &str) -> Result<Option<i64>, StoreError> {
@@ -364,12 +274,6 @@ impl MongoStore {
             .map(|document| read::<Logged>("transition", document).map(Event::from))
             .collect()
     }
-}
-
-fn number(document: &Document) -> Result<i64, StoreError> {
-    document
-        .get_i64("_id")
-        .map_err(|error| corrupt("number of a transition", error))
 }
 
 fn text(document: &Document, name: &str) -> Result<String, StoreError> {

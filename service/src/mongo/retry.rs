@@ -9,8 +9,11 @@ use crate::job_store::StoreError;
 
 /// Calls of one operation at most.
 const ATTEMPTS: u32 = 5;
-/// No call is made again after that time.
-const RETRY_WITHIN: Duration = Duration::from_secs(25);
+/// All calls of one operation together.
+const WITHIN: Duration = Duration::from_secs(25);
+/// One call: longer than a server may take to be found, or a majority to acknowledge. The driver
+/// waits for an answer without end.
+const CALL_WITHIN: Duration = Duration::from_secs(15);
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 
 const DUPLICATE_KEY: i32 = 11000;
@@ -36,8 +39,8 @@ const UNAVAILABLE: [i32; 16] = [
     13436, // NotPrimaryOrSecondary
 ];
 
-/// Makes a call, and again while the server cannot answer. The call gets the number of the attempt, from
-/// 0: after the first, an earlier one may have been carried out.
+/// Makes a call, and again while the server cannot answer, or does not in time. The call gets the number of
+/// the attempt, from 0: after the first, an earlier one may have been carried out.
 pub(super) async fn retried<T, F>(
     action: &'static str,
     call: impl Fn(u32) -> F,
@@ -48,17 +51,34 @@ where
     let begun = Instant::now();
     let mut attempt = 0;
     loop {
-        let error = match call(attempt).await {
+        let left = WITHIN.saturating_sub(begun.elapsed());
+        let error = match timely(action, CALL_WITHIN.min(left), call(attempt)).await {
             Ok(value) => return Ok(value),
-            Err(error) => store_error(action, &error),
+            Err(error) => error,
         };
         attempt += 1;
+        let delay = FIRST_DELAY * 2_u32.pow(attempt);
         let again = matches!(error, StoreError::Unavailable { .. });
-        if !again || attempt >= ATTEMPTS || begun.elapsed() >= RETRY_WITHIN {
+        if !again || attempt >= ATTEMPTS || begun.elapsed() + delay >= WITHIN {
             return Err(error);
         }
         tracing::debug!(action, attempt, %error, "trying again");
-        pause(FIRST_DELAY * 2_u32.pow(attempt)).await;
+        pause(delay).await;
+    }
+}
+
+/// Makes a call once. One that is not answered in time may have been carried out, or yet be.
+pub(super) async fn timely<T>(
+    action: &'static str,
+    within: Duration,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(within, call).await {
+        Ok(answer) => answer.map_err(|error| store_error(action, &error)),
+        Err(_) => Err(StoreError::Unavailable {
+            action,
+            cause: format!("no answer within {} s", within.as_secs()),
+        }),
     }
 }
 
@@ -91,7 +111,8 @@ pub(super) fn store_error(action: &'static str, error: &Error) -> StoreError {
     }
 }
 
-fn code(error: &Error) -> Option<i32> {
+/// The server's number for an error.
+pub(super) fn code(error: &Error) -> Option<i32> {
     match error.kind.as_ref() {
         ErrorKind::Command(error) => Some(error.code),
         ErrorKind::Write(WriteFailure::WriteError(error)) => Some(error.code),

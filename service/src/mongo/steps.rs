@@ -3,19 +3,22 @@
 use std::time::Duration;
 
 use futures::TryStreamExt;
+use mongodb::Collection;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::ReturnDocument;
 use uuid::Uuid;
 
-use cts_shared::id::JobId;
-use cts_shared::state::job_flow::{Change, ContainerRecord, JobRecord};
+use cts_shared::id::{ContainerNumber, JobId};
+use cts_shared::state::job_flow::{Change, ContainerRecord, JobRecord, Pending, Transition};
 
 use crate::error::Error;
-use crate::job_store::{JobStep, NewJob, StoreError};
+use crate::job_store::{JobStep, NewJob, NotifiedTransition, StoreError};
 
 use super::documents::{
     self, JobDocument, Redo, StoredOutputs, SubjobDocument, corrupt, job_transition, update_time,
 };
+use super::indexes::terminal_states;
+use super::numbering::History;
 use super::retry::{pause, retried};
 use super::{MongoStore, Name};
 
@@ -24,7 +27,21 @@ const STEP_ATTEMPTS: u32 = 60;
 /// Between two of them.
 const STEP_DELAY: Duration = Duration::from_millis(20);
 
+/// Steps of a job that are remembered, for those who lost the answer to theirs.
+const REMEMBERED_COMMITS: i32 = 16;
+
 const ACTION: &str = "change a job";
+
+/// What became of a step's update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is stored.
+    Stored,
+    /// It is not, and will not be: another step came first.
+    Refused,
+    /// Its answer was lost, and the job remembers nothing of it; many others came since.
+    Unknown,
+}
 
 /// A job as it was read, and the record it means.
 struct Loaded {
@@ -43,33 +60,44 @@ impl MongoStore {
             .map(|(number, container)| documents::new_subjob(id, number, container))
             .collect();
         let trans_ids = new_trans_ids(job.record.transitions.len());
-        let document = documents::new_job(&job, &trans_ids, &new_id())?;
+        let commit = new_id();
+        let document = documents::new_job(&job, &trans_ids, &commit)?;
         let (jobs, subjobs) = (self.newest_of(Name::Jobs), self.newest_of(Name::Subjobs));
         if !containers.is_empty() {
             retried(ACTION, |attempt| {
                 let (subjobs, containers) = (&subjobs, &containers);
                 async move {
-                    if attempt > 0 {
-                        // Left by a call whose answer was lost.
-                        subjobs.delete_many(doc! {"id": id.to_string()}).await?;
+                    match subjobs.insert_many(containers).ordered(false).await {
+                        // They came there with a lost call. A majority that has the job has them.
+                        Err(error) if attempt > 0 && is_duplicate(&error) => Ok(()),
+                        other => other.map(drop),
                     }
-                    subjobs.insert_many(containers).await
                 }
             })
             .await?;
         }
         retried(ACTION, |attempt| {
-            let insertion = jobs.insert_one(&document).into_future();
+            let (jobs, document, commit) = (&jobs, &document, &commit);
             async move {
-                match insertion.await {
-                    // The job has come there with a lost call.
-                    Err(error) if attempt > 0 && is_duplicate(&error) => Ok(()),
+                match jobs.insert_one(document).await {
+                    Err(error) if attempt > 0 && is_duplicate(&error) => {
+                        let found = confirmed(jobs, id).await?;
+                        let is_this = found
+                            .and_then(|document| JobDocument::read(document).ok())
+                            .is_some_and(|job| job.has_commit(commit));
+                        if is_this { Ok(()) } else { Err(error) }
+                    }
                     other => other.map(drop),
                 }
             }
         })
         .await?;
-        self.log_soon(id).await;
+        self.log_soon(History {
+            job_id: id,
+            user: job.user,
+            transitions: notified(&job.record.transitions, trans_ids),
+            commit: Some(commit),
+        });
         Ok(())
     }
 
@@ -87,17 +115,69 @@ impl MongoStore {
             let mut record = before.clone();
             let change = step(&mut record)?;
             if change.is_empty() {
+                if record.pending().is_some() && !job.is_marked_pending() {
+                    self.mark_pending(id, &job).await?;
+                }
                 return Ok(Some(change));
             }
             if self.commit(id, &job, &before, &record, &change).await? {
-                if !change.transitions.is_empty() {
-                    self.log_soon(id).await;
-                }
-                return Ok(Some(change));
+                let pending = match change.pending {
+                    None => self.overlooked(id, &record, change.container).await?,
+                    pending => pending,
+                };
+                return Ok(Some(Change { pending, ..change }));
             }
             pause(STEP_DELAY).await;
         }
         Err(others_are_faster().into())
+    }
+
+    /// What is pending although the step did not see it: the existing service does not change the job when
+    /// it ends a container but for the last. When it ends one while a step here ends another, neither may
+    /// see the other's. So who wrote looks once more.
+    async fn overlooked(
+        &self,
+        id: JobId,
+        record: &JobRecord,
+        container: Option<ContainerNumber>,
+    ) -> Result<Option<Pending>, StoreError> {
+        let has_ended = container
+            .and_then(|number| record.container(number).ok())
+            .is_some_and(|container| container.state().is_terminal());
+        if !has_ended || record.containers.len() == 1 || record.state().is_terminal() {
+            return Ok(None);
+        }
+        let subjobs = self.newest_of(Name::Subjobs);
+        let running = retried(ACTION, |_| {
+            subjobs
+                .find_one(doc! {"id": id.to_string(), "state": {"$nin": terminal_states()}})
+                .projection(doc! {"sub_id": 1})
+                .into_future()
+        })
+        .await?;
+        if running.is_some() {
+            return Ok(None);
+        }
+        let Some(Loaded { job, record }) = self.load(id).await? else {
+            return Ok(None);
+        };
+        let pending = record.pending();
+        if pending.is_some() && !job.is_marked_pending() {
+            self.mark_pending(id, &job).await?;
+        }
+        Ok(pending)
+    }
+
+    /// Marks a job as one for which something is pending, unless another step came meanwhile.
+    async fn mark_pending(&self, id: JobId, job: &JobDocument) -> Result<(), StoreError> {
+        let jobs = self.newest_of(Name::Jobs);
+        let marked = retried(ACTION, |_| {
+            jobs.update_one(job.unchanged(), doc! {"$set": {"_cts.pending": true}})
+                .into_future()
+        })
+        .await?;
+        tracing::debug!(job_id = %id, matched = marked.matched_count, "marked as pending");
+        Ok(())
     }
 
     /// The job's record as a majority has it.
@@ -144,7 +224,7 @@ impl MongoStore {
     async fn read_job(
         &self,
         id: JobId,
-        jobs: &mongodb::Collection<Document>,
+        jobs: &Collection<Document>,
     ) -> Result<Option<(JobDocument, Option<Redo>)>, StoreError> {
         let found = retried("read a job", |_| {
             jobs.find_one(doc! {"id": id.to_string()})
@@ -181,7 +261,7 @@ impl MongoStore {
         job: &JobDocument,
         id: JobId,
         redo: Option<&Redo>,
-        subjobs: &mongodb::Collection<Document>,
+        subjobs: &Collection<Document>,
     ) -> Result<Option<(Vec<ContainerRecord>, bool)>, StoreError> {
         let found: Vec<Document> = retried("read a job's containers", |_| async {
             subjobs
@@ -211,6 +291,13 @@ impl MongoStore {
             };
             containers.push(container.into_record(outputs));
         }
+        // Of sites that follow their containers themselves there are none.
+        let expected = job.num_containers();
+        if !containers.is_empty() && expected.is_some_and(|all| all > containers.len() as u64) {
+            return Err(StoreError::Gone {
+                what: format!("container {} of job {id}", containers.len()),
+            });
+        }
         Ok(Some((containers, was_undone)))
     }
 
@@ -230,6 +317,9 @@ impl MongoStore {
             "_cts.version": version,
             "_cts.commit": &commit,
             "_cts.pending": after.pending().is_some(),
+        };
+        let mut push = doc! {
+            "_cts.commits": {"$each": [&commit], "$slice": -REMEMBERED_COMMITS},
         };
         let mut unset = Document::new();
         let mut stored = Vec::new();
@@ -270,7 +360,6 @@ impl MongoStore {
             set.extend(outcome_set);
             unset.extend(outcome_unset);
         }
-        let mut update = Document::new();
         if !change.transitions.is_empty() {
             set.insert("state", after.state().as_str());
             set.insert("_update_time", update_time(&after.transitions));
@@ -281,19 +370,32 @@ impl MongoStore {
                 .zip(&trans_ids)
                 .map(|(transition, trans_id)| job_transition(transition, trans_id).into())
                 .collect();
-            update.insert("$push", doc! {"transition_times": {"$each": transitions}});
+            push.insert("transition_times", doc! {"$each": transitions});
         }
-        update.insert("$set", set);
+        let mut update = doc! {"$set": set, "$push": push};
         if !unset.is_empty() {
             update.insert("$unset", unset);
         }
 
-        let is_stored = self
+        let fate = self
             .update_job(id, job.unchanged(), update, &commit, trans_ids.first())
             .await?;
-        if !is_stored {
-            self.drop_all(&stored).await;
-            return Ok(false);
+        match fate {
+            Fate::Stored => {}
+            Fate::Refused => {
+                self.drop_all(&stored).await;
+                return Ok(false);
+            }
+            // The step is taken once more, and sees what it did. Its outputs must stay.
+            Fate::Unknown => return Ok(false),
+        }
+        if !change.transitions.is_empty() {
+            let mut history = job.history();
+            history
+                .transitions
+                .extend(notified(&change.transitions, trans_ids));
+            history.commit = Some(commit);
+            self.log_soon(history);
         }
         if let Some(redo) = &redo
             && let Err(error) = self.write_container(id, redo).await
@@ -318,34 +420,29 @@ impl MongoStore {
         update: Document,
         commit: &str,
         trans_id: Option<&String>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Fate, StoreError> {
         let jobs = self.newest_of(Name::Jobs);
         retried(ACTION, |attempt| {
             let (jobs, filter, update) = (&jobs, filter.clone(), update.clone());
             async move {
                 if jobs.update_one(filter, update).await?.matched_count > 0 {
-                    return Ok(true);
+                    return Ok(Fate::Stored);
                 }
                 if attempt == 0 {
-                    return Ok(false);
+                    return Ok(Fate::Refused);
                 }
-                // A read that is a write: what it sees, a majority has when it returns.
-                let found = jobs
-                    .find_one_and_update(
-                        doc! {"id": id.to_string()},
-                        doc! {"$set": {"id": id.to_string()}},
-                    )
-                    .return_document(ReturnDocument::After)
-                    .projection(doc! {
-                        "job_input.input_files": 0, "image": 0, "outputs": 0, "_cts.redo": 0
-                    })
-                    .await?;
-                Ok(found
+                let is_stored = confirmed(jobs, id)
+                    .await?
                     .and_then(|document| JobDocument::read(document).ok())
                     .is_some_and(|job| {
-                        job.commit() == Some(commit)
+                        job.has_commit(commit)
                             || trans_id.is_some_and(|trans_id| job.has_transition(trans_id))
-                    }))
+                    });
+                Ok(if is_stored {
+                    Fate::Stored
+                } else {
+                    Fate::Unknown
+                })
             }
         })
         .await
@@ -363,6 +460,34 @@ impl MongoStore {
         tracing::trace!(job_id = %id, matched = written.matched_count, "container written");
         Ok(())
     }
+}
+
+/// A job as a majority has it when this returns: a read that is a write.
+async fn confirmed(
+    jobs: &Collection<Document>,
+    id: JobId,
+) -> Result<Option<Document>, mongodb::error::Error> {
+    jobs.find_one_and_update(
+        doc! {"id": id.to_string()},
+        doc! {"$set": {"id": id.to_string()}},
+    )
+    .return_document(ReturnDocument::After)
+    .projection(doc! {"job_input.input_files": 0, "image": 0, "outputs": 0, "_cts.redo": 0})
+    .await
+}
+
+/// New transitions, nobody told of them.
+fn notified(transitions: &[Transition], trans_ids: Vec<String>) -> Vec<NotifiedTransition> {
+    transitions
+        .iter()
+        .zip(trans_ids)
+        .map(|(transition, trans_id)| NotifiedTransition {
+            state: transition.state,
+            time: transition.time,
+            trans_id,
+            notif_sent: false,
+        })
+        .collect()
 }
 
 fn others_are_faster() -> StoreError {

@@ -7,7 +7,8 @@ use cts_service::job_store::JobStore;
 use cts_shared::id::JobId;
 use cts_shared::site::Site;
 use cts_shared::state::JobState;
-use cts_shared::state::job_flow::{Change, Pending};
+use cts_shared::state::attempts::Announcement;
+use cts_shared::state::job_flow::{Change, Pending, Reporter};
 use cts_shared::wire::job::SiteNotice;
 
 use crate::Store;
@@ -26,6 +27,7 @@ pub(crate) async fn check<S: Store, F: Future<Output = S>>(fresh: &mut impl FnMu
     outputs_are_kept_with_the_whole_job_only(&fresh().await).await;
     jobs_are_cleaned_once_they_have_ended(&fresh().await).await;
     what_the_batch_system_says_is_noted(&fresh().await).await;
+    a_container_that_starts_again_and_again_is_kept(&fresh().await).await;
 }
 
 async fn what_is_stored_is_read(store: &impl JobStore) {
@@ -309,4 +311,39 @@ async fn what_the_batch_system_says_is_noted(store: &impl JobStore) {
     let nobody = JobId::new(uuid::Uuid::new_v4());
     store.add_htcondor_cluster(nobody, 1).await.unwrap();
     store.set_site_notice(nobody, None).await.unwrap();
+}
+
+/// Its oldest runs are forgotten, in the middle of its history.
+async fn a_container_that_starts_again_and_again_is_kept(store: &impl JobStore) {
+    let id = insert(store, 1).await.id;
+    let mut expected = store.job_record(id).await.unwrap().unwrap();
+    for run in 0..15 {
+        let announcement = Announcement {
+            instance: format!("executor {run}"),
+            host: None,
+        };
+        let started = at(100 + 10 * run);
+        let submitted = JobState::JobSubmitting;
+        let attempt = u32::try_from(run).unwrap() + 1;
+        let mut report = fixtures::report(submitted, at(105 + 10 * run));
+        report.from = Reporter::Attempt(attempt);
+        let _change = expected.announce(0, &announcement, started).unwrap();
+        let _change = expected.apply_report(0, &report).unwrap();
+        store
+            .change_job(
+                id,
+                Box::new(move |record| Ok(record.announce(0, &announcement, started).unwrap())),
+            )
+            .await
+            .unwrap();
+        store
+            .change_job(
+                id,
+                Box::new(move |record| Ok(record.apply_report(0, &report).unwrap())),
+            )
+            .await
+            .unwrap();
+        let record = store.job_record(id).await.unwrap();
+        assert_eq!(record.as_ref(), Some(&expected));
+    }
 }

@@ -21,10 +21,15 @@ use cts_shared::wire::job::S3File;
 use crate::fixtures::{at, insert, new_job, reported};
 use crate::model;
 
-/// A database that is dropped with this.
+mod connection;
+mod documents;
+mod faults;
+
+/// A database that is dropped with this, or is another's to drop.
 pub(crate) struct TestDatabase {
     pub(crate) url: String,
     pub(crate) name: String,
+    pub(crate) is_dropped: bool,
 }
 
 impl TestDatabase {
@@ -39,6 +44,7 @@ impl TestDatabase {
         Some(Self {
             url,
             name: format!("cts_test_{}", Uuid::new_v4().simple()),
+            is_dropped: true,
         })
     }
 
@@ -50,6 +56,12 @@ impl TestDatabase {
             retry_writes: false,
         };
         MongoStore::open(&settings).await.unwrap()
+    }
+
+    /// Host and port of the server.
+    fn address(&self) -> String {
+        let rest = self.url.trim_start_matches("mongodb://");
+        rest.split(['/', '?']).next().unwrap().to_owned()
     }
 
     /// Has the server tell the calls of stores opened from now on from those of other tests.
@@ -76,6 +88,9 @@ impl TestDatabase {
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
+        if !self.is_dropped {
+            return;
+        }
         let (url, name) = (self.url.clone(), self.name.clone());
         // A thread of its own, for this may run inside a runtime, or outside.
         let dropped = std::thread::spawn(move || {

@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use base64::Engine as _;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -16,6 +17,9 @@ pub use certificate_refusal::certificate_refusal;
 
 /// Name and version sent to every server.
 pub const USER_AGENT: &str = concat!("cts/", env!("CARGO_PKG_VERSION"));
+
+/// Characters of a line of PEM (RFC 7468).
+const PEM_LINE: usize = 64;
 
 /// An HTTP client could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +75,23 @@ pub fn trust_roots() -> &'static TrustRoots {
         }
         roots
     })
+}
+
+/// [`trust_roots`] as PEM, for a library that takes nothing else.
+#[must_use]
+pub fn trust_roots_pem() -> String {
+    let certificates = trust_roots().certificates.iter();
+    certificates
+        .map(|certificate| {
+            let text = base64::engine::general_purpose::STANDARD.encode(certificate);
+            let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+            for line in text.as_bytes().chunks(PEM_LINE) {
+                pem.push_str(&String::from_utf8_lossy(line));
+                pem.push('\n');
+            }
+            pem + "-----END CERTIFICATE-----\n"
+        })
+        .collect()
 }
 
 fn client_config(verify: Verify) -> Result<ClientConfig, TlsError> {

@@ -27,6 +27,16 @@ impl Default for Figures {
 }
 
 impl Figures {
+    /// Requests that something else has made.
+    pub fn of(latencies: impl IntoIterator<Item = Duration>, elapsed: Duration) -> Self {
+        let mut figures = Self::default();
+        latencies
+            .into_iter()
+            .for_each(|latency| figures.record(latency));
+        figures.set_elapsed(elapsed);
+        figures
+    }
+
     /// One request.
     pub(super) fn record(&mut self, latency: Duration) {
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);

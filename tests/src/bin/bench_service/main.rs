@@ -2,6 +2,7 @@
 //! in Markdown on standard output, which `docs/performance.md` explains, and what it is doing on standard
 //! error.
 
+mod raw;
 mod report;
 mod stage;
 mod workload;
@@ -15,9 +16,10 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use cts_tests::load::{Call, repeated};
 use cts_tests::machine;
-use cts_tests::service_process::As;
+use cts_tests::service_process::{As, Store};
 use cts_tests::testbed::Testbed;
 
+use raw::Raw;
 use report::{Goal, Memory, Requests};
 use stage::{Measured, Sender, Stage};
 use workload::{CONTAINERS, Job};
@@ -34,12 +36,43 @@ struct Arguments {
     /// Jobs in the store when memory and lists are measured
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1000..=1_000_000))]
     stored_jobs: u32,
+    /// Where the service keeps jobs
+    #[arg(long, value_enum, default_value_t)]
+    store: Kind,
     /// Measure only this; may be given more than once [default: everything]
     #[arg(long, value_enum)]
     only: Vec<Part>,
     /// The testbed's directory [default: .testbed at the root of the checkout]
     #[arg(long, env = "CTS_TESTBED_DIR")]
     dir: Option<PathBuf>,
+}
+
+/// A kind of store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// A file
+    #[default]
+    Sqlite,
+    /// The testbed's MongoDB-protocol server, or the one that `CTS_TEST_MONGO_URL` names: fewer jobs, no
+    /// part "stored", and the server's own rates
+    Mongodb,
+}
+
+impl Kind {
+    fn store(self) -> Store {
+        match self {
+            Self::Sqlite => Store::File,
+            Self::Mongodb => Store::fresh_database(),
+        }
+    }
+
+    /// Of a number of jobs, as many as do not take minutes.
+    fn jobs(self, number: usize) -> usize {
+        match self {
+            Self::Sqlite => number,
+            Self::Mongodb => number.div_ceil(10),
+        }
+    }
 }
 
 /// What is measured.
@@ -57,6 +90,10 @@ enum Part {
 
 impl Arguments {
     fn wants(&self, part: Part) -> bool {
+        // Jobs are put into files only.
+        if self.store == Kind::Mongodb && part == Part::Stored {
+            return false;
+        }
         self.only.is_empty() || self.only.contains(&part)
     }
 
@@ -89,13 +126,17 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let others = [("S3 server", testbed.state().s3.version())];
     let machine = machine::describe(&others).await;
     let data = testbed.layout().data("bench-service");
-    let mut stage = Stage::set(&testbed, &data).await?;
+    let mut stage = Stage::set(&testbed, &data, arguments.store.store()).await?;
     let mut requests = Requests::new();
     let mut memory = Memory::new();
     let measured = measure(arguments, &mut stage, &mut requests, &mut memory).await;
     // Also when something failed: what was measured before that took minutes.
     writeln!(std::io::stdout().lock(), "{machine}\n{requests}\n{memory}")?;
+    let database = stage.database();
     stage.strike().await?;
+    if let Some((url, database)) = database {
+        Raw::drop_database(&url, &database).await?;
+    }
     measured
 }
 
@@ -107,15 +148,18 @@ async fn measure(
 ) -> Result<(), Box<dyn Error>> {
     memory.add("after start", stage.resident_bytes()?, Some(40.0), "188");
     stage.register_image().await?;
+    if let Some((url, database)) = stage.database() {
+        the_server_alone(arguments, &url, &database, requests).await?;
+    }
     if arguments.wants(Part::Reads) {
         reads(arguments, stage, requests).await?;
     }
     if arguments.wants(Part::Updates) {
-        updates(stage, requests).await?;
+        updates(arguments.store, stage, requests).await?;
         memory.add("after all updates", stage.resident_bytes()?, None, "");
     }
     if arguments.wants(Part::Submissions) {
-        submissions(stage, requests).await?;
+        submissions(arguments.store, stage, requests).await?;
         let bytes = stage.resident_bytes()?;
         memory.add("after all submissions", bytes, None, "243");
     }
@@ -126,6 +170,23 @@ async fn measure(
         memory.add(&what, stage.resident_bytes()?, None, "");
         lists(arguments, stage, requests).await?;
         memory.add("after the lists", stage.resident_bytes()?, None, "");
+    }
+    Ok(())
+}
+
+async fn the_server_alone(
+    arguments: &Arguments,
+    url: &str,
+    database: &str,
+    requests: &mut Requests,
+) -> Result<(), Box<dyn Error>> {
+    let raw = Raw::new(url, database).await?;
+    for connections in CONNECTIONS {
+        progress(&format!("the server alone, {connections} connections"));
+        for (call, what) in raw::Call::ALL {
+            let measured = raw.load(call, connections, arguments.duration()).await?;
+            requests.add(what, connections, &measured, None, "");
+        }
     }
     Ok(())
 }
@@ -153,8 +214,9 @@ async fn reads(
     Ok(())
 }
 
-async fn updates(stage: &Stage, requests: &mut Requests) -> Result<(), Box<dyn Error>> {
+async fn updates(kind: Kind, stage: &Stage, requests: &mut Requests) -> Result<(), Box<dyn Error>> {
     for (connections, jobs) in [(1, 300), (32, 2000)] {
+        let jobs = kind.jobs(jobs);
         progress(&format!("{jobs} jobs, {connections} connections"));
         let (measured, ids) = workload::submit(stage, connections, &Job::inputs(1), jobs).await?;
         requests.add("submit, 1 input", connections, &measured, None, "12 ms");
@@ -170,6 +232,7 @@ async fn updates(stage: &Stage, requests: &mut Requests) -> Result<(), Box<dyn E
         workload::wait_for_ends(stage, &ids).await?;
     }
     for (connections, jobs) in [(1, 1), (32, 4)] {
+        let jobs = kind.jobs(jobs);
         progress(&format!(
             "jobs of {CONTAINERS} containers, {connections} connections"
         ));
@@ -191,13 +254,18 @@ async fn updates(stage: &Stage, requests: &mut Requests) -> Result<(), Box<dyn E
     Ok(())
 }
 
-async fn submissions(stage: &Stage, requests: &mut Requests) -> Result<(), Box<dyn Error>> {
+async fn submissions(
+    kind: Kind,
+    stage: &Stage,
+    requests: &mut Requests,
+) -> Result<(), Box<dyn Error>> {
     for (inputs, connections, jobs) in [
         (100, 1, 50),
         (100, 32, 320),
         (10_000, 1, 3),
         (10_000, 32, 32),
     ] {
+        let jobs = kind.jobs(jobs);
         progress(&format!("{inputs} inputs, {connections} connections"));
         let job = Job::inputs(inputs);
         let (measured, _) = workload::submit(stage, connections, &job, jobs).await?;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use cts_tests::binaries;
 use cts_tests::load::{Call, Figures, LoadError, Target, drive};
 use cts_tests::object_store::ObjectStore;
-use cts_tests::service_process::{As, Launch, ServiceProcess};
+use cts_tests::service_process::{As, Launch, ServiceProcess, Store};
 use cts_tests::testbed::Testbed;
 use futures::{StreamExt, TryStreamExt};
 use hyper::header::HeaderValue;
@@ -60,26 +60,33 @@ pub(crate) struct Stage {
     prefix: String,
     image: String,
     output_checksum: String,
+    database: Option<(String, String)>,
 }
 
 impl Stage {
-    /// Stores the objects, starts the service with an empty store in `dir`, and lets it come to rest.
+    /// Stores the objects, starts the service with an empty store, in `dir` if it is a file, and lets it come to rest.
     ///
     /// # Errors
     /// When a program is missing or a component fails.
-    pub(crate) async fn set(testbed: &Testbed, dir: &Path) -> Result<Self, Box<dyn Error>> {
+    pub(crate) async fn set(
+        testbed: &Testbed,
+        dir: &Path,
+        store: Store,
+    ) -> Result<Self, Box<dyn Error>> {
         let state = testbed.state();
         let prefix = format!("{}/bench-service", state.s3.bucket);
-        let store = state.s3.client()?;
+        let objects = state.s3.client()?;
         progress(&format!("storing {INPUTS} input objects"));
-        put_inputs(&store, &prefix).await?;
+        put_inputs(&objects, &prefix).await?;
         let output = format!("{prefix}/out/result");
-        let output_checksum = store.put(&output, b"result").await?;
+        let output_checksum = objects.put(&output, b"result").await?;
         if dir.exists() {
             std::fs::remove_dir_all(dir)?;
         }
         std::fs::create_dir_all(dir)?;
         let mut launch = Launch::with_idle_executor(binaries::release_service()?, dir)?;
+        let database = store.database(state);
+        launch.store = store;
         // No object is written to try the right to write: that would measure the S3 server.
         let allowed = ["--allowed-s3-path", &state.s3.bucket];
         launch.options.extend(allowed.map(str::to_owned));
@@ -91,9 +98,15 @@ impl Stage {
             prefix,
             image: state.images.test_tool.tagged(),
             output_checksum,
+            database,
         };
         tokio::time::sleep(SETTLE).await;
         Ok(stage)
+    }
+
+    /// Server and name of the service's database, if its store is one.
+    pub(crate) fn database(&self) -> Option<(String, String)> {
+        self.database.clone()
     }
 
     /// Registers the image that jobs name. Not done at the start: the service is at rest then.
