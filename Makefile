@@ -84,7 +84,8 @@ build: ## Build the programs for development
 e2e: build ## End-to-end tests on real components; KEEP=1 leaves the testbed running
 	@status=0; \
 	{ $(testbed) up && $(CARGO) test --locked -p cts-tests && variables=$$($(testbed) env) && \
-	    env $$variables $(CARGO) test --locked -p cts-service --test stores mongo; } || status=$$?; \
+	    env $$variables $(CARGO) test --locked -p cts-service --test stores mongo && \
+	    env $$variables $(CARGO) test --locked -p cts-service --test it kafka; } || status=$$?; \
 	if [ -z "$${KEEP:-}" ]; then $(testbed) down || status=1; fi; \
 	exit $$status
 
@@ -147,7 +148,7 @@ bench-pool: build archive ## Measure jobs on the HTCondor pool, step by step; ro
 	exit $$status
 
 .PHONY: testbed-up
-testbed-up: ## Start the real components: container engine, registries, S3 server, MongoDB server, HTCondor pool
+testbed-up: ## Start the real components: container engine, registries, S3 server, MongoDB server, Kafka broker, HTCondor pool
 	@$(testbed) up
 
 .PHONY: testbed-down

@@ -154,7 +154,7 @@ pub async fn run(config: &RunConfig, parts: &Parts, shutdown: &Shutdown) -> Exit
     };
     let attempt = if root.can(ATTEMPTS) {
         match fetch::announce(config, parts, shutdown, &identity, &halt).await {
-            Ok(attempt) => Some(attempt),
+            Ok(attempt) => attempt,
             Err(status) => return status,
         }
     } else {

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::events::Followers;
 use crate::background::finisher::DueJobs;
+use crate::broker::MessageBroker;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::identity::Identity;
@@ -30,6 +31,8 @@ pub struct App {
     pub site_store: Arc<dyn SiteStore>,
     /// The jobs' transitions, for those who are told of them.
     pub outbox: Arc<dyn Outbox>,
+    /// Who is told of the transitions, if anyone.
+    pub broker: Option<Arc<dyn MessageBroker>>,
     /// Users.
     pub identity: Arc<dyn Identity>,
     /// Where containers run.

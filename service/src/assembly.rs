@@ -22,7 +22,9 @@ use cts_shared::site::Site;
 use crate::app::App;
 use crate::background::local_site_holder::{LAPSES_AFTER, LOCAL_SITE};
 use crate::background::reconciler::Reconciler;
+use crate::background::sender::{self, SEND_NOTIFICATIONS, Sender};
 use crate::background::{cleaner, finisher, local_site_holder, site_watcher, starter};
+use crate::broker::{KafkaBroker, MessageBroker};
 use crate::clock::SystemClock;
 use crate::compute_site::ComputeSite;
 use crate::compute_site::htcondor::HtcondorSite;
@@ -31,7 +33,7 @@ use crate::condor::pool::Pool;
 use crate::condor::reconcile::Rules;
 use crate::condor::submit_description::SubmitSettings;
 use crate::config::Config;
-use crate::config::settings::LocalSiteChoice;
+use crate::config::settings::{LocalSiteChoice, NotificationSettings};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::exit::ExitStatus;
 use crate::identity::{Identity, TokenFileError};
@@ -227,6 +229,8 @@ pub(crate) struct Parts {
     pub(crate) stores: Stores,
     /// The service's name for others over the same store.
     pub(crate) service_name: String,
+    /// Who is told of the jobs' transitions, if anyone.
+    pub(crate) notifications: Option<NotificationSettings>,
     pub(crate) identity: Arc<dyn Identity>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) object_store: Arc<dyn ObjectStore>,
@@ -306,11 +310,16 @@ impl RunningService {
                 clock.clone(),
             ))
         });
+        let broker = parts.notifications.as_ref().map(|settings| {
+            let broker = KafkaBroker::new(settings.kafka.clone(), metrics.dependency_calls());
+            Arc::new(broker) as Arc<dyn MessageBroker>
+        });
         let app = Arc::new(App {
             jobs,
             images: parts.stores.images,
             site_store: parts.stores.sites,
             outbox: parts.stores.outbox,
+            broker,
             identity: parts.identity,
             sites: sites(&local, condor.map_err(String::as_str)),
             object_store: Arc::new(MeteredObjectStore::new(
@@ -337,6 +346,22 @@ impl RunningService {
             ("site watcher", tokio::spawn(watcher)),
             ("finisher", tokio::spawn(finisher)),
         ];
+        match (parts.notifications, &app.broker) {
+            (Some(settings), Some(broker)) => {
+                let checked = Arc::clone(broker);
+                // The service starts without Kafka too, but a wrong address should show at once.
+                tokio::spawn(async move {
+                    if let Err(error) = checked.check().await {
+                        tracing::warn!(%error, "Kafka does not answer as it should; starting all the same");
+                    }
+                });
+                let sender = sender(&app, Arc::clone(broker), &leases, &settings);
+                background.push(("sender", tokio::spawn(sender.run(background_stop.clone()))));
+            }
+            _ => tracing::info!(
+                "Kafka.bootstrap_servers is not set: messages about jobs wait in the store, unsent"
+            ),
+        }
         if local.is_ok() {
             let holder = local_site_holder::run(local_role, background_stop.clone());
             background.push(("holder of site local", tokio::spawn(holder)));
@@ -443,6 +468,32 @@ fn reconciler(app: Arc<App>, leases: Arc<dyn LeaseStore>, condor: CondorSitePart
         listening_since: app.clock.now(),
     };
     Reconciler::new(app, condor.pool, leases, rules, condor.reconcile_interval)
+}
+
+fn sender(
+    app: &App,
+    broker: Arc<dyn MessageBroker>,
+    leases: &Arc<dyn LeaseStore>,
+    settings: &NotificationSettings,
+) -> Sender {
+    tracing::info!(
+        servers = settings.kafka.servers.join(","),
+        topic = settings.kafka.topic,
+        "messages about jobs go to Kafka"
+    );
+    Sender {
+        outbox: Arc::clone(&app.outbox),
+        broker,
+        role: Role::new(
+            Arc::clone(leases),
+            Arc::clone(&app.clock),
+            SEND_NOTIFICATIONS,
+            sender::LAPSES_AFTER,
+        ),
+        clock: Arc::clone(&app.clock),
+        metrics: app.metrics.notifications(),
+        adopt_after: settings.adopt_after,
+    }
 }
 
 fn sites(local: &Result<Arc<LocalSite>, String>, condor: Result<Arc<HtcondorSite>, &str>) -> Sites {

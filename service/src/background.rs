@@ -4,5 +4,6 @@ pub mod cleaner;
 pub mod finisher;
 pub mod local_site_holder;
 pub mod reconciler;
+pub mod sender;
 pub mod site_watcher;
 pub mod starter;

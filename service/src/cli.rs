@@ -28,6 +28,8 @@ pub enum Command {
     CheckConfig(CheckConfigArgs),
     /// Start everything on this machine: REST API, database file, tokens, S3 server, executors.
     Dev(Box<DevArgs>),
+    /// Copy everything the service remembers to another store, and compare. Stop every service first.
+    Migrate(MigrateArgs),
     /// Print the description of the REST API, an OpenAPI document in JSON.
     Openapi,
 }
@@ -59,6 +61,27 @@ pub struct CheckConfigArgs {
     /// Print one JSON object, for programs.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `cts-service migrate`.
+#[derive(Debug, Clone, Args)]
+pub struct MigrateArgs {
+    /// The store to read: `sqlite:PATH` (a data directory, or the database file in one), `mongodb` (the
+    /// database of the configuration), or `mongodb://HOST/DATABASE` where no password is needed.
+    #[arg(long, value_name = "STORE")]
+    pub from: String,
+
+    /// The store to write, in the same forms. It is empty, or an earlier run has begun it.
+    #[arg(long, value_name = "STORE")]
+    pub to: String,
+
+    /// Only compare; write nothing.
+    #[arg(long)]
+    pub check: bool,
+
+    /// Where the configuration is, for mongodb.
+    #[command(flatten)]
+    pub config: ConfigFile,
 }
 
 /// Options of `cts-service dev`.
@@ -94,6 +117,15 @@ pub struct DevArgs {
         requires = "mongo_host"
     )]
     pub mongo_db: String,
+
+    /// Kafka brokers to send messages about jobs to, with commas between. Without any they stay in the store,
+    /// unsent.
+    #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',', value_parser = kafka_server)]
+    pub kafka: Vec<String>,
+
+    /// The topic on --kafka; it is made if it is not there.
+    #[arg(long, value_name = "NAME", default_value = "cts-jobs", requires = "kafka", value_parser = kafka_topic)]
+    pub kafka_topic: String,
 
     /// An S3 store to use. Without it a `SeaweedFS` server is started over the data directory.
     #[arg(long, value_name = "URL", requires_all = ["s3_access_key", "s3_secret_file"])]
@@ -164,5 +196,14 @@ pub struct DevArgs {
 
 fn mongo_host(text: &str) -> Result<ConnectionString, String> {
     let kind = kind::CONNECTION_STRING;
+    (kind.parse)(text).map_err(|_mismatch| format!("it must be {}", kind.expected))
+}
+
+fn kafka_server(text: &str) -> Result<String, String> {
+    kind::kafka_server(text).map_err(|_mismatch| "it must be a host, or host:port".to_owned())
+}
+
+fn kafka_topic(text: &str) -> Result<String, String> {
+    let kind = kind::TOPIC;
     (kind.parse)(text).map_err(|_mismatch| format!("it must be {}", kind.expected))
 }

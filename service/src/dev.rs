@@ -24,8 +24,9 @@ use cts_shared::s3_path::Bucket;
 use crate::assembly::{
     Listening, Parts, RunningService, StartError, block_on, listen, open_stores, stop_on_signals,
 };
+use crate::broker::KafkaSettings;
 use crate::cli::DevArgs;
-use crate::config::settings::LocalSiteChoice;
+use crate::config::settings::{LocalSiteChoice, NotificationSettings};
 use crate::config::{Cleaning, Config, RequestLimits, WorkerFiles};
 use crate::data_dir::DataDir;
 use crate::identity::TokenFile;
@@ -118,6 +119,7 @@ async fn serve(
         server: server::Limits::default(),
         stores,
         service_name,
+        notifications: notification_settings(&args),
         identity: Arc::new(identity),
         metrics: Arc::new(Metrics::new()),
         object_store: Arc::new(object_store),
@@ -178,6 +180,16 @@ fn store_settings(args: &DevArgs) -> StoreSettings {
             retry_writes: false,
         }),
     }
+}
+
+fn notification_settings(args: &DevArgs) -> Option<NotificationSettings> {
+    (!args.kafka.is_empty()).then(|| NotificationSettings {
+        kafka: KafkaSettings {
+            servers: args.kafka.clone(),
+            topic: args.kafka_topic.clone(),
+        },
+        adopt_after: None,
+    })
 }
 
 fn log_bucket(args: &DevArgs) -> Option<Bucket> {

@@ -23,9 +23,10 @@
 //! | [`api`] | HTTP |
 //! | [`jobs`], [`images`], [`sites`] | use cases |
 //! | [`job_store`], [`image_store`], [`site_store`], [`lease_store`], [`outbox`] | what is remembered; [`sqlite`] keeps it in one file, [`mongo`] in a database that several services share |
+//! | [`store_copy`], [`migrate`] | one store copied into another |
 //! | [`identity`] | tokens to users |
 //! | [`compute_site`], [`condor`] | where executors run |
-//! | [`object_store`], [`image_registry`] | S3 and registries |
+//! | [`object_store`], [`image_registry`], [`broker`] | S3, registries, Kafka |
 //! | [`background`] | loops that no request waits for |
 //! | [`metrics`], [`readiness`] | what operators watch |
 
@@ -33,6 +34,7 @@ pub mod api;
 pub mod app;
 mod assembly;
 pub mod background;
+pub mod broker;
 pub mod cli;
 pub mod clock;
 pub mod compute_site;
@@ -50,6 +52,7 @@ pub mod job_store;
 pub mod jobs;
 pub mod lease_store;
 pub mod metrics;
+pub mod migrate;
 pub mod mongo;
 pub mod object_store;
 pub mod outbox;
@@ -63,5 +66,6 @@ pub mod server;
 pub mod site_store;
 pub mod sites;
 pub mod sqlite;
+pub mod store_copy;
 pub mod stores;
 pub mod telemetry;

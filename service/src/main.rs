@@ -8,7 +8,7 @@ use clap::Parser;
 use cts_service::api::openapi;
 use cts_service::cli::{Cli, Command};
 use cts_service::exit::ExitStatus;
-use cts_service::{dev, serve, telemetry};
+use cts_service::{dev, migrate, serve, telemetry};
 
 fn main() -> ExitCode {
     // Before any thread exists and any name is looked up.
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
             telemetry::init(args.log_format, args.log_level);
             dev::run(*args)
         }
+        Command::Migrate(args) => return migrate::run(&args).into(),
         Command::Openapi => return print_description().into(),
     };
     let status = match outcome {

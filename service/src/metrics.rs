@@ -51,6 +51,7 @@ pub struct Metrics {
     requests_in_flight: Gauge,
     job_transitions: JobTransitions,
     reconciler_actions: ReconcilerActions,
+    notifications: Notifications,
     calls: DependencyCalls,
     jobs_waiting: Family<WaitingLabels, Gauge>,
     unsent_transitions: Gauge,
@@ -106,6 +107,8 @@ pub enum Dependency {
     Auth2,
     /// `HTCondor`'s command line tools.
     Condor,
+    /// The message broker.
+    Kafka,
 }
 
 impl Dependency {
@@ -115,6 +118,7 @@ impl Dependency {
             Self::Registry => "registry",
             Self::Auth2 => "auth2",
             Self::Condor => "htcondor",
+            Self::Kafka => "kafka",
         }
     }
 }
@@ -265,6 +269,31 @@ impl ReconcilerActions {
     }
 }
 
+/// Counts messages about transitions; clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct Notifications {
+    sent: Counter,
+    failures: Counter,
+    sending: Gauge,
+}
+
+impl Notifications {
+    /// So many messages were acknowledged.
+    pub fn count_sent(&self, messages: u64) {
+        self.sent.inc_by(messages);
+    }
+
+    /// Of some messages that were sent together, not all were acknowledged.
+    pub fn count_failure(&self) {
+        self.failures.inc();
+    }
+
+    /// Whether this is the service that sends.
+    pub fn set_sending(&self, sending: bool) {
+        self.sending.set(sending.into());
+    }
+}
+
 /// What waits in the store, at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backlog {
@@ -295,6 +324,7 @@ impl Metrics {
             requests_in_flight: Gauge::default(),
             job_transitions: JobTransitions::default(),
             reconciler_actions: ReconcilerActions::default(),
+            notifications: Notifications::default(),
             calls: DependencyCalls::default(),
             jobs_waiting: Family::default(),
             unsent_transitions: Gauge::default(),
@@ -344,6 +374,21 @@ impl Metrics {
             self.reconciler_actions.0.clone(),
         );
         registry.register(
+            "cts_notifications_sent",
+            "Messages about transitions that the broker acknowledged",
+            self.notifications.sent.clone(),
+        );
+        registry.register(
+            "cts_notifications_failures",
+            "Tries to send messages of which not all were acknowledged",
+            self.notifications.failures.clone(),
+        );
+        registry.register(
+            "cts_notifications_sender",
+            "1 if this is the service that sends messages, else 0",
+            self.notifications.sending.clone(),
+        );
+        registry.register(
             "cts_dependency_calls",
             "Calls to other systems, retries within a call not counted",
             self.calls.calls.clone(),
@@ -387,6 +432,12 @@ impl Metrics {
     #[must_use]
     pub const fn reconciler_actions(&self) -> &ReconcilerActions {
         &self.reconciler_actions
+    }
+
+    /// Counts messages about transitions.
+    #[must_use]
+    pub fn notifications(&self) -> Notifications {
+        self.notifications.clone()
     }
 
     /// A request has come; it counts as in flight until the value is dropped.

@@ -58,6 +58,7 @@ use cts_shared::id::JobId;
 
 use crate::job_store::StoreError;
 
+mod copy;
 mod documents;
 mod images;
 mod indexes;

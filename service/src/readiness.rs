@@ -15,6 +15,7 @@ use serde::Serialize;
 use cts_shared::s3_path::S3Path;
 
 use crate::app::App;
+use crate::broker::MessageBroker;
 use crate::object_store::ObjectStoreError;
 use crate::sites::SiteStatus;
 
@@ -36,7 +37,7 @@ pub struct Report {
 /// What one check said.
 #[derive(Debug, Clone, Serialize)]
 pub struct DependencyReport {
-    /// `process`, `store`, `s3`, `identity`, or `site:` and its name.
+    /// `process`, `store`, `s3`, `identity`, `kafka` (where messages are sent), or `site:` and its name.
     pub name: String,
     /// Whether it is there.
     pub ok: bool,
@@ -71,12 +72,15 @@ impl Readiness {
 }
 
 async fn check_all(app: &App) -> Report {
-    let checks = [
+    let mut checks = vec![
         check("process", true, check_process(app)),
         check("store", true, check_store(app)),
         check("s3", false, check_s3(app)),
         check("identity", false, check_identity(app)),
     ];
+    if let Some(broker) = &app.broker {
+        checks.push(check("kafka", false, check_broker(&**broker)));
+    }
     let mut dependencies = futures::future::join_all(checks).await;
     dependencies.extend(app.sites.iter().map(|(site, status)| DependencyReport {
         name: format!("site:{site}"),
@@ -155,4 +159,11 @@ fn check_identity(app: &App) -> BoxFuture<'_, Result<(), String>> {
             .map_err(|error| error.to_string())
     }
     .boxed()
+}
+
+fn check_broker(broker: &dyn MessageBroker) -> BoxFuture<'_, Result<(), String>> {
+    broker
+        .check()
+        .map(|answer| answer.map_err(|error| error.to_string()))
+        .boxed()
 }

@@ -105,6 +105,7 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
         server: settings.server,
         stores,
         service_name,
+        notifications: settings.notifications,
         identity,
         metrics,
         object_store: Arc::new(object_store),

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 
 use crate::job_store::StoreError;
 
+mod copy;
 mod images;
 mod jobs;
 mod leases;

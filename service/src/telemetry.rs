@@ -80,7 +80,9 @@ pub fn init(format: LogFormat, level: LogLevel) {
     let filter = Targets::new()
         .with_default(level.filter().min(LevelFilter::WARN))
         .with_target("cts_service", level.filter())
-        .with_target("cts_net", level.filter());
+        .with_target("cts_net", level.filter())
+        // It has a line for every try; the sender says what there is to say.
+        .with_target("rskafka", LevelFilter::OFF);
     let lines = match format {
         LogFormat::Json => json_lines(std::io::stderr).boxed(),
         LogFormat::Text => tracing_subscriber::fmt::layer()

@@ -24,7 +24,7 @@ use verdict::Verdict;
 /// Containers of the largest job.
 pub(crate) const MOST_CONTAINERS: u32 = 8;
 /// The service is away for seconds; a request that is not answered in this time never will be.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
+const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
 /// A submission that died with its service is taken up by another within a minute and a half.
 const TAKEN_DEADLINE: Duration = Duration::from_secs(150);
 const RETRY_AFTER: Duration = Duration::from_millis(20);

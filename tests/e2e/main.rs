@@ -17,6 +17,7 @@ mod credentials;
 mod image;
 mod input_failure;
 mod load;
+mod notifications;
 mod output;
 mod people;
 mod pool;

@@ -12,6 +12,7 @@ mod error;
 pub mod htcondor;
 pub mod http;
 pub mod image;
+pub mod kafka;
 mod layout;
 mod lock;
 pub mod mongo;
@@ -78,11 +79,13 @@ impl Testbed {
         let (mut testbed, _lock) = Self::open(dir).await?;
         testbed.bring_up_basis().await?;
         testbed.bring_up_mongo().await?;
+        testbed.bring_up_kafka().await?;
         testbed.bring_up_pool().await?;
         Ok(testbed)
     }
 
-    /// Like [`Testbed::up`], without the HTCondor pool, which needs root, and the MongoDB server.
+    /// Like [`Testbed::up`], without the HTCondor pool, which needs root, the MongoDB server and the Kafka
+    /// broker.
     ///
     /// # Errors
     /// When a component cannot be had; those that were started keep running.
@@ -112,6 +115,13 @@ impl Testbed {
         let mongo = bring_up(&mut state.mongo, layout).await;
         state.save(layout)?;
         mongo.map(drop)
+    }
+
+    async fn bring_up_kafka(&mut self) -> Result<(), TestbedError> {
+        let Self { layout, state } = self;
+        let kafka = bring_up(&mut state.kafka, layout).await;
+        state.save(layout)?;
+        kafka.map(drop)
     }
 
     async fn bring_up_basis(&mut self) -> Result<(), TestbedError> {
@@ -172,6 +182,7 @@ impl Testbed {
         results.push(state.auth_registry.stop(&layout).await);
         results.push(state.s3.stop(&layout).await);
         results.push(state.mongo.stop(&layout).await);
+        results.push(state.kafka.stop(&layout).await);
         state.images = image::Images::default();
         results.push(state.save(&layout));
         // Not empty if something above failed, which is reported.
@@ -208,6 +219,7 @@ impl Testbed {
             of(&state.auth_registry).await,
             of(&state.s3).await,
             of(&state.mongo).await,
+            of(&state.kafka).await,
             of(&state.htcondor).await,
         ])
     }
@@ -218,10 +230,15 @@ impl Testbed {
     /// When the components they name do not run.
     pub async fn variables(dir: &Path) -> Result<Vec<(&'static str, String)>, TestbedError> {
         let state = State::load(&Layout::new(dir)?);
-        check(&state.mongo).await.map_err(|problem| {
-            TestbedError::new("mongo", problem, "start it with `make testbed-up`")
-        })?;
-        Ok(vec![("CTS_TEST_MONGO_URL", state.mongo.url)])
+        let stopped = |name| {
+            move |problem| TestbedError::new(name, problem, "start it with `make testbed-up`")
+        };
+        check(&state.mongo).await.map_err(stopped("mongo"))?;
+        check(&state.kafka).await.map_err(stopped("kafka"))?;
+        Ok(vec![
+            ("CTS_TEST_MONGO_URL", state.mongo.url),
+            ("CTS_TEST_KAFKA", state.kafka.address),
+        ])
     }
 
     /// Where the components are.

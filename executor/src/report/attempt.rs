@@ -5,6 +5,9 @@
 //! anything becomes visible in the store, the service must have said within [`PUBLISH_LEASE`] that this
 //! attempt is the current one; and a definite "superseded" or "not wanted" stops the run at once. An attempt
 //! that follows another waits until that one's lease has lapsed, unless it has said that it left.
+//!
+//! A service can be taken back to one that counts no attempts, while a container runs: its word is then what it
+//! was before there were attempts, the answers to the reports.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,6 +77,8 @@ impl Attempt {
     /// Announces the executor, until the service has taken it. `halt` is cancelled when the service says
     /// that the run has to stop, now or later.
     ///
+    /// None if the service counts no attempts after all.
+    ///
     /// # Errors
     /// [`ReportError::Superseded`] or [`ReportError::JobEnded`] when there is nothing to do for this
     /// executor; else that the service refuses or cannot be reached.
@@ -83,16 +88,19 @@ impl Attempt {
         budget: Budget,
         identity: Identity,
         halt: CancellationToken,
-    ) -> Result<Arc<Self>, ReportError> {
+    ) -> Result<Option<Arc<Self>>, ReportError> {
         let notice = notice(&identity, clock.as_ref());
         let what = "announcing this executor";
-        let (asked, standing) = retry_at_start(clock.as_ref(), budget, what, || {
+        let announced = retry_at_start(clock.as_ref(), budget, what, || {
             let asked = clock.elapsed();
             let announced = coordinator.announce(&notice);
             announced.map(move |answer| answer.map(|standing| (asked, standing)))
         })
-        .await
-        .map_err(told_superseded)?;
+        .await;
+        let (asked, standing) = match announced {
+            Err(ReportError::Refused(refusal)) if told_unknown_by(&refusal) => return Ok(None),
+            other => other.map_err(told_superseded)?,
+        };
         if !standing.wanted {
             let state = standing.job_state;
             return Err(ReportError::JobEnded { state });
@@ -104,7 +112,7 @@ impl Attempt {
             "announced"
         );
         let publish_from = publish_from(&standing, clock.as_ref());
-        Ok(Arc::new(Self {
+        Ok(Some(Arc::new(Self {
             number: standing.attempt,
             identity,
             coordinator,
@@ -116,7 +124,7 @@ impl Attempt {
             }),
             urgent: Notify::new(),
             halt,
-        }))
+        })))
     }
 
     /// Its number, which reports carry.
@@ -198,18 +206,28 @@ impl Attempt {
         let asked = self.clock.elapsed();
         let renewal = self.coordinator.renew(self.number, &notice);
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, renewal).await;
-        let AttemptStanding {
-            wanted, job_state, ..
-        } = answer.unwrap_or_else(|_| {
+        let answer = answer.unwrap_or_else(|_| {
             Err(CoordinatorError::Unavailable {
                 call: "the renewal of the attempt".to_owned(),
                 cause: format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
             })
-        })?;
+        });
+        let standing = match answer {
+            Err(error) if told_unknown_by(&error) => {
+                tracing::debug!("the service counts no attempts any more");
+                None
+            }
+            answer => Some(answer?),
+        };
         self.view
             .send_modify(|view| view.confirmed = view.confirmed.max(asked));
-        if !wanted {
-            self.stop(ReportError::JobEnded { state: job_state });
+        if let Some(AttemptStanding {
+            wanted: false,
+            job_state: state,
+            ..
+        }) = standing
+        {
+            self.stop(ReportError::JobEnded { state });
         }
         Ok(())
     }
@@ -272,6 +290,11 @@ impl PublishGate for Attempt {
 
 fn told_superseded_by(error: &CoordinatorError) -> bool {
     error.refusal() == Some(ErrorCode::AttemptSuperseded)
+}
+
+/// Whether the service does not know the route.
+fn told_unknown_by(error: &CoordinatorError) -> bool {
+    error.refusal() == Some(ErrorCode::NotFound)
 }
 
 /// A refusal because of another attempt, by its own name.

@@ -43,14 +43,14 @@ pub(super) async fn greet(
     Ok(root)
 }
 
-/// Announces this executor, where the service counts attempts.
+/// Announces this executor. None where the service counts no attempts after all.
 pub(super) async fn announce(
     config: &RunConfig,
     parts: &Parts,
     shutdown: &Shutdown,
     identity: &Identity,
     halt: &CancellationToken,
-) -> Result<Arc<Attempt>, ExitStatus> {
+) -> Result<Option<Arc<Attempt>>, ExitStatus> {
     let announced = Attempt::announce(
         Arc::clone(&parts.coordinator),
         Arc::clone(&parts.clock),

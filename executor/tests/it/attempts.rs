@@ -289,6 +289,37 @@ async fn a_service_that_is_away_does_not_stop_the_container() {
     assert_eq!(status.code(), 143);
 }
 
+/// The service is taken back to one that does not count attempts, while the container runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_has_gone_back_gets_what_it_knows() {
+    let (bed, clock) = bed(with_output(), BTreeMap::from([(7, Answer::Held)])).await;
+    let go_back = async {
+        eventually("the report", || bed.service.reported().len() == 4).await;
+        bed.service.forget_attempts();
+        until_renewed(&bed, &clock).await;
+        clock.advance(PUBLISH_LEASE + Duration::from_secs(1));
+        bed.service.release();
+        eventually("the end", || {
+            clock.advance(Duration::from_secs(1));
+            bed.service.reported().len() == 5
+        })
+        .await;
+    };
+    let (status, ()) = tokio::join!(bed.run(), go_back);
+    assert_eq!(status.code(), 0, "{:?}", bed.service.short_calls());
+    assert_eq!(bed.objects("buk/out"), ["buk/out/a"]);
+}
+
+/// Between the question what the service can do and the announcement.
+#[tokio::test]
+async fn a_service_that_has_gone_back_before_the_announcement_is_served() {
+    let (bed, _clock) = bed(with_output(), BTreeMap::new()).await;
+    bed.service.forget_attempts();
+    let status = bed.run().await;
+    assert_eq!(status.code(), 0, "{:?}", bed.service.short_calls());
+    assert_eq!(bed.objects("buk/out"), ["buk/out/a"]);
+}
+
 /// As after SIGSTOP and SIGCONT: time has passed since the service's last word.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_published_on_an_old_word_of_the_service() {

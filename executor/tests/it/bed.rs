@@ -88,6 +88,8 @@ struct Attempts {
     unwanted: bool,
     /// Renewals get no usable answer.
     away: bool,
+    /// The routes are not known: the existing service has taken the other's place.
+    forgotten: bool,
     /// What the answers say of an earlier attempt.
     publish_after_ms: Option<u64>,
 }
@@ -144,6 +146,11 @@ impl Service {
     /// Whether renewals get an answer.
     pub(crate) fn set_away(&self, away: bool) {
         self.attempts().away = away;
+    }
+
+    /// The existing service takes this one's place.
+    pub(crate) fn forget_attempts(&self) {
+        self.attempts().forgotten = true;
     }
 
     /// Answers the calls that are held.
@@ -255,6 +262,7 @@ fn carry_out(service: &Service, call: &Call, repeated: bool) -> Response {
     if let Some(attempts) = &service.attempts
         && call.path.contains("/update/")
         && let Some(body) = &call.body
+        && !attempts.lock().unwrap().forgotten
         && body["attempt"] != attempts.lock().unwrap().instances.len()
     {
         return error(409, Some(50200));
@@ -287,6 +295,9 @@ fn carry_out(service: &Service, call: &Call, repeated: bool) -> Response {
 /// `POST .../attempts` and `PUT .../attempts/{attempt}`.
 fn answer_attempt(service: &Service, call: &Call) -> Response {
     let mut attempts = service.attempts();
+    if attempts.forgotten {
+        return error(404, Some(40000));
+    }
     if attempts.away && call.method == "PUT" {
         return (StatusCode::BAD_GATEWAY, "<html>not json").into_response();
     }
@@ -301,7 +312,7 @@ fn answer_attempt(service: &Service, call: &Call) -> Response {
             attempts.instances.push(instance.to_owned());
             attempts.instances.len()
         }
-        None => return error(404, Some(40000)),
+        None => return error(409, Some(50200)),
     };
     if attempt != attempts.instances.len() {
         return error(409, Some(50200));

@@ -19,15 +19,16 @@ const GRACE: Duration = Duration::from_secs(15);
 /// Jobs handed over in a round.
 const BATCH: u32 = 1000;
 
-/// Hands jobs over until told to stop.
+/// Hands jobs over until told to stop. The first round is at once: a service that is killed again and again
+/// gets on, too.
 pub async fn run(app: Arc<App>, stop: CancellationToken) {
     loop {
+        if let Err(error) = start_waiting_jobs(&app, GRACE).await {
+            tracing::error!(%error, "cannot look for jobs that wait for their site");
+        }
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(ROUND) => {}
-        }
-        if let Err(error) = start_waiting_jobs(&app, GRACE).await {
-            tracing::error!(%error, "cannot look for jobs that wait for their site");
         }
     }
 }

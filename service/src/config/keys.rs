@@ -718,16 +718,16 @@ pub static CLEAN_AGE: Key<u32> = used(
 .or("30");
 
 /// See [`KEYS`].
-pub static KAFKA_SERVERS: Key<Vec<String>> = not_yet(
+pub static KAFKA_SERVERS: Key<Vec<String>> = used(
     "Kafka",
     "bootstrap_servers",
     "KBCTS_KAFKA_BOOTSTRAP_SERVERS",
-    kind::LIST,
-    "where Kafka is",
+    kind::KAFKA_SERVERS,
+    "where Kafka is; without it no messages about jobs are sent",
 );
 
 /// See [`KEYS`].
-pub static KAFKA_TOPIC: Key<String> = not_yet(
+pub static KAFKA_TOPIC: Key<String> = used(
     "Kafka",
     "topic_jobs",
     "KBCTS_KAFKA_TOPIC_JOBS",
@@ -737,12 +737,12 @@ pub static KAFKA_TOPIC: Key<String> = not_yet(
 .or("cts-jobs");
 
 /// See [`KEYS`].
-pub static KAFKA_DELAY: Key<i64> = not_yet(
+pub static KAFKA_DELAY: Key<i64> = used(
     "Kafka",
     "check_unsent_messages_on_startup_delay_min",
     "KBCTS_KAFKA_STARTUP_UNSENT_MSG_DELAY_MIN",
     kind::ANY_INTEGER,
-    "from 1: at the start, send transitions again that are unsent and older than so many minutes",
+    "from 1: send transitions that another service over the same database has left unsent for so many minutes",
 )
 .or("-1");
 

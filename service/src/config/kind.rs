@@ -270,6 +270,41 @@ pub const MOUNT_PREFIX: Kind<String> = Kind {
     },
 };
 
+/// Kafka's port, where none is given.
+const KAFKA_PORT: u16 = 9092;
+
+/// Kafka brokers, each as host:port.
+pub const KAFKA_SERVERS: Kind<Vec<String>> = Kind {
+    form: Form::Text,
+    expected: "a list of host:port with commas between; the port is 9092 if it is left out",
+    parse: |text| {
+        let servers = split(text)
+            .map(kafka_server)
+            .collect::<Result<Vec<_>, _>>()?;
+        if servers.is_empty() {
+            return Err(None);
+        }
+        Ok(servers)
+    },
+};
+
+/// One Kafka broker as host:port. An IPv6 address is in brackets, as in a URL.
+///
+/// # Errors
+/// When it is something else.
+pub fn kafka_server(text: &str) -> Result<String, Mismatch> {
+    let url = Url::parse(&format!("kafka://{text}")).map_err(|_| None)?;
+    let host = url.host_str().filter(|host| !host.is_empty()).ok_or(None)?;
+    let port = url.port().unwrap_or(KAFKA_PORT);
+    let server = format!("{host}:{port}");
+    // Nothing else may be in it.
+    if server == text || server == format!("{text}:{port}") {
+        Ok(server)
+    } else {
+        Err(None)
+    }
+}
+
 /// A name that every Kafka broker takes, as the existing service has it.
 pub const TOPIC: Kind<String> = Kind {
     form: Form::Text,

@@ -14,6 +14,7 @@ use super::keys;
 use super::kind::StoreKind;
 use super::reader::{Explained, Reader, Sources};
 use super::{Cleaning, Config, PathPrefix, RequestLimits, WorkerFiles};
+use crate::broker::KafkaSettings;
 use crate::condor::commands::CommandSettings;
 use crate::condor::submit_description::{Extras, FileUrl, SubmitError, SubmitSettings};
 use crate::identity::KbaseAuthSettings;
@@ -37,6 +38,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Where jobs and images are kept.
     pub store: StoreSettings,
+    /// Who is told of the jobs' transitions, if anyone.
+    pub notifications: Option<NotificationSettings>,
     /// Who knows the users.
     pub identity: IdentitySettings,
     /// The S3 store.
@@ -58,6 +61,16 @@ pub enum IdentitySettings {
     TokenFile(PathBuf),
     /// KBase auth.
     Kbase(KbaseAuthSettings),
+}
+
+/// How others are told of the jobs' transitions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotificationSettings {
+    /// Where messages go.
+    pub kafka: KafkaSettings,
+    /// How long another service over the same database may take to send its own before this one does; for ever
+    /// if absent.
+    pub adopt_after: Option<Duration>,
 }
 
 /// How the S3 store is reached.
@@ -143,6 +156,25 @@ impl Loaded {
     }
 }
 
+/// How the MongoDB database of a configuration is reached, whether or not the service uses it, and whatever is
+/// wrong with other settings.
+///
+/// # Errors
+/// All that is wrong with these settings, or with the file as a whole.
+pub fn mongo_settings(sources: &Sources) -> Result<MongoSettings, Faults> {
+    let mut reader = Reader::new(sources);
+    let settings = mongo(&mut reader);
+    let is_of_another_key = |fault: &Fault| {
+        !fault.subject.starts_with("MongoDB.")
+            && keys::KEYS.iter().any(|key| key.path() == fault.subject)
+    };
+    reader.faults.retain(|fault| !is_of_another_key(fault));
+    match settings {
+        Some(settings) if reader.faults.is_empty() => Ok(settings),
+        _ => Err(Faults(reader.faults)),
+    }
+}
+
 /// The settings; none if one that is needed is absent or wrong, which the reader then has as a fault.
 fn settings(reader: &mut Reader) -> Option<Settings> {
     let store = store(reader);
@@ -164,6 +196,7 @@ fn settings(reader: &mut Reader) -> Option<Settings> {
         log_format: reader.get(&keys::LOG_FORMAT)?,
         data_dir: reader.get(&keys::DATA_DIR)?,
         store: store?,
+        notifications: notifications(reader),
         identity: identity?,
         s3: s3?,
         plain_http_registries: reader
@@ -406,6 +439,21 @@ fn mongo(reader: &mut Reader) -> Option<MongoSettings> {
         database: reader.get(&keys::MONGO_DB)?,
         credentials,
         retry_writes: reader.get(&keys::MONGO_RETRYWRITES)?,
+    })
+}
+
+fn notifications(reader: &Reader) -> Option<NotificationSettings> {
+    let adopt_after = reader
+        .get(&keys::KAFKA_DELAY)
+        .and_then(|minutes| u64::try_from(minutes).ok())
+        .filter(|minutes| *minutes > 0)
+        .map(|minutes| Duration::from_secs(minutes.saturating_mul(60)));
+    Some(NotificationSettings {
+        kafka: KafkaSettings {
+            servers: reader.get(&keys::KAFKA_SERVERS)?,
+            topic: reader.get(&keys::KAFKA_TOPIC)?,
+        },
+        adopt_after,
     })
 }
 

@@ -219,7 +219,7 @@ impl MongoStore {
     }
 
     /// Numbers what services left that died, or that others are about to number.
-    async fn log_forgotten(&self) -> Result<(), StoreError> {
+    pub(super) async fn log_forgotten(&self) -> Result<(), StoreError> {
         self.log_jobs(doc! {"_cts.unlogged": true}).await.map(drop)
     }
 
@@ -252,7 +252,7 @@ impl MongoStore {
     }
 
     /// Numbers those of a job's transitions that have no number.
-    async fn log_job(&self, id: JobId) -> Result<(), StoreError> {
+    pub(super) async fn log_job(&self, id: JobId) -> Result<(), StoreError> {
         let jobs = self.newest_of(Name::Jobs);
         let found = retried(ACTION, |_| {
             jobs.find_one(doc! {"id": id.to_string()})

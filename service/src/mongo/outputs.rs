@@ -39,6 +39,18 @@ impl MongoStore {
         job: JobId,
         outputs: Option<&[S3File]>,
     ) -> Result<StoredOutputs, StoreError> {
+        self.store_outputs_as(&Uuid::new_v4().to_string(), job, outputs)
+            .await
+    }
+
+    /// The same, in a set of that name if it is long; what is left there of a copy that was not finished is
+    /// replaced.
+    pub(super) async fn store_outputs_as(
+        &self,
+        set: &str,
+        job: JobId,
+        outputs: Option<&[S3File]>,
+    ) -> Result<StoredOutputs, StoreError> {
         let Some(outputs) = outputs else {
             return Ok(StoredOutputs::Inline(Bson::Null));
         };
@@ -47,12 +59,15 @@ impl MongoStore {
                 outputs,
             ))));
         }
-        let set = Uuid::new_v4().to_string();
         let collection = self.newest_of(Name::Outputs);
+        retried("store outputs", |_| {
+            collection.delete_many(doc! {"set": set}).into_future()
+        })
+        .await?;
         let mut parts = parts(outputs).into_iter().zip(0_i64..).peekable();
         while let Some((part, number)) = parts.next() {
             let document = doc! {
-                "set": &set,
+                "set": set,
                 "part": number,
                 "last": parts.peek().is_none(),
                 "job_id": job.to_string(),
@@ -63,12 +78,12 @@ impl MongoStore {
             })
             .await;
             match written {
-                // Of a call whose answer was lost: the set's id is new.
+                // Of a call whose answer was lost: the set was empty.
                 Ok(_) | Err(StoreError::Duplicate { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(StoredOutputs::Apart(set))
+        Ok(StoredOutputs::Apart(set.to_owned()))
     }
 
     /// Reads a list that is in documents of its own.

@@ -99,6 +99,6 @@ fn insert(connection: &Connection, image: &Image) -> Result<Inserted, ReadError>
     Ok(Inserted::Yes)
 }
 
-fn parse(record: &str) -> Result<Image, ReadError> {
+pub(super) fn parse(record: &str) -> Result<Image, ReadError> {
     serde_json::from_str(record).map_err(|error| ReadError::corrupt("image", error))
 }

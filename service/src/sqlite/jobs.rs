@@ -265,21 +265,22 @@ impl SqliteStore {
     }
 }
 
-/// A new job, ready to be written.
-struct JobRows {
+/// A job, ready to be written.
+pub(super) struct JobRows {
     id: JobId,
     user: String,
     site: Site,
-    input_file_count: i64,
+    pub(super) input_file_count: i64,
     job_input: String,
     input_files: String,
     image: String,
-    notes: String,
+    pub(super) notes: String,
+    pub(super) cleaned: bool,
     record: JobRecord,
 }
 
 impl JobRows {
-    fn new(job: NewJob) -> Result<Self, ReadError> {
+    pub(super) fn new(job: NewJob) -> Result<Self, ReadError> {
         let NewJob {
             id,
             user,
@@ -310,6 +311,7 @@ impl JobRows {
                     ..JobNotes::default()
                 },
             )?,
+            cleaned: false,
             id,
             user,
             record,
@@ -317,13 +319,21 @@ impl JobRows {
     }
 
     fn insert(&self, connection: &Connection) -> Result<(), ReadError> {
+        self.insert_without_transitions(connection)?;
+        insert_transitions(connection, self.id, &self.record.transitions)
+    }
+
+    pub(super) fn insert_without_transitions(
+        &self,
+        connection: &Connection,
+    ) -> Result<(), ReadError> {
         let id = self.id;
         let record = &self.record;
         connection
             .prepare_cached(
                 "INSERT INTO jobs (id, user, site, state, update_time, terminal, pending, \
-                 input_file_count, outcome, notes) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                 input_file_count, outcome, notes, cleaned) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             )?
             .execute((
                 id.to_string(),
@@ -336,6 +346,7 @@ impl JobRows {
                 self.input_file_count,
                 to_json(id, "job outcome", &record.outcome)?,
                 &self.notes,
+                self.cleaned,
             ))?;
         connection
             .prepare_cached(
@@ -348,7 +359,6 @@ impl JobRows {
                 &self.image,
                 &self.input_files,
             ))?;
-        insert_transitions(connection, id, &record.transitions)?;
         let mut statement = connection.prepare_cached(
             "INSERT INTO containers (job_id, number, state, record) VALUES (?1, ?2, ?3, ?4)",
         )?;
@@ -414,7 +424,11 @@ fn save(
 }
 
 /// Writes what a job came to, its outputs apart.
-fn save_outcome(connection: &Connection, id: JobId, outcome: &JobOutcome) -> Result<(), ReadError> {
+pub(super) fn save_outcome(
+    connection: &Connection,
+    id: JobId,
+    outcome: &JobOutcome,
+) -> Result<(), ReadError> {
     let mut outcome = outcome.clone();
     if let Some(outputs) = outcome.outputs.take() {
         connection
@@ -678,7 +692,7 @@ fn update_time(record: &JobRecord) -> i64 {
         .map_or(0, |last| micros(last.time))
 }
 
-fn micros(time: UtcTime) -> i64 {
+pub(super) fn micros(time: UtcTime) -> i64 {
     time.timestamp().as_microsecond()
 }
 
@@ -689,7 +703,7 @@ pub(super) fn parse_time(what: &str, micros: i64) -> Result<UtcTime, ReadError> 
         .map_err(|error| ReadError::corrupt(format!("time in {what}"), error))
 }
 
-fn to_json(id: JobId, what: &str, value: &impl Serialize) -> Result<String, ReadError> {
+pub(super) fn to_json(id: JobId, what: &str, value: &impl Serialize) -> Result<String, ReadError> {
     serde_json::to_string(value)
         .map_err(|error| ReadError::corrupt(format!("{what} of job {id}"), error))
 }

@@ -1,4 +1,5 @@
-//! The outbox: the rows of `transitions` in the order of their `seq`.
+//! The outbox: the rows of `transitions` in the order of their `seq`. Those that were in no log when they
+//! were copied here ([`super::copy`]) have a `seq` below 1.
 
 use std::str::FromStr;
 
@@ -30,7 +31,9 @@ impl Outbox for SqliteStore {
                 None => 0,
                 Some(trans_id) => {
                     let found = connection
-                        .prepare_cached("SELECT seq FROM transitions WHERE trans_id = ?1")?
+                        .prepare_cached(
+                            "SELECT seq FROM transitions WHERE trans_id = ?1 AND seq > 0",
+                        )?
                         .query_row((trans_id,), |row| row.get(0))
                         .optional()?;
                     let Some(seq) = found else {
@@ -63,7 +66,9 @@ impl Outbox for SqliteStore {
     fn newest(&self) -> BoxFuture<'_, Result<Option<String>, StoreError>> {
         Box::pin(self.read("read the newest transition", |connection| {
             Ok(connection
-                .prepare_cached("SELECT trans_id FROM transitions ORDER BY seq DESC LIMIT 1")?
+                .prepare_cached(
+                    "SELECT trans_id FROM transitions WHERE seq > 0 ORDER BY seq DESC LIMIT 1",
+                )?
                 .query_row((), |row| row.get(0))
                 .optional()?)
         }))
@@ -83,10 +88,10 @@ impl Outbox for SqliteStore {
                 connection,
                 &format!(
                     "SELECT {COLUMNS} FROM transitions WHERE (notif_sent = 0 OR resend = 1) \
-                     AND seq > coalesce((SELECT seq FROM transitions WHERE trans_id = ?1), 0) \
+                     AND seq > coalesce((SELECT seq FROM transitions WHERE trans_id = ?1), ?3) \
                      ORDER BY seq LIMIT ?2"
                 ),
-                (after, limit),
+                (after, limit, i64::MIN),
             )
         }))
     }

@@ -27,6 +27,7 @@ mod job_flow_decisions;
 #[path = "../../../shared/tests/vectors/job_input_decisions.rs"]
 mod job_input_decisions;
 mod jobs;
+mod kafka;
 mod lists;
 #[path = "../../../shared/tests/vectors/loader.rs"]
 mod loader;
@@ -38,6 +39,7 @@ mod pool_app;
 mod pool_double;
 mod reconciler;
 mod request_limits;
+mod sender;
 mod serve;
 mod server;
 mod settings;

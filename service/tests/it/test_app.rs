@@ -293,6 +293,7 @@ impl TestApp {
             images: Arc::new(store.clone()),
             site_store: Arc::new(store.clone()),
             outbox: Arc::new(store.clone()),
+            broker: None,
             identity: Arc::new(users()),
             sites: Sites::new(std::iter::once((Site::Kbase, kbase)).chain(available)),
             object_store: Arc::new(MeteredObjectStore::new(

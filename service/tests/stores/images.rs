@@ -13,11 +13,11 @@ pub(crate) async fn check<S: Store, F: Future<Output = S>>(fresh: &mut impl FnMu
     a_deleted_image_is_gone_and_its_place_free(&fresh().await).await;
 }
 
-fn digest(number: u8) -> String {
+pub(crate) fn digest(number: u8) -> String {
     format!("sha256:{number:064x}")
 }
 
-fn image(name: &str, tag: Option<&str>, digest: String) -> Image {
+pub(crate) fn image(name: &str, tag: Option<&str>, digest: String) -> Image {
     Image {
         image: JobImage {
             registered_by: "admin".to_owned(),

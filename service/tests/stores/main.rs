@@ -14,6 +14,7 @@ mod images;
 mod jobs;
 mod leases;
 mod lists;
+mod migrate;
 mod model;
 mod mongo;
 mod outbox;

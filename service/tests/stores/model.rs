@@ -29,11 +29,23 @@ use cts_shared::wire::job::S3File;
 use crate::Store;
 use crate::fixtures::{at, new_job};
 
-/// Runs random histories. `place` is where a store's data lives; opening it twice in a row, the first
-/// store dropped, gives the same data.
+/// Runs random histories, and compares the store with the model. `place` is where a store's data lives;
+/// opening it twice in a row, the first store dropped, gives the same data.
 pub(crate) fn check<P, S: Store>(
     place: impl Fn() -> std::io::Result<P>,
     open: impl AsyncFn(&P) -> S,
+) {
+    run(64, place, open, async |store: &S, model: &Model| {
+        compare(store, model).await;
+    });
+}
+
+/// Runs that many random histories, and something at the end of each.
+pub(crate) fn run<P, S: Store>(
+    cases: u32,
+    place: impl Fn() -> std::io::Result<P>,
+    open: impl AsyncFn(&P) -> S,
+    finally: impl AsyncFn(&S, &Model),
 ) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -42,7 +54,7 @@ pub(crate) fn check<P, S: Store>(
         .unwrap();
     // What proptest would not notice by itself: that the histories get anywhere.
     let ended = Cell::new(0);
-    proptest!(ProptestConfig::with_cases(64), |(history in vec(operation(), 1..60))| {
+    proptest!(ProptestConfig::with_cases(cases), |(history in vec(operation(), 1..60))| {
         let place = place().unwrap();
         let mut store = runtime.block_on(open(&place));
         let mut model = Model::default();
@@ -55,11 +67,16 @@ pub(crate) fn check<P, S: Store>(
                     apply(operation, &store, &mut model).await;
                 }
             }
-            compare(&store, &model).await;
+            finally(&store, &model).await;
         });
         ended.set(ended.get() + model.count(|job| job.record.state().is_terminal()));
     });
-    assert!(ended.get() > 20, "only {} jobs came to an end", ended.get());
+    let wanted = usize::try_from(cases).unwrap() / 3;
+    assert!(
+        ended.get() > wanted,
+        "only {} jobs came to an end",
+        ended.get()
+    );
 }
 
 /// Something that is done to a store.
@@ -256,7 +273,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// What a store should hold.
 #[derive(Debug, Default)]
-struct Model {
+pub(crate) struct Model {
     jobs: Vec<ModelJob>,
     /// All transitions in the order they were stored in: the job's index, and the transition's in it.
     transitions: Vec<(usize, usize)>,
@@ -434,7 +451,7 @@ async fn take_step(store: &impl Store, model: &mut Model, job: usize, step: Step
 }
 
 /// Asks the store for everything.
-async fn compare(store: &impl Store, model: &Model) {
+pub(crate) async fn compare(store: &impl Store, model: &Model) {
     for job in &model.jobs {
         compare_job(store, job).await;
     }

@@ -22,14 +22,14 @@ use crate::fixtures::{at, insert, new_job, reported};
 use crate::model;
 
 /// A database that is dropped with this.
-struct TestDatabase {
-    url: String,
-    name: String,
+pub(crate) struct TestDatabase {
+    pub(crate) url: String,
+    pub(crate) name: String,
 }
 
 impl TestDatabase {
     /// None, loudly, where there is no server.
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let Ok(url) = std::env::var("CTS_TEST_MONGO_URL") else {
             // Not `eprintln`, which the test harness keeps to itself.
             let text = b"SKIPPED: the MongoDB store; CTS_TEST_MONGO_URL names no server\n";
@@ -42,7 +42,7 @@ impl TestDatabase {
         })
     }
 
-    async fn open(&self) -> MongoStore {
+    pub(crate) async fn open(&self) -> MongoStore {
         let settings = MongoSettings {
             host: self.url.clone(),
             database: self.name.clone(),
@@ -68,7 +68,7 @@ impl TestDatabase {
         set.expect("the server takes test commands");
     }
 
-    async fn collection(&self, name: &str) -> Collection<Document> {
+    pub(crate) async fn collection(&self, name: &str) -> Collection<Document> {
         let client = Client::with_uri_str(&self.url).await.unwrap();
         client.database(&self.name).collection(name)
     }
@@ -371,7 +371,7 @@ fn date(second: i64) -> Bson {
 }
 
 /// A job as the existing service writes it: the contract's fields and no others.
-fn old_job(id: JobId, states: &[JobState]) -> Document {
+pub(crate) fn old_job(id: JobId, states: &[JobState]) -> Document {
     let last = states.last().unwrap();
     let transitions: Vec<Document> = states
         .iter()
@@ -424,7 +424,7 @@ fn old_job(id: JobId, states: &[JobState]) -> Document {
     job
 }
 
-fn old_subjob(id: JobId, number: i32, states: &[JobState]) -> Document {
+pub(crate) fn old_subjob(id: JobId, number: i32, states: &[JobState]) -> Document {
     let transitions: Vec<Document> = states
         .iter()
         .zip(100..)
@@ -440,7 +440,7 @@ fn old_subjob(id: JobId, number: i32, states: &[JobState]) -> Document {
 }
 
 /// Every way to a state, as the contract's state machine has it.
-fn way_to(state: JobState) -> Vec<JobState> {
+pub(crate) fn way_to(state: JobState) -> Vec<JobState> {
     let mut way = vec![state];
     while let Some(before) = way[0].predecessors().first() {
         way.insert(0, *before);

@@ -9,6 +9,7 @@ use super::engine::Engine;
 use super::error::TestbedError;
 use super::htcondor::HtCondor;
 use super::image::Images;
+use super::kafka::KafkaBroker;
 use super::layout::Layout;
 use super::mongo::MongoServer;
 use super::registry::{AuthRegistry, OpenRegistry};
@@ -28,6 +29,8 @@ pub struct State {
     pub s3: S3Server,
     /// The MongoDB-protocol server.
     pub mongo: MongoServer,
+    /// The Kafka-protocol broker.
+    pub kafka: KafkaBroker,
     /// The HTCondor pool.
     pub htcondor: HtCondor,
     /// Images in the registries.
