@@ -8,7 +8,7 @@
 mod balancer;
 mod follower;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use reqwest::Method;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use crate::harness::{Case, eventually};
+use crate::harness::{Case, Topic, eventually};
 use crate::load::{self, Client, Load, Site, from_environment, last_lines};
 
 use balancer::Balancer;
@@ -38,6 +38,9 @@ const BOTH: u32 = 8;
 /// The last submissions wait for their lease to lapse, and for those who look for them.
 const END_DEADLINE: Duration = Duration::from_secs(240);
 
+/// A sender that died is followed by the other after ten seconds.
+const SEND_DEADLINE: Duration = Duration::from_secs(60);
+
 /// A service of which there are two.
 async fn replica(
     case: &Case,
@@ -52,6 +55,7 @@ async fn replica(
         executor: PathBuf::new(),
         options: Vec::new(),
         store: store.clone(),
+        auth2: None,
         pool: Some(OnPool {
             // Nobody downloads it.
             archive: wrapper.clone(),
@@ -107,6 +111,54 @@ fn transition_ids(job: &Value) -> Vec<&str> {
         .collect()
 }
 
+/// Waits until the topic has all these transitions, each job's in their order. A message may be there again, as
+/// when a service dies before it has noted that the message arrived.
+async fn sent(topic: &Topic, expected: &BTreeMap<String, Vec<String>>) -> String {
+    eventually("all messages", SEND_DEADLINE, async || {
+        let messages = topic.messages().await;
+        let mut seen = HashSet::new();
+        let mut by_job: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for message in &messages {
+            let text = |name: &str| message[name].as_str().unwrap_or_default();
+            if seen.insert(text("trans_id")) {
+                by_job
+                    .entry(text("job_id"))
+                    .or_default()
+                    .push(text("trans_id"));
+            }
+        }
+        for (job, ids) in expected {
+            let arrived = by_job.remove(job.as_str()).unwrap_or_default();
+            if arrived != *ids {
+                return Err(format!(
+                    "messages about job {job}: {arrived:?}, not {ids:?}"
+                ));
+            }
+        }
+        let again = messages.len() - seen.len();
+        Ok(format!(
+            "{} messages, {again} of them again",
+            messages.len()
+        ))
+    })
+    .await
+}
+
+/// Waits until it is noted that all messages about a job have arrived.
+async fn notified(client: &Client, id: &str) {
+    eventually(
+        "the note that messages arrived",
+        SEND_DEADLINE,
+        async || {
+            let job = client.job(id).await;
+            let transitions = job["transition_times"].as_array().unwrap();
+            let noted = transitions.iter().all(|one| one["notif_sent"] == true);
+            noted.then_some(()).ok_or_else(|| job.to_string())
+        },
+    )
+    .await;
+}
+
 #[expect(
     clippy::print_stdout,
     reason = "the seed is for whoever repeats a failed run"
@@ -130,7 +182,9 @@ async fn services_killed_in_turn_lose_and_double_nothing() {
     let record = make_pool(dir);
     let store = Store::fresh_database();
     let tokens = dir.join("a").join("tokens.toml");
-    let settings = [("CTS_TOKEN_FILE", tokens.display().to_string())];
+    let topic = Topic::at(case.testbed.kafka.address.clone());
+    let mut settings = topic.settings().to_vec();
+    settings.push(("CTS_TOKEN_FILE", tokens.display().to_string()));
     let mut services = [
         replica(&case, dir, "a", &store, &settings).await,
         replica(&case, dir, "b", &store, &settings).await,
@@ -216,8 +270,12 @@ async fn services_killed_in_turn_lose_and_double_nothing() {
         client.job(job).await;
     }
     let followed = follower.finish(&expected, END_DEADLINE).await;
+    let sent = sent(&topic, &expected).await;
+    for story in &stories {
+        notified(&client, &story.id).await;
+    }
     println!(
-        "{rounds} kills, {}; {} jobs submitted; {followed}; {verdict}",
+        "{rounds} kills, {}; {} jobs submitted; {followed}; {sent}; {verdict}",
         client.tally(),
         clusters.len()
     );

@@ -37,6 +37,14 @@ impl Topic {
             .into()
     }
 
+    /// The variables by which a service sends to it.
+    pub(crate) fn settings(&self) -> [(&'static str, String); 2] {
+        [
+            ("KBCTS_KAFKA_BOOTSTRAP_SERVERS", self.server.clone()),
+            ("KBCTS_KAFKA_TOPIC_JOBS", self.name.clone()),
+        ]
+    }
+
     /// Every message, those of a partition in order. None are there if the topic is not.
     pub(crate) async fn messages(&self) -> Vec<Value> {
         let reading = tokio::time::timeout(DEADLINE, self.read());
