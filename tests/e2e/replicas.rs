@@ -144,6 +144,19 @@ async fn sent(topic: &Topic, expected: &BTreeMap<String, Vec<String>>) -> String
     .await
 }
 
+/// Waits until a job's cluster is noted: of one that ended before the answer to its submission was known, later.
+async fn with_cluster(client: &Client, id: &str, cluster: u64) -> Value {
+    eventually("the note of a job's cluster", END_DEADLINE, async || {
+        let job = client.job(id).await;
+        if job["htcondor_details"]["cluster_id"] == Value::from(vec![cluster]) {
+            Ok(job)
+        } else {
+            Err(job.to_string())
+        }
+    })
+    .await
+}
+
 /// Waits until it is noted that all messages about a job have arrived.
 async fn notified(client: &Client, id: &str) {
     eventually(
@@ -251,16 +264,11 @@ async fn services_killed_in_turn_lose_and_double_nothing() {
     let clusters = submissions(&record);
     let mut expected = BTreeMap::new();
     for story in &stories {
-        let job = client.job(&story.id).await;
         let submitted = clusters.get(&story.id).map(Vec::as_slice);
         let [cluster] = submitted.unwrap_or_default() else {
-            panic!("submitted as {submitted:?}: {job}")
+            panic!("job {} was submitted as {submitted:?}", story.id)
         };
-        assert_eq!(
-            job["htcondor_details"]["cluster_id"],
-            Value::from(vec![*cluster]),
-            "{job}"
-        );
+        let job = with_cluster(&client, &story.id, *cluster).await;
         let ids = transition_ids(&job).into_iter().map(str::to_owned);
         expected.insert(story.id.clone(), ids.collect::<Vec<_>>());
     }

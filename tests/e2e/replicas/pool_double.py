@@ -30,8 +30,8 @@ def add(file, line):
     file.flush()
 
 
-def selected(lines):
-    """The procs in the queue that the constraint lets through."""
+def selected(lines, left):
+    """The procs that the constraint lets through, of those that have left the queue or of those in it."""
     constraint = sys.argv[sys.argv.index("-constraint") + 1]
     job = re.search(r'CTSJobID == "([^"]+)"', constraint)
     named = re.findall(r"ClusterId == (\d+) && ProcId == (\d+)", constraint)
@@ -41,7 +41,7 @@ def selected(lines):
             continue
         _, cluster, id, procs = line
         for proc in range(int(procs)):
-            if f"{cluster}.{proc}" in removed:
+            if (f"{cluster}.{proc}" in removed) != left:
                 continue
             if job and job.group(1) != id:
                 continue
@@ -63,19 +63,23 @@ def submit():
     print(f"{cluster}.0 - {cluster}.{procs - 1}")
 
 
-def queue():
+def ads(left, status):
     lines, _file = pool()
-    ads = [
-        {"ClusterId": cluster, "ProcId": proc, "CTSJobID": id, "CTSContainerNumber": proc, "JobStatus": 2}
-        for cluster, proc, id in selected(lines)
+    return [
+        {"ClusterId": cluster, "ProcId": proc, "CTSJobID": id, "CTSContainerNumber": proc, "JobStatus": status}
+        for cluster, proc, id in selected(lines, left)
     ]
-    if ads:
-        print(json.dumps(ads))
+
+
+def queue():
+    running = ads(left=False, status=2)
+    if running:
+        print(json.dumps(running))
 
 
 def remove():
     lines, file = pool()
-    for cluster, proc, _id in list(selected(lines)):
+    for cluster, proc, _id in list(selected(lines, left=False)):
         add(file, f"removed {cluster}.{proc}")
 
 
@@ -89,7 +93,7 @@ COMMANDS = {
     "condor_status": status,
     "condor_submit": submit,
     "condor_q": queue,
-    "condor_history": lambda: print("[\n]"),
+    "condor_history": lambda: print(json.dumps(ads(left=True, status=3))),
     "condor_rm": remove,
 }
 
