@@ -53,6 +53,8 @@ pub struct App {
     pub due_jobs: DueJobs,
     /// Who follows events.
     pub followers: Arc<Followers>,
+    /// Cancelled when the service begins to stop: requests are better sent elsewhere.
+    pub draining: CancellationToken,
     /// Cancelled when the service stops: answers that never end by themselves end then.
     pub stopping: CancellationToken,
 }

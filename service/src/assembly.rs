@@ -55,6 +55,9 @@ use crate::{jobs, router, server};
 /// Site events that may wait to be recorded.
 const SITE_EVENTS: usize = 256;
 
+/// What background work is under way may take to end: a store or a pool may not answer.
+const BACKGROUND_STOPS_WITHIN: Duration = Duration::from_secs(10);
+
 /// Why the service did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -267,6 +270,7 @@ pub(crate) struct RunningService {
     background_stop: CancellationToken,
     server: JoinHandle<()>,
     server_stop: CancellationToken,
+    draining: CancellationToken,
     answers_stop: CancellationToken,
     /// Ours until everything has stopped.
     _data_dir: Arc<DataDir>,
@@ -336,6 +340,7 @@ impl RunningService {
             readiness: Readiness::default(),
             due_jobs,
             followers: Arc::default(),
+            draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
         });
 
@@ -405,6 +410,7 @@ impl RunningService {
             background_stop,
             server,
             server_stop,
+            draining: app.draining.clone(),
             answers_stop: app.stopping.clone(),
             _data_dir: parts.data_dir,
         }
@@ -422,14 +428,21 @@ impl RunningService {
     /// Stops executors, background work and requests, in this order.
     pub(crate) async fn stop(self) {
         tracing::info!("stopping: executors first, then requests in progress");
+        self.draining.cancel();
         // The server still answers: executors report their end while they stop.
         if let Some(site) = &self.local {
             site.shut_down().await;
         }
         self.background_stop.cancel();
-        for (name, task) in self.background {
-            if let Err(error) = task.await {
-                tracing::error!(%error, name, "a background task failed");
+        let deadline = tokio::time::Instant::now() + BACKGROUND_STOPS_WITHIN;
+        for (name, mut task) in self.background {
+            match tokio::time::timeout_at(deadline, &mut task).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, name, "a background task failed"),
+                Err(_elapsed) => {
+                    tracing::warn!(name, "a background task does not end, and is cut off");
+                    task.abort();
+                }
             }
         }
         self.answers_stop.cancel();

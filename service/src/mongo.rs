@@ -98,6 +98,8 @@ const TURN_WITHIN: Duration = Duration::from_secs(30);
 /// Steps of one process on one job go one after another, so that they do not make each other repeat.
 const TURNS: usize = 64;
 
+const CONNECT: &str = "connect to the database";
+
 /// Where the database is.
 #[derive(Clone)]
 pub struct MongoSettings {
@@ -174,17 +176,9 @@ impl MongoStore {
         let connection = Connection::new(settings).await?;
         let database = &connection.database;
         let hello = async { database.run_command(doc! {"hello": 1}).await };
-        let hello = timely("connect to the database", CONNECT_WITHIN, hello)
+        let hello = timely(CONNECT, CONNECT_WITHIN, hello)
             .await
-            .map_err(|error| StoreError::Connect {
-                address: connection.address.clone(),
-                cause: match error {
-                    StoreError::Unavailable { cause, .. } | StoreError::Failed { cause, .. } => {
-                        cause
-                    }
-                    other => other.to_string(),
-                },
-            })?;
+            .map_err(|error| cannot_connect(&connection, error))?;
         let is_standalone = !hello.contains_key("setName") && !hello.contains_key("msg");
         let changes = watch::Sender::new(0);
         let numbering = Numbering::new(
@@ -210,6 +204,19 @@ impl MongoStore {
         Ok(store)
     }
 
+    /// Whether there is a database with jobs, or with room for them. Makes nothing.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn exists(settings: &MongoSettings) -> Result<bool, StoreError> {
+        let connection = Connection::new(settings).await?;
+        let names = async { connection.database.list_collection_names().await };
+        let names = timely(CONNECT, CONNECT_WITHIN, names)
+            .await
+            .map_err(|error| cannot_connect(&connection, error))?;
+        Ok(names.iter().any(|name| name == Name::Jobs.as_str()))
+    }
+
     /// A collection, read as a majority has it.
     fn settled(&self, name: Name) -> Collection<Document> {
         collection(&self.connection.database, name, self.read_concern.clone())
@@ -233,6 +240,16 @@ impl MongoStore {
                 action: "change a job",
                 cause: "earlier changes still wait for it".to_owned(),
             })
+    }
+}
+
+fn cannot_connect(connection: &Connection, error: StoreError) -> StoreError {
+    StoreError::Connect {
+        address: connection.address.clone(),
+        cause: match error {
+            StoreError::Unavailable { cause, .. } | StoreError::Failed { cause, .. } => cause,
+            other => other.to_string(),
+        },
     }
 }
 

@@ -118,7 +118,7 @@ async fn check(
 
 /// A service that stops lets the requests go elsewhere that it would cut off.
 fn check_process(app: &App) -> BoxFuture<'_, Result<(), String>> {
-    let answer = if app.stopping.is_cancelled() {
+    let answer = if app.draining.is_cancelled() {
         Err("the service is stopping".to_owned())
     } else {
         Ok(())

@@ -145,16 +145,6 @@ fn identity(
         }
         IdentitySettings::Kbase(settings) => {
             let users = Arc::new(KbaseAuth::new(settings, metrics.dependency_calls())?);
-            let checked = Arc::clone(&users);
-            // The service starts without KBase auth too, but a wrong URL should show at once.
-            tokio::spawn(async move {
-                if let Err(error) = checked.check().await {
-                    tracing::warn!(
-                        %error,
-                        "KBase auth2 does not answer as it should; starting all the same"
-                    );
-                }
-            });
             Ok(users)
         }
     }

@@ -32,7 +32,7 @@ const ROUNDS: u32 = 100;
 /// another: many wait.
 const WORKERS: u64 = 24;
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
-const LONGEST_ROUND: Duration = Duration::from_millis(1000);
+const LONGEST_ROUND: Duration = Duration::from_millis(700);
 /// One time in so many the other service is killed too, before the first is back.
 const BOTH: u32 = 8;
 /// The last submissions wait for their lease to lapse, and for those who look for them.
@@ -225,8 +225,8 @@ async fn services_killed_in_turn_lose_and_double_nothing() {
         let before = client.answers();
         // So that not every try of a slow request is cut off.
         eventually("answers after a start", PROGRESS_DEADLINE, async || {
-            let progress =
-                client.answers() >= before + WORKERS || workers.iter().any(JoinHandle::is_finished);
+            let progress = client.answers() >= before + WORKERS / 3
+                || workers.iter().any(JoinHandle::is_finished);
             let logs = ["a", "b"].map(|name| last_lines(&dir.join(format!("{name}.log"))));
             progress.then_some(()).ok_or_else(|| logs.join("\n---\n"))
         })

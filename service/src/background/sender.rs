@@ -158,7 +158,6 @@ impl Sender {
         let mut adoption = None;
         loop {
             changes.mark_unchanged();
-            self.adopt_at_times(&mut adoption).await;
             let pass = self.pass(stop).await;
             note(&mut outage, &pass);
             if pass.trouble.is_some() {
@@ -169,6 +168,8 @@ impl Sender {
                 continue;
             }
             pauses = Pauses::default();
+            // Only now that nothing waits: what is taken in is sent in the next pass.
+            self.adopt_at_times(&mut adoption).await;
             tokio::select! {
                 () = stop.cancelled() => return,
                 Ok(()) = changes.changed() => {}

@@ -22,11 +22,14 @@ use crate::condor::proc_ad::{ProcAd, ProcStatus};
 use crate::condor::submit_description::{SubmitDescription, SubmitJob, SubmitSettings};
 use crate::error::Error;
 use crate::identity::{Role, User};
-use crate::job_store::{JobStore, JobSummary, StoredJob};
+use crate::job_store::{JobStore, JobSummary, StoreError, StoredJob};
 use crate::lease_store::{Lease, LeaseRequest, LeaseStore};
 
 /// How long a submission stays a service's own that does not go on with it.
 const SUBMISSION_LEASE: Duration = Duration::from_mins(1);
+
+/// A job older than that may have been submitted, by a program that took no lease.
+const SUBMITTED_AT_ONCE: Duration = Duration::from_secs(10);
 
 /// How often a submission that goes on says so: the pool's commands may take minutes.
 const RENEW_EVERY: Duration = Duration::from_secs(15);
@@ -49,6 +52,15 @@ pub struct HtcondorSite {
     jobs: Arc<dyn JobStore>,
     leases: Arc<dyn LeaseStore>,
     clock: Arc<dyn Clock>,
+}
+
+/// What became of a submission.
+#[derive(Debug)]
+enum Submission {
+    /// The pool has the job.
+    Done,
+    /// The lease may have been another's meanwhile.
+    Lost,
 }
 
 impl HtcondorSite {
@@ -87,11 +99,16 @@ impl HtcondorSite {
             Lease::Renewed | Lease::TakenOver => true,
         };
         let outcome = tokio::select! {
-            outcome = self.submit_under_lease(job, earlier_try) => outcome,
-            () = self.renew_until_lost(&request) => {
-                tracing::warn!(job.id = %job, "another service submits the job: this one was too slow");
+            outcome = self.submit_under_lease(job, earlier_try, &request) => outcome,
+            () = self.renew_until_lost(&request) => Ok(Submission::Lost),
+        };
+        let outcome = match outcome {
+            Ok(Submission::Done) => Ok(()),
+            Ok(Submission::Lost) => {
+                tracing::warn!(job.id = %job, "another service may submit the job: this one was too slow");
                 return Err(SiteError::Busy);
             }
+            Err(error) => Err(error),
         };
         match outcome {
             Err(error @ (SiteError::Unavailable(_) | SiteError::Busy)) => {
@@ -108,24 +125,30 @@ impl HtcondorSite {
         }
     }
 
-    /// Keeps a lease; returns when another service has it.
+    /// Keeps a lease; returns when it may have been another service's meanwhile.
     async fn renew_until_lost(&self, request: &LeaseRequest) {
         loop {
             tokio::time::sleep(RENEW_EVERY).await;
-            let now = self.clock.now();
-            let renewed = LeaseRequest {
-                now,
-                until: now.plus(SUBMISSION_LEASE),
-                ..request.clone()
-            };
-            match self.leases.take_lease(renewed).await {
-                Ok(Lease::Held) => return,
-                Ok(_) => {}
+            match self.is_renewed(request).await {
+                Ok(true) => {}
+                Ok(false) => return,
                 Err(error) => {
-                    tracing::warn!(%error, "a submission could not be kept for this service")
+                    tracing::warn!(%error, "a submission could not be kept for this service");
                 }
             }
         }
+    }
+
+    /// Renews a lease that has been this try's without a break. One that has lapsed, or that is nobody's, was
+    /// perhaps another service's, who took it, submitted the job and gave it back.
+    async fn is_renewed(&self, request: &LeaseRequest) -> Result<bool, StoreError> {
+        let now = self.clock.now();
+        let renewed = LeaseRequest {
+            now,
+            until: now.plus(SUBMISSION_LEASE),
+            ..request.clone()
+        };
+        Ok(self.leases.take_lease(renewed).await? == Lease::Renewed)
     }
 
     /// Lets the next try begin at once. It finds a lease that was not given back: the pool may have taken
@@ -141,18 +164,29 @@ impl HtcondorSite {
         let _lapses_anyway = self.leases.take_lease(lapsed).await;
     }
 
-    async fn submit_under_lease(&self, job: JobId, earlier_try: bool) -> Result<(), SiteError> {
+    async fn submit_under_lease(
+        &self,
+        job: JobId,
+        earlier_try: bool,
+        lease: &LeaseRequest,
+    ) -> Result<Submission, SiteError> {
         let Some(stored) = self.jobs.job(job).await.map_err(store_failed)? else {
-            return Ok(());
+            return Ok(Submission::Done);
         };
         if !stored.summary.notes.htcondor_cluster_ids.is_empty() {
-            return Ok(());
+            return Ok(Submission::Done);
         }
-        let found = if earlier_try {
+        // Over the same database, the existing service submits without a lease.
+        let is_old = stored.summary.submitted() < self.clock.now().minus(SUBMITTED_AT_ONCE);
+        let found = if earlier_try || is_old {
             self.find_cluster(job, &stored.summary).await?
         } else {
             None
         };
+        // The process may have stood still since it took the lease.
+        if found.is_none() && !self.is_renewed(lease).await.map_err(store_failed)? {
+            return Ok(Submission::Lost);
+        }
         let cluster = match found {
             Some(cluster) => {
                 tracing::info!(job.id = %job, cluster, "found the cluster of an earlier submission");
@@ -163,7 +197,8 @@ impl HtcondorSite {
         self.jobs
             .add_htcondor_cluster(job, cluster)
             .await
-            .map_err(store_failed)
+            .map_err(store_failed)?;
+        Ok(Submission::Done)
     }
 
     /// The cluster of a job whose submission had no answer, if there is one.

@@ -133,6 +133,13 @@ impl Place {
     ) -> Result<OpenStore, MigrateError> {
         let Self::Sqlite(path) = self else {
             let settings = self.mongo(config)?;
+            if expect == Expect::Existing && !MongoStore::exists(&settings).await? {
+                return Err(MigrateError::Usage(format!(
+                    "{option}: MongoDB at {} has no database {} with jobs; check its name",
+                    hosts(&settings.host),
+                    settings.database
+                )));
+            }
             let store = MongoStore::open(&settings).await?;
             refuse_while_used(option, &store).await?;
             return Ok(OpenStore {

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::str::FromStr;
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
@@ -24,6 +25,11 @@ use super::documents::{JobDocument, corrupt, date, from_json, readable};
 use super::indexes::{running_states, terminal_states};
 use super::retry::retried;
 use super::{MongoStore, Name};
+
+/// How long a job of the existing service is left to it, which may be submitting it.
+const FOREIGN_AT_LEAST: Duration = Duration::from_mins(5);
+/// A job that it left behind longer ago than that is for an administrator to judge: nobody may want it any more.
+const FOREIGN_AT_MOST: Duration = Duration::from_hours(24);
 
 impl JobStore for MongoStore {
     fn insert_job(&self, job: NewJob) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -107,7 +113,13 @@ impl JobStore for MongoStore {
         Box::pin(async move {
             let filter = doc! {
                 "state": JobState::Created.as_str(),
-                "_update_time": {"$lt": date(before)},
+                "$or": [
+                    {"_cts.version": {"$exists": true}, "_update_time": {"$lt": date(before)}},
+                    {"_cts.version": {"$exists": false}, "_update_time": {
+                        "$gt": date(before.minus(FOREIGN_AT_MOST)),
+                        "$lt": date(before.minus(FOREIGN_AT_LEAST)),
+                    }},
+                ],
             };
             let found = self
                 .find_jobs(

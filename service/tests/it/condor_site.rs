@@ -114,6 +114,44 @@ async fn the_submission_of_a_service_that_died_is_found_in_queue_or_history() {
     }
 }
 
+/// The existing service over the same database takes no lease.
+#[tokio::test]
+async fn a_job_that_was_submitted_without_a_lease_is_found() {
+    let app = PoolApp::new().await;
+    let job = app.stored("alice", 1).await;
+    let cluster = app.pool.put(&job.to_string(), 1);
+    app.app.clock.advance(Duration::from_mins(6));
+    app.start_waiting().await;
+    assert_eq!(app.app.state(&job.to_string()).await, "download_submitted");
+    assert_eq!(app.clusters(&job.to_string()).await, json!([cluster]));
+    assert_eq!(app.pool.calls(Call::Submit), 0);
+}
+
+/// The process stands still before it submits; another takes the job, submits it, and gives its lease back.
+#[tokio::test]
+async fn a_service_that_stood_still_does_not_submit() {
+    let app = PoolApp::new().await;
+    let job = app.stored("alice", 1).await;
+    app.app.clock.advance(Duration::from_mins(1));
+    let mut pause = app.pool.pause(Call::Queue);
+    let late = app.site();
+    let late = tokio::spawn(async move { late.start(job, vec![0]).await });
+    pause.reached().await;
+    let now = app.app.app.clock.now().plus(Duration::from_mins(2));
+    let request = LeaseRequest {
+        name: format!("submit {job}"),
+        holder: "the other".to_owned(),
+        now,
+        until: now.plus(Duration::from_mins(1)),
+    };
+    let (name, holder) = (request.name.clone(), request.holder.clone());
+    app.leases().take_lease(request).await.unwrap();
+    app.leases().give_back_lease(name, holder).await.unwrap();
+    pause.go_on();
+    late.await.unwrap().unwrap_err();
+    assert_eq!(app.pool.calls(Call::Submit), 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn services_that_start_a_job_together_submit_it_once() {
     let app = PoolApp::new().await;

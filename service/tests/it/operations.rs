@@ -143,7 +143,7 @@ async fn a_service_without_its_store_is_not_ready() {
 #[tokio::test]
 async fn a_service_that_stops_is_not_ready_but_alive() {
     let app = TestApp::new();
-    app.app.stopping.cancel();
+    app.app.draining.cancel();
     let report = app.get("", "/readyz").await.expect(503).json();
     assert_eq!(dependency(&report, "process")["ok"], false);
     app.get("", "/livez").await.expect(200);

@@ -209,7 +209,7 @@ async fn a_wrong_kbase_auth_is_logged_and_does_not_stop_the_start() {
     home.config = home.config.replace(&token_file, &url);
     let mut service = Service::start(home.command("serve"));
     let address = service.address();
-    let warning = "KBase auth2 does not answer as it should; starting all the same";
+    let warning = "the identity provider does not answer; starting all the same";
     // The start does not wait for it: it may have come before or after.
     if !service.seen.iter().any(|line| line.contains(warning)) {
         service.wait_for(warning);

@@ -321,6 +321,7 @@ impl TestApp {
             // No finisher runs: tests call it when they want it.
             due_jobs: tokio::sync::mpsc::unbounded_channel().0,
             followers: Arc::default(),
+            draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
         };
         customise(&mut app, &store);
