@@ -9,7 +9,8 @@ CARGO ?= cargo
 # Cargo's own variable, so that several checkouts can share one directory.
 target_dir := $(or $(CARGO_TARGET_DIR),target)
 static_target := x86_64-unknown-linux-gnu
-testbed := $(CARGO) run --quiet --locked -p cts-tests --bin testbed --
+# Whatever is built by hand or for a test is built with the features of the whole workspace, and once.
+testbed := $(target_dir)/debug/testbed
 
 .PHONY: help
 help: ## List the targets
@@ -78,20 +79,25 @@ test: fmt lint lint-containers ## Everything: lints, unit, integration and end-t
 
 .PHONY: build
 build: ## Build the programs for development
-	$(CARGO) build --locked -p cts-executor -p cts-service -p cts-tests
+	$(CARGO) build --locked --workspace
+
+# Those that a store takes part in; replicas are always over MongoDB.
+store_tests := condor:: notifications:: python_client:: service:: service_kills::
 
 .PHONY: e2e
 e2e: build ## End-to-end tests on real components; KEEP=1 leaves the testbed running
 	@status=0; \
-	{ $(testbed) up && $(CARGO) test --locked -p cts-tests && variables=$$($(testbed) env) && \
-	    env $$variables $(CARGO) test --locked -p cts-service --test stores mongo && \
-	    env $$variables $(CARGO) test --locked -p cts-service --test it kafka; } || status=$$?; \
+	{ $(testbed) up && variables=$$($(testbed) env) && \
+	    env $$variables $(CARGO) test --locked --workspace --test stores mongo && \
+	    env $$variables $(CARGO) test --locked --workspace --test it kafka && \
+	    $(CARGO) test --locked --workspace --test e2e && \
+	    CTS_TEST_STORE=mongodb $(CARGO) test --locked --workspace --test e2e -- $(store_tests); } || status=$$?; \
 	if [ -z "$${KEEP:-}" ]; then $(testbed) down || status=1; fi; \
 	exit $$status
 
 .PHONY: demo
 demo: build ## Run SeqKit over the lambda phage through the whole system; STAY=1 to look around after
-	@$(CARGO) run --quiet --locked -p cts-tests --bin demo -- $(if $(STAY),--stay)
+	@$(target_dir)/debug/demo $(if $(STAY),--stay)
 
 # RUSTFLAGS in the environment would replace the flags of static.toml, and the binary be dynamic.
 static_build = env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u CARGO_BUILD_RUSTFLAGS \
@@ -131,7 +137,7 @@ bench: static ## Measure the executor, side by side with curl, s5cmd and rclone;
 	exit $$status
 
 .PHONY: bench-service
-bench-service: ## Load the service: requests a second, latencies, memory; STORE=mongodb over a database; a quiet machine, ten minutes
+bench-service: build ## Load the service: requests a second, latencies, memory; STORE=mongodb over a database; a quiet machine, ten minutes
 	$(CARGO) build --locked --release -p cts-service
 	$(CARGO) build --locked --profile load -p cts-tests -p cts-store-prefill \
 	    --bin bench_service --bin cts-store-prefill
@@ -148,18 +154,18 @@ bench-pool: build archive ## Measure jobs on the HTCondor pool, step by step; ro
 	exit $$status
 
 .PHONY: testbed-up
-testbed-up: ## Start the real components: container engine, registries, S3 server, MongoDB server, Kafka broker, HTCondor pool
+testbed-up: build ## Start the real components: container engine, registries, S3 server, MongoDB server, Kafka broker, HTCondor pool
 	@$(testbed) up
 
 .PHONY: testbed-down
-testbed-down: ## Stop them, and clean up what a killed run left
+testbed-down: build ## Stop them, and clean up what a killed run left
 	@$(testbed) down
 
 .PHONY: testbed-status
-testbed-status: ## Where the components are and whether they answer
+testbed-status: build ## Where the components are and whether they answer
 	@$(testbed) status
 
 .PHONY: clean
 clean: ## Remove the testbed and everything built
-	@if [ -e .testbed ]; then $(testbed) down; rm -rf .testbed; fi
+	@if [ -x $(testbed) ] && [ -e .testbed ]; then $(testbed) down; rm -rf .testbed; fi
 	$(CARGO) clean

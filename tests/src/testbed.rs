@@ -235,9 +235,11 @@ impl Testbed {
         };
         check(&state.mongo).await.map_err(stopped("mongo"))?;
         check(&state.kafka).await.map_err(stopped("kafka"))?;
+        // Whoever has a real server names it.
+        let named = |name, own| (name, std::env::var(name).unwrap_or(own));
         Ok(vec![
-            ("CTS_TEST_MONGO_URL", state.mongo.url),
-            ("CTS_TEST_KAFKA", state.kafka.address),
+            named("CTS_TEST_MONGO_URL", state.mongo.url),
+            named("CTS_TEST_KAFKA", state.kafka.address),
         ])
     }
 
