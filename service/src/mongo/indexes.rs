@@ -104,8 +104,13 @@ fn all() -> Vec<(Name, Vec<IndexModel>)> {
                     doc! {"_cts.statistics_due": 1, "job_input.cluster": 1, "id": 1},
                     doc! {"_cts.statistics_due": true},
                 ),
+                // Those that another service did not send, in the order in which they are paged.
                 partial(
-                    doc! {"_cts.unlogged": 1, "_update_time": 1},
+                    doc! {"transition_times.notif_sent": 1, "id": 1},
+                    doc! {"transition_times.notif_sent": false},
+                ),
+                partial(
+                    doc! {"_cts.unlogged": 1, "id": 1},
                     doc! {"_cts.unlogged": true},
                 ),
             ],

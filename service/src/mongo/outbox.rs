@@ -19,6 +19,9 @@ use super::numbering::{self, History, number};
 use super::retry::retried;
 use super::{MongoStore, Name};
 
+/// Jobs whose documents are read at a time.
+const PAGE: i64 = 500;
+
 /// A document of `cts_transitions`; `_id` is the number.
 #[derive(Debug, Deserialize)]
 struct Logged {
@@ -105,7 +108,7 @@ impl Outbox for MongoStore {
                 "transition_times": {"$elemMatch": {
                     "notif_sent": false, "time": {"$lt": date(before)},
                 }},
-                // For the partial index.
+                // For the partial indexes.
                 "transition_times.notif_sent": false,
             })
             .await
@@ -223,26 +226,40 @@ impl MongoStore {
         self.log_jobs(doc! {"id": id.to_string()}).await.map(drop)
     }
 
-    /// Numbers the transitions of those jobs that the filter finds; says how many jobs they were.
+    /// Numbers the transitions of those jobs that the filter finds, page by page; says of how many jobs
+    /// there were some without a number.
     async fn log_jobs(&self, filter: Document) -> Result<u64, StoreError> {
         let jobs = self.newest_of(Name::Jobs);
-        let found: Vec<Document> = retried(numbering::ACTION, |_| async {
-            jobs.find(filter.clone())
-                .projection(doc! {
-                    "job_input.input_files": 0, "image": 0, "outputs": 0, "_cts.redo": 0
-                })
-                .sort(doc! {"_update_time": 1})
-                .await?
-                .try_collect()
-                .await
-        })
-        .await?;
-        let count = found.len() as u64;
-        let histories = readable(found, |document| {
-            JobDocument::read(document).map(|job| job.history())
-        });
-        self.numbering.number(&histories).await?;
-        Ok(count)
+        let mut numbered = 0;
+        let mut page = filter.clone();
+        loop {
+            let found: Vec<Document> = retried(numbering::ACTION, |_| async {
+                jobs.find(page.clone())
+                    .projection(doc! {
+                        "job_input.input_files": 0, "image": 0, "outputs": 0, "_cts.redo": 0
+                    })
+                    .sort(doc! {"id": 1})
+                    .limit(PAGE)
+                    .await?
+                    .try_collect()
+                    .await
+            })
+            .await?;
+            let is_last = (found.len() as u64) < PAGE.unsigned_abs();
+            let last = found.last().and_then(|job| job.get("id").cloned());
+            let mut histories = readable(found, |document| {
+                JobDocument::read(document).map(|job| job.history())
+            });
+            // As they were stored, as far as times tell.
+            histories.sort_by_key(|one| one.transitions.last().map(|newest| newest.time));
+            numbered += self.numbering.number(&histories).await?;
+            match last {
+                Some(last) if !is_last => {
+                    page = doc! {"$and": [&filter, {"id": {"$gt": last}}]};
+                }
+                _ => return Ok(numbered),
+            }
+        }
     }
 
     async fn number_of(&self, trans_id: &str) -> Result<Option<i64>, StoreError> {
