@@ -445,3 +445,49 @@ async fn what_is_anothers_is_served_and_left_alone() {
     store.newest().await.unwrap();
     assert_eq!(store.adopt(at(100_000)).await.unwrap(), 1);
 }
+
+/// Whoever repairs documents by hand, or exports and imports them, may leave nulls.
+#[tokio::test]
+async fn null_is_absent() {
+    let Some(database) = TestDatabase::new() else {
+        return;
+    };
+    let id = JobId::new(Uuid::new_v4());
+    let way = way_to(JobState::DownloadSubmitted);
+    let mut job = old_job(id, &way);
+    for name in [
+        "admin_meta",
+        "cleaned",
+        "input_file_count",
+        "htcondor_details",
+        "outputs",
+        "output_file_count",
+        "cpu_hours",
+        "cpu_factor",
+        "max_memory",
+        "error",
+        "admin_error",
+        "traceback",
+        "logpath",
+    ] {
+        job.insert(name, Bson::Null);
+    }
+    for transition in job.get_array_mut("transition_times").unwrap() {
+        let transition = transition.as_document_mut().unwrap();
+        transition.insert("notif_sent", Bson::Null);
+    }
+    let jobs = database.collection("jobs").await;
+    jobs.insert_one(job).await.unwrap();
+    let subjobs = database.collection("subjobs").await;
+    for number in 0..2 {
+        let subjob = old_subjob(id, number, &way);
+        subjobs.insert_one(subjob).await.unwrap();
+    }
+    let store = database.open().await;
+    let job = store.job(id).await.unwrap().unwrap();
+    assert!(job.summary.notes.admin_meta.is_empty());
+    assert!(!job.summary.notes.cleaned);
+    assert!(job.summary.transitions.iter().all(|one| !one.notif_sent));
+    let step = reported(0, JobState::JobSubmitting, at(200));
+    store.change_job(id, step).await.unwrap();
+}
