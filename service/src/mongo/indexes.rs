@@ -153,6 +153,11 @@ fn all() -> Vec<(Name, Vec<IndexModel>)> {
                 plain(doc! {"job_id": 1, "_id": 1}),
                 plain(doc! {"user": 1, "_id": 1}),
                 partial(doc! {"to_send": 1, "_id": 1}, doc! {"to_send": true}),
+                // All that is read to count what waits.
+                partial(
+                    doc! {"to_send": 1, "sent": 1, "time": 1, "job_id": 1},
+                    doc! {"to_send": true},
+                ),
             ],
         ),
     ]

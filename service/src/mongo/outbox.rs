@@ -1,6 +1,8 @@
 //! The outbox: transitions of jobs, numbered in `cts_transitions`. Whether one was sent is in the job's
 //! document too, as the contract has it.
 
+use std::time::Duration;
+
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use mongodb::bson::{Bson, Document, doc};
@@ -21,6 +23,9 @@ use super::{MongoStore, Name};
 
 /// Jobs whose documents are read at a time.
 const PAGE: i64 = 500;
+
+/// After that the server gives a query up. Less than what an answer is waited for: nobody would take it.
+const QUERY_WITHIN: Duration = Duration::from_secs(10);
 
 /// A document of `cts_transitions`; `_id` is the number.
 #[derive(Debug, Deserialize)]
@@ -73,7 +78,10 @@ impl Outbox for MongoStore {
             self.log_forgotten().await?;
             let log = self.settled(Name::Transitions);
             let newest = retried("read the newest transition", |_| {
-                log.find_one(doc! {}).sort(doc! {"_id": -1}).into_future()
+                log.find_one(doc! {})
+                    .sort(doc! {"_id": -1})
+                    .max_time(QUERY_WITHIN)
+                    .into_future()
             })
             .await?;
             newest
@@ -178,7 +186,11 @@ impl Outbox for MongoStore {
             ];
             let log = self.settled(Name::Transitions);
             let found: Vec<Document> = retried("count what is to be sent", |_| async {
-                log.aggregate(pipeline.clone()).await?.try_collect().await
+                log.aggregate(pipeline.clone())
+                    .max_time(QUERY_WITHIN)
+                    .await?
+                    .try_collect()
+                    .await
             })
             .await?;
             found
@@ -240,6 +252,7 @@ impl MongoStore {
                     })
                     .sort(doc! {"id": 1})
                     .limit(PAGE)
+                    .max_time(QUERY_WITHIN)
                     .await?
                     .try_collect()
                     .await
@@ -265,7 +278,9 @@ impl MongoStore {
     async fn number_of(&self, trans_id: &str) -> Result<Option<i64>, StoreError> {
         let log = self.settled(Name::Transitions);
         let found = retried("read transitions", |_| {
-            log.find_one(doc! {"trans_id": trans_id}).into_future()
+            log.find_one(doc! {"trans_id": trans_id})
+                .max_time(QUERY_WITHIN)
+                .into_future()
         })
         .await?;
         found.map(|document| number(&document)).transpose()
@@ -281,6 +296,7 @@ impl MongoStore {
             log.find(filter.clone())
                 .sort(doc! {"_id": 1})
                 .limit(limit.into())
+                .max_time(QUERY_WITHIN)
                 .await?
                 .try_collect()
                 .await

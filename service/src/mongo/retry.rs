@@ -20,10 +20,11 @@ const DUPLICATE_KEY: i32 = 11000;
 
 /// Codes of a server that cannot do it now: it stops, is not the primary, cannot reach others or a
 /// majority, was interrupted by a change of the primary, or lost what a query had come to.
-const UNAVAILABLE: [i32; 18] = [
+const UNAVAILABLE: [i32; 19] = [
     6,     // HostUnreachable
     7,     // HostNotFound
     43,    // CursorNotFound
+    50,    // MaxTimeMSExpired
     64,    // WriteConcernTimeout
     89,    // NetworkTimeout
     91,    // ShutdownInProgress
