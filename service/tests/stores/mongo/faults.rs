@@ -175,6 +175,25 @@ async fn a_job_without_its_last_container_is_not_changed() {
     assert!(error.to_string().contains("container 2"), "{error}");
 }
 
+/// What the server gives up in the midst of a query, another try may answer.
+#[tokio::test]
+async fn a_query_that_the_server_gave_up_is_made_again() {
+    let Some(mut database) = TestDatabase::new() else {
+        return;
+    };
+    database.name_calls();
+    let store = database.open().await;
+    let job = insert(&store, 1).await;
+    // Cursor not found, time exceeded, plan killed.
+    for code in [43, 50, 175] {
+        let once = doc! {"times": 1};
+        let failure = doc! {"errorCode": code};
+        database.fail("find", once.into(), failure).await;
+        let record = store.job_record(job.id).await.unwrap();
+        assert_eq!(record.as_ref(), Some(&job.record), "{code}");
+    }
+}
+
 /// A backup of which only the containers were restored: that others change the job would be no help.
 #[tokio::test]
 async fn a_job_older_than_its_containers_is_named_as_restored_in_part() {
