@@ -98,7 +98,8 @@ pub trait Outbox: Send + Sync + std::fmt::Debug {
     ) -> BoxFuture<'_, Result<Vec<Event>, StoreError>>;
 
     /// Takes in what another program stored unsent and entered before that time: the existing service
-    /// works on the same database and sends its own, until it dies. How many jobs they were of.
+    /// works on the same database and sends its own, until it dies. How many jobs they were of; what
+    /// was taken in before does not count.
     ///
     /// # Errors
     /// When the store fails.

@@ -374,13 +374,39 @@ fn shown_text(key: &dyn AnyKey, text: &str) -> String {
     }
 }
 
-/// A value as it may be shown: an address may have a password in it.
+/// A value as it may be shown: an address may have a password in it, or an option that is a secret.
 fn without_password(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
         return text.to_owned();
     };
-    match rest.rsplit_once('@') {
+    let shown = match rest.rsplit_once('@') {
         Some((_, host)) => format!("{scheme}://{REDACTED}@{host}"),
         None => text.to_owned(),
+    };
+    match shown.split_once('?') {
+        Some((address, options)) => format!("{address}?{}", without_secrets(options)),
+        None => shown,
     }
+}
+
+/// The options of an address as they may be shown.
+fn without_secrets(options: &str) -> String {
+    options
+        .split_inclusive(['&', ';'])
+        .map(|option| match option.split_once('=') {
+            Some((name, value)) if is_secret(name) => {
+                let end = value.trim_start_matches(|one| !['&', ';'].contains(&one));
+                format!("{name}={REDACTED}{end}")
+            }
+            _ => option.to_owned(),
+        })
+        .collect()
+}
+
+/// Whether an option is a secret, by its name.
+fn is_secret(name: &str) -> bool {
+    let name = name.to_lowercase();
+    ["password", "token", "secret", "authmechanismproperties"]
+        .iter()
+        .any(|secret| name.contains(secret))
 }

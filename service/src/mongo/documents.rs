@@ -6,8 +6,8 @@
 
 use jiff::Timestamp;
 use mongodb::bson::{Bson, DateTime, Document, doc};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Number, Value};
 
 use cts_shared::id::{ContainerNumber, JobId};
@@ -127,6 +127,15 @@ fn count(number: usize) -> i64 {
 
 // --- reading -------------------------------------------------------------------------------------
 
+/// Reads null as what stands for an absent member.
+fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
 #[derive(Debug, Deserialize)]
 struct StoredTransition {
     state: JobState,
@@ -135,7 +144,7 @@ struct StoredTransition {
     reported_time: Option<UtcTime>,
     #[serde(default)]
     trans_id: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     notif_sent: bool,
 }
 
@@ -160,11 +169,11 @@ pub(super) struct JobDocument {
     state: JobState,
     user: String,
     transition_times: Vec<StoredTransition>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     admin_meta: Map<String, Value>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     cleaned: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     input_file_count: u64,
     #[serde(default)]
     htcondor_details: Option<HtcondorDetails>,
@@ -173,7 +182,7 @@ pub(super) struct JobDocument {
     image: Option<JobImage>,
     #[serde(flatten)]
     outcome: JobOutcome,
-    #[serde(default, rename = "_cts")]
+    #[serde(default, deserialize_with = "null_as_default", rename = "_cts")]
     ours: JobAdditions,
 }
 
@@ -363,7 +372,7 @@ pub(super) struct SubjobDocument {
     admin_error: Option<String>,
     #[serde(default)]
     traceback: Option<String>,
-    #[serde(default, rename = "_cts")]
+    #[serde(default, deserialize_with = "null_as_default", rename = "_cts")]
     ours: SubjobAdditions,
 }
 

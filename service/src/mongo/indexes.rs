@@ -104,8 +104,13 @@ fn all() -> Vec<(Name, Vec<IndexModel>)> {
                     doc! {"_cts.statistics_due": 1, "job_input.cluster": 1, "id": 1},
                     doc! {"_cts.statistics_due": true},
                 ),
+                // Those that another service did not send, in the order in which they are paged.
                 partial(
-                    doc! {"_cts.unlogged": 1, "_update_time": 1},
+                    doc! {"transition_times.notif_sent": 1, "id": 1},
+                    doc! {"transition_times.notif_sent": false},
+                ),
+                partial(
+                    doc! {"_cts.unlogged": 1, "id": 1},
                     doc! {"_cts.unlogged": true},
                 ),
             ],
@@ -148,6 +153,11 @@ fn all() -> Vec<(Name, Vec<IndexModel>)> {
                 plain(doc! {"job_id": 1, "_id": 1}),
                 plain(doc! {"user": 1, "_id": 1}),
                 partial(doc! {"to_send": 1, "_id": 1}, doc! {"to_send": true}),
+                // All that is read to count what waits.
+                partial(
+                    doc! {"to_send": 1, "sent": 1, "time": 1, "job_id": 1},
+                    doc! {"to_send": true},
+                ),
             ],
         ),
     ]

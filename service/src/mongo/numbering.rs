@@ -72,17 +72,20 @@ impl Numbering {
         sender
     }
 
-    /// Numbers those transitions that have no number, and removes the jobs' marks.
-    pub(super) async fn number(&self, histories: &[History]) -> Result<(), StoreError> {
+    /// Numbers those transitions that have no number, and removes the jobs' marks. Says of how many jobs
+    /// there were such.
+    pub(super) async fn number(&self, histories: &[History]) -> Result<u64, StoreError> {
+        let mut jobs = 0;
         for histories in histories.chunks(AT_ONCE) {
-            self.insert(histories).await?;
+            jobs += self.insert(histories).await?;
             self.unmark(histories).await?;
         }
-        Ok(())
+        Ok(jobs)
     }
 
-    async fn insert(&self, histories: &[History]) -> Result<(), StoreError> {
+    async fn insert(&self, histories: &[History]) -> Result<u64, StoreError> {
         let mut newest = self.newest.lock().await;
+        let mut jobs = 0;
         for _ in 0..ATTEMPTS {
             let numbered = self.numbered(histories).await?;
             let greatest = match newest.take() {
@@ -92,8 +95,10 @@ impl Numbering {
             let documents = documents(histories, numbered, greatest);
             if documents.is_empty() {
                 *newest = Some(greatest);
-                return Ok(());
+                return Ok(jobs);
             }
+            // With each attempt there may be fewer.
+            jobs = jobs.max(count_jobs(&documents));
             // In order: after a number that is taken, none is. Those before it are there.
             let written = retried(ACTION, |_| {
                 self.log.insert_many(&documents).ordered(true).into_future()
@@ -102,7 +107,7 @@ impl Numbering {
             match written {
                 Ok(_) => {
                     *newest = documents.last().map(number).transpose()?;
-                    return Ok(());
+                    return Ok(jobs);
                 }
                 Err(StoreError::Duplicate { .. }) => {}
                 Err(error) => return Err(error),
@@ -189,6 +194,14 @@ fn documents(histories: &[History], mut numbered: HashSet<String>, greatest: i64
         }
     }
     documents
+}
+
+/// Of how many jobs these documents of `cts_transitions` are.
+fn count_jobs(documents: &[Document]) -> u64 {
+    let jobs = documents
+        .iter()
+        .filter_map(|one| one.get_str("job_id").ok());
+    jobs.collect::<HashSet<_>>().len() as u64
 }
 
 /// A transition's number.

@@ -1,6 +1,8 @@
 //! The outbox: transitions of jobs, numbered in `cts_transitions`. Whether one was sent is in the job's
 //! document too, as the contract has it.
 
+use std::time::Duration;
+
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use mongodb::bson::{Bson, Document, doc};
@@ -18,6 +20,12 @@ use super::documents::{JobDocument, corrupt, date, read, readable};
 use super::numbering::{self, History, number};
 use super::retry::retried;
 use super::{MongoStore, Name};
+
+/// Jobs whose documents are read at a time.
+const PAGE: i64 = 500;
+
+/// After that the server gives a query up. Less than what an answer is waited for: nobody would take it.
+const QUERY_WITHIN: Duration = Duration::from_secs(10);
 
 /// A document of `cts_transitions`; `_id` is the number.
 #[derive(Debug, Deserialize)]
@@ -70,7 +78,10 @@ impl Outbox for MongoStore {
             self.log_forgotten().await?;
             let log = self.settled(Name::Transitions);
             let newest = retried("read the newest transition", |_| {
-                log.find_one(doc! {}).sort(doc! {"_id": -1}).into_future()
+                log.find_one(doc! {})
+                    .sort(doc! {"_id": -1})
+                    .max_time(QUERY_WITHIN)
+                    .into_future()
             })
             .await?;
             newest
@@ -105,7 +116,7 @@ impl Outbox for MongoStore {
                 "transition_times": {"$elemMatch": {
                     "notif_sent": false, "time": {"$lt": date(before)},
                 }},
-                // For the partial index.
+                // For the partial indexes.
                 "transition_times.notif_sent": false,
             })
             .await
@@ -175,7 +186,11 @@ impl Outbox for MongoStore {
             ];
             let log = self.settled(Name::Transitions);
             let found: Vec<Document> = retried("count what is to be sent", |_| async {
-                log.aggregate(pipeline.clone()).await?.try_collect().await
+                log.aggregate(pipeline.clone())
+                    .max_time(QUERY_WITHIN)
+                    .await?
+                    .try_collect()
+                    .await
             })
             .await?;
             found
@@ -223,32 +238,49 @@ impl MongoStore {
         self.log_jobs(doc! {"id": id.to_string()}).await.map(drop)
     }
 
-    /// Numbers the transitions of those jobs that the filter finds; says how many jobs they were.
+    /// Numbers the transitions of those jobs that the filter finds, page by page; says of how many jobs
+    /// there were some without a number.
     async fn log_jobs(&self, filter: Document) -> Result<u64, StoreError> {
         let jobs = self.newest_of(Name::Jobs);
-        let found: Vec<Document> = retried(numbering::ACTION, |_| async {
-            jobs.find(filter.clone())
-                .projection(doc! {
-                    "job_input.input_files": 0, "image": 0, "outputs": 0, "_cts.redo": 0
-                })
-                .sort(doc! {"_update_time": 1})
-                .await?
-                .try_collect()
-                .await
-        })
-        .await?;
-        let count = found.len() as u64;
-        let histories = readable(found, |document| {
-            JobDocument::read(document).map(|job| job.history())
-        });
-        self.numbering.number(&histories).await?;
-        Ok(count)
+        let mut numbered = 0;
+        let mut page = filter.clone();
+        loop {
+            let found: Vec<Document> = retried(numbering::ACTION, |_| async {
+                jobs.find(page.clone())
+                    .projection(doc! {
+                        "job_input.input_files": 0, "image": 0, "outputs": 0, "_cts.redo": 0
+                    })
+                    .sort(doc! {"id": 1})
+                    .limit(PAGE)
+                    .max_time(QUERY_WITHIN)
+                    .await?
+                    .try_collect()
+                    .await
+            })
+            .await?;
+            let is_last = (found.len() as u64) < PAGE.unsigned_abs();
+            let last = found.last().and_then(|job| job.get("id").cloned());
+            let mut histories = readable(found, |document| {
+                JobDocument::read(document).map(|job| job.history())
+            });
+            // As they were stored, as far as times tell.
+            histories.sort_by_key(|one| one.transitions.last().map(|newest| newest.time));
+            numbered += self.numbering.number(&histories).await?;
+            match last {
+                Some(last) if !is_last => {
+                    page = doc! {"$and": [&filter, {"id": {"$gt": last}}]};
+                }
+                _ => return Ok(numbered),
+            }
+        }
     }
 
     async fn number_of(&self, trans_id: &str) -> Result<Option<i64>, StoreError> {
         let log = self.settled(Name::Transitions);
         let found = retried("read transitions", |_| {
-            log.find_one(doc! {"trans_id": trans_id}).into_future()
+            log.find_one(doc! {"trans_id": trans_id})
+                .max_time(QUERY_WITHIN)
+                .into_future()
         })
         .await?;
         found.map(|document| number(&document)).transpose()
@@ -264,6 +296,7 @@ impl MongoStore {
             log.find(filter.clone())
                 .sort(doc! {"_id": 1})
                 .limit(limit.into())
+                .max_time(QUERY_WITHIN)
                 .await?
                 .try_collect()
                 .await

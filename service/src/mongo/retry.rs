@@ -19,16 +19,19 @@ const FIRST_DELAY: Duration = Duration::from_millis(50);
 const DUPLICATE_KEY: i32 = 11000;
 
 /// Codes of a server that cannot do it now: it stops, is not the primary, cannot reach others or a
-/// majority, or was interrupted by a change of the primary.
-const UNAVAILABLE: [i32; 16] = [
+/// majority, was interrupted by a change of the primary, or lost what a query had come to.
+const UNAVAILABLE: [i32; 19] = [
     6,     // HostUnreachable
     7,     // HostNotFound
+    43,    // CursorNotFound
+    50,    // MaxTimeMSExpired
     64,    // WriteConcernTimeout
     89,    // NetworkTimeout
     91,    // ShutdownInProgress
     100,   // UnsatisfiableWriteConcern
     112,   // WriteConflict
     134,   // ReadConcernMajorityNotAvailableYet
+    175,   // QueryPlanKilled
     189,   // PrimarySteppedDown
     262,   // ExceededTimeLimit
     9001,  // SocketException

@@ -1,5 +1,6 @@
 //! Jobs stored and changed; how is said in the module above.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -182,6 +183,7 @@ impl MongoStore {
 
     /// The job's record as a majority has it.
     pub(super) async fn read_record(&self, id: JobId) -> Result<Option<JobRecord>, StoreError> {
+        let mut versions = HashSet::new();
         for _ in 0..STEP_ATTEMPTS {
             let (jobs, subjobs) = (self.settled(Name::Jobs), self.settled(Name::Subjobs));
             let Some((job, redo)) = self.read_job(id, &jobs).await? else {
@@ -193,14 +195,16 @@ impl MongoStore {
             if let Some((containers, _)) = read {
                 return Ok(Some(job.record(containers)));
             }
+            versions.insert(job.version());
             pause(STEP_DELAY).await;
         }
-        Err(others_are_faster())
+        Err(not_of_one_version(id, &versions))
     }
 
     /// Reads a job to change it, what its last step left undone done.
     async fn load(&self, id: JobId) -> Result<Option<Loaded>, StoreError> {
         let (jobs, subjobs) = (self.newest_of(Name::Jobs), self.newest_of(Name::Subjobs));
+        let mut versions = HashSet::new();
         for _ in 0..STEP_ATTEMPTS {
             let Some((job, redo)) = self.read_job(id, &jobs).await? else {
                 return Ok(None);
@@ -215,9 +219,10 @@ impl MongoStore {
                 let record = job.record(containers);
                 return Ok(Some(Loaded { job, record }));
             }
+            versions.insert(job.version());
             pause(STEP_DELAY).await;
         }
-        Err(others_are_faster())
+        Err(not_of_one_version(id, &versions))
     }
 
     /// Reads what steps need of a job's document, and what its last step writes to a container.
@@ -495,6 +500,19 @@ fn others_are_faster() -> StoreError {
         action: ACTION,
         cause: "other services keep changing it".to_owned(),
     }
+}
+
+/// Why a job was never read together with its containers; with the versions that it had meanwhile.
+fn not_of_one_version(id: JobId, versions: &HashSet<i64>) -> StoreError {
+    if versions.len() > 1 {
+        return others_are_faster();
+    }
+    // A step writes the job first.
+    corrupt(
+        format!("job {id}"),
+        "its containers are newer than the job itself, and no service is changing it: a backup seems \
+         restored in part; restore all collections from the same backup",
+    )
 }
 
 fn is_duplicate(error: &mongodb::error::Error) -> bool {

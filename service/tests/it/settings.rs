@@ -600,7 +600,25 @@ fn secrets_never_show() {
             with("MongoDB", "mongo_host = \"mongodb://u:CANARY@h1,h2\""),
             "",
         ),
+        (
+            with(
+                "MongoDB",
+                "mongo_host = \"mongodb://h/?tlsCertificateKeyFilePassword=CANARY&retryWrites=false\"",
+            ),
+            "",
+        ),
+        (
+            with(
+                "MongoDB",
+                "mongo_host = \"mongodb://h/?a=b&AUTHMECHANISMPROPERTIES=AWS_SESSION_TOKEN:CANARY\"",
+            ),
+            "",
+        ),
         (with("JAWS", "url = \"https://u:CANARY@h\""), ""),
+        (
+            with("JAWS", "url = \"https://h/?a=b;client_secret=CANARY\""),
+            "",
+        ),
         (MINIMAL.to_owned(), "KBCTS_JAWS_TOKEN"),
         (MINIMAL.to_owned(), "KBCTS_MONGO_PWD"),
         (MINIMAL.to_owned(), "KBCTS_S3_ACCESS_SECRET"),

@@ -572,6 +572,28 @@ async fn jobs_of_the_existing_service_are_read_in_every_state() {
     assert_eq!(job.state(), JobState::JobSubmitting);
 }
 
+/// More than are read at a time; and they count once, not each time as long as the broker is away.
+#[tokio::test]
+async fn what_another_service_left_is_taken_over_once() {
+    const JOBS: usize = 600;
+    let Some(database) = TestDatabase::new() else {
+        return;
+    };
+    let store = database.open().await;
+    insert(&store, 1).await;
+    let left: Vec<Document> = (0..JOBS)
+        .map(|_| old_job(JobId::new(Uuid::new_v4()), &[JobState::Created]))
+        .collect();
+    let jobs = database.collection("jobs").await;
+    jobs.insert_many(left).await.unwrap();
+    assert_eq!(store.to_send(None, 1000).await.unwrap().len(), 1);
+    assert_eq!(store.adopt(at(100_000)).await.unwrap(), JOBS as u64);
+    let waiting = store.to_send(None, 1000).await.unwrap();
+    assert_eq!(waiting.len(), JOBS + 1);
+    assert_eq!(store.adopt(at(100_000)).await.unwrap(), 0);
+    assert_eq!(store.to_send(None, 1000).await.unwrap(), waiting);
+}
+
 /// What the contract's table says of documents, of ones that this service wrote; additions are marked as
 /// such.
 #[tokio::test]

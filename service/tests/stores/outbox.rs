@@ -99,7 +99,7 @@ async fn what_is_sent_is_not_sent_again_unless_asked(store: &impl Store) {
     let from_the_first = store.to_send(Some("unknown".to_owned()), 10).await;
     assert_eq!(from_the_first.unwrap(), events);
     // Nobody else writes here.
-    store.adopt(at(100_000)).await.unwrap();
+    assert_eq!(store.adopt(at(100_000)).await.unwrap(), 0);
     assert_eq!(store.to_send(None, 10).await.unwrap(), events);
     assert_eq!(
         store.unsent(None).await.unwrap(),

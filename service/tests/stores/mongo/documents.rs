@@ -331,6 +331,12 @@ async fn indexes_are_the_contracts() {
             Some(doc! {"transition_times.notif_sent": false}),
         ),
         row("cleaned 1, state 1, _update_time 1", plain, Some(ended)),
+        // An addition of this service.
+        row(
+            "transition_times.notif_sent 1, id 1",
+            plain,
+            Some(doc! {"transition_times.notif_sent": false}),
+        ),
     ];
     for indexes in [all.as_mut_slice(), &mut expected] {
         indexes.sort_by(|a, b| a.0.cmp(&b.0));
@@ -435,5 +441,53 @@ async fn what_is_anothers_is_served_and_left_alone() {
     assert_eq!(view["transition_times"][0]["time"], "1970-01-01T00:01:40Z");
     let record = store.job_record(jaws).await.unwrap().unwrap();
     assert!(record.containers.is_empty());
-    assert_eq!(store.adopt(at(100_000)).await.unwrap(), 2);
+    // The other's transitions came with the steps that were taken here.
+    store.newest().await.unwrap();
+    assert_eq!(store.adopt(at(100_000)).await.unwrap(), 1);
+}
+
+/// Whoever repairs documents by hand, or exports and imports them, may leave nulls.
+#[tokio::test]
+async fn null_is_absent() {
+    let Some(database) = TestDatabase::new() else {
+        return;
+    };
+    let id = JobId::new(Uuid::new_v4());
+    let way = way_to(JobState::DownloadSubmitted);
+    let mut job = old_job(id, &way);
+    for name in [
+        "admin_meta",
+        "cleaned",
+        "input_file_count",
+        "htcondor_details",
+        "outputs",
+        "output_file_count",
+        "cpu_hours",
+        "cpu_factor",
+        "max_memory",
+        "error",
+        "admin_error",
+        "traceback",
+        "logpath",
+    ] {
+        job.insert(name, Bson::Null);
+    }
+    for transition in job.get_array_mut("transition_times").unwrap() {
+        let transition = transition.as_document_mut().unwrap();
+        transition.insert("notif_sent", Bson::Null);
+    }
+    let jobs = database.collection("jobs").await;
+    jobs.insert_one(job).await.unwrap();
+    let subjobs = database.collection("subjobs").await;
+    for number in 0..2 {
+        let subjob = old_subjob(id, number, &way);
+        subjobs.insert_one(subjob).await.unwrap();
+    }
+    let store = database.open().await;
+    let job = store.job(id).await.unwrap().unwrap();
+    assert!(job.summary.notes.admin_meta.is_empty());
+    assert!(!job.summary.notes.cleaned);
+    assert!(job.summary.transitions.iter().all(|one| !one.notif_sent));
+    let step = reported(0, JobState::JobSubmitting, at(200));
+    store.change_job(id, step).await.unwrap();
 }

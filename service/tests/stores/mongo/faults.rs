@@ -175,6 +175,48 @@ async fn a_job_without_its_last_container_is_not_changed() {
     assert!(error.to_string().contains("container 2"), "{error}");
 }
 
+/// What the server gives up in the midst of a query, another try may answer.
+#[tokio::test]
+async fn a_query_that_the_server_gave_up_is_made_again() {
+    let Some(mut database) = TestDatabase::new() else {
+        return;
+    };
+    database.name_calls();
+    let store = database.open().await;
+    let job = insert(&store, 1).await;
+    // Cursor not found, time exceeded, plan killed.
+    for code in [43, 50, 175] {
+        let once = doc! {"times": 1};
+        let failure = doc! {"errorCode": code};
+        database.fail("find", once.into(), failure).await;
+        let record = store.job_record(job.id).await.unwrap();
+        assert_eq!(record.as_ref(), Some(&job.record), "{code}");
+    }
+}
+
+/// A backup of which only the containers were restored: that others change the job would be no help.
+#[tokio::test]
+async fn a_job_older_than_its_containers_is_named_as_restored_in_part() {
+    let Some(database) = TestDatabase::new() else {
+        return;
+    };
+    let store = database.open().await;
+    let id = insert(&store, 2).await.id;
+    let subjobs = database.collection("subjobs").await;
+    let newer = doc! {"$set": {"_cts.version": 9_i64}};
+    let one = doc! {"id": id.to_string(), "sub_id": 1};
+    subjobs.update_one(one, newer).await.unwrap();
+    let read = store.job_record(id).await.unwrap_err();
+    assert!(matches!(read, StoreError::Corrupt { .. }), "{read}");
+    let step = reported(0, JobState::JobSubmitting, at(20));
+    let changed = store.change_job(id, step).await.unwrap_err();
+    assert!(matches!(changed, Error::Internal(_)), "{changed}");
+    for error in [read.to_string(), changed.to_string()] {
+        assert!(error.contains(&id.to_string()), "{error}");
+        assert!(error.contains("backup"), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn an_image_and_a_lease_are_the_askers_after_a_lost_answer() {
     let Some(mut database) = TestDatabase::new() else {
