@@ -25,8 +25,9 @@ use verdict::Verdict;
 pub(crate) const MOST_CONTAINERS: u32 = 8;
 /// The service is away for seconds; a request that is not answered in this time never will be.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
-/// A submission that died with its service is taken up by another within a minute and a half.
-const TAKEN_DEADLINE: Duration = Duration::from_secs(150);
+/// A submission that died with its service is taken up by another within a minute and a half. That one may be
+/// killed at it, too, and the next: services that are killed every few seconds have bad luck in a row.
+const TAKEN_DEADLINE: Duration = Duration::from_secs(420);
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// The service's clients: an owner of jobs, and executors.
