@@ -7,12 +7,12 @@ use futures::future::{BoxFuture, try_join};
 use serde_json::{Map, Value};
 
 use cts_shared::id::JobId;
-use cts_shared::state::job_flow::{ContainerRecord, Statistics};
+use cts_shared::state::job_flow::{ContainerRecord, JobOutcome, JobRecord, Statistics, Transition};
 use cts_shared::timestamp::UtcTime;
 use cts_shared::wire::image::Image;
 
 use crate::image_store::ImageStore;
-use crate::job_store::{JobStore, JobSummary, StoreError, StoredJob};
+use crate::job_store::{JobStore, JobSummary, NewJob, StoreError, StoredJob};
 use crate::lease_store::LeaseStore;
 use crate::site_store::SiteStore;
 
@@ -143,6 +143,39 @@ pub async fn read_whole_job(
         containers: record.containers,
         log,
     }))
+}
+
+/// A job as if it were new, for what stores make of new ones; and all else that changes while it runs, its
+/// outcome included.
+pub(crate) fn as_new(job: StoredJob, containers: Vec<ContainerRecord>) -> (NewJob, JobSummary) {
+    let StoredJob {
+        job_input,
+        image,
+        input_file_count: _,
+        summary,
+    } = job;
+    let transitions = summary
+        .transitions
+        .iter()
+        .map(|one| Transition {
+            state: one.state,
+            time: one.time,
+            reported_time: None,
+        })
+        .collect();
+    let job = NewJob {
+        id: summary.id,
+        user: summary.user.clone(),
+        job_input,
+        image,
+        input_bytes: summary.notes.input_bytes,
+        record: JobRecord {
+            transitions,
+            containers,
+            outcome: JobOutcome::default(),
+        },
+    };
+    (job, summary)
 }
 
 impl TimeUnit {

@@ -126,14 +126,12 @@ pub async fn copy(
     let pair = Pair::new(source, target, progress);
     source.settle().await.map_err(failed(Side::Source))?;
 
-    progress.begin(
-        "looking at the target",
-        pair.sizes(Side::Source).await?.jobs,
-    );
+    let jobs = pair.sizes(Side::Source).await?.jobs;
+    progress.begin("looking at the target", jobs);
     pair.compare(Missing::IsFine).await?;
     pair.faults_as(CopyError::OtherTarget)?;
 
-    progress.begin("copying", pair.sizes(Side::Source).await?.jobs);
+    progress.begin("copying", jobs);
     pair.copy_leases().await?;
     pair.copy_sites().await?;
     pair.copy_images().await?;

@@ -10,13 +10,13 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use cts_shared::id::{ContainerNumber, JobId};
-use cts_shared::state::job_flow::{ContainerRecord, JobOutcome, JobRecord, Transition};
+use cts_shared::state::job_flow::{ContainerRecord, JobOutcome};
 use cts_shared::timestamp::UtcTime;
 use cts_shared::wire::image::Image;
 
-use crate::job_store::{JobSummary, NewJob, StoreError, StoredJob};
+use crate::job_store::{JobSummary, NewJob, StoreError};
 use crate::outbox::Outbox;
-use crate::store_copy::{KeptLease, LogEntry, Sizes, StoreCopy, TimeUnit, WholeJob};
+use crate::store_copy::{KeptLease, LogEntry, Sizes, StoreCopy, TimeUnit, WholeJob, as_new};
 
 use super::documents::{self, OURS, Redo, date, from_json, read};
 use super::retry::{retried, store_error};
@@ -213,35 +213,11 @@ impl MongoStore {
             containers,
             log,
         } = copied;
-        let StoredJob {
-            job_input,
-            image,
-            input_file_count,
-            mut summary,
-        } = job;
+        let input_file_count = job.input_file_count;
+        let (job, mut summary) = as_new(job, containers);
         let id = summary.id;
         self.must_be_absent(id).await?;
         let outcome = std::mem::take(&mut summary.outcome);
-        let job = NewJob {
-            id,
-            user: summary.user.clone(),
-            job_input,
-            image,
-            input_bytes: summary.notes.input_bytes,
-            record: JobRecord {
-                transitions: summary
-                    .transitions
-                    .iter()
-                    .map(|one| Transition {
-                        state: one.state,
-                        time: one.time,
-                        reported_time: None,
-                    })
-                    .collect(),
-                containers,
-                outcome: JobOutcome::default(),
-            },
-        };
         let subjobs = self.subjobs(id, &job.record.containers).await?;
         let document = self
             .job_document(&job, input_file_count, &summary, &outcome)

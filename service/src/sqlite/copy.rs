@@ -8,11 +8,10 @@ use std::collections::HashMap;
 use futures::future::{BoxFuture, ready};
 use rusqlite::{Connection, ErrorCode};
 
-use cts_shared::state::job_flow::{JobOutcome, JobRecord, Transition};
 use cts_shared::wire::image::Image;
 
-use crate::job_store::{JobSummary, NewJob, StoreError, StoredJob};
-use crate::store_copy::{KeptLease, LogEntry, Sizes, StoreCopy, TimeUnit, WholeJob};
+use crate::job_store::{JobSummary, StoreError};
+use crate::store_copy::{KeptLease, LogEntry, Sizes, StoreCopy, TimeUnit, WholeJob, as_new};
 
 use super::images::parse;
 use super::jobs::{JobRows, micros, save_outcome, to_json};
@@ -149,12 +148,9 @@ impl Copy {
             containers,
             log,
         } = copied;
-        let StoredJob {
-            job_input,
-            image,
-            input_file_count,
-            summary,
-        } = job;
+        let input_file_count = job.input_file_count;
+        // The outcome is written after the row, as when a job ends.
+        let (new, summary) = as_new(job, containers);
         let id = summary.id;
         if summary
             .transitions
@@ -166,27 +162,7 @@ impl Copy {
                 "a transition has no trans_id, by which consumers tell repeats",
             ));
         }
-        let mut rows = JobRows::new(NewJob {
-            id,
-            user: summary.user.clone(),
-            job_input,
-            image,
-            input_bytes: summary.notes.input_bytes,
-            record: JobRecord {
-                transitions: summary
-                    .transitions
-                    .iter()
-                    .map(|one| Transition {
-                        state: one.state,
-                        time: one.time,
-                        reported_time: None,
-                    })
-                    .collect(),
-                containers,
-                // Written after the row, as when a job ends.
-                outcome: JobOutcome::default(),
-            },
-        })?;
+        let mut rows = JobRows::new(new)?;
         rows.input_file_count = i64::try_from(input_file_count).unwrap_or(i64::MAX);
         rows.notes = to_json(id, "job notes", &summary.notes)?;
         rows.cleaned = summary.notes.cleaned;
