@@ -15,6 +15,7 @@
 //! |---|---|
 //! | [`id`] | job, image and refdata ids, container numbers |
 //! | [`s3_path`] | bucket and key rules |
+//! | [`refdata_archive`] | which archives of reference data can be unpacked, by their names |
 //! | [`image_name`] | `registry/repository:tag@digest` |
 //! | [`crc64nvme`] | hash, base64, combine |
 //! | [`site`] | the sites and their limits |
@@ -37,6 +38,7 @@ pub mod image_name;
 pub mod job_input;
 pub mod manifest;
 pub mod mount_point;
+pub mod refdata_archive;
 pub mod s3_path;
 pub mod site;
 pub mod split;

@@ -6,4 +6,5 @@ pub mod container;
 pub mod error;
 pub mod image;
 pub mod job;
+pub mod refdata;
 pub mod root;

@@ -7,6 +7,9 @@ use crate::timestamp::UtcTime;
 /// The value of [`Root::service_name`]; clients check it.
 pub const SERVICE_NAME: &str = "CDM Task Service";
 
+/// The value of [`Root::service_name`] of the server that stages reference data; the service checks it.
+pub const REFDATA_SERVICE_NAME: &str = "CDM Refdata Service";
+
 /// In [`Root::capabilities`]: the same update again changes nothing and is no fault.
 pub const IDEMPOTENT_UPDATES: &str = "idempotent_updates";
 /// In [`Root::capabilities`]: executors announce themselves ([`crate::wire::attempt`]).
@@ -18,7 +21,7 @@ pub const USAGE: &str = "usage";
 /// The root answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Root {
-    /// Always [`SERVICE_NAME`].
+    /// [`SERVICE_NAME`] or [`REFDATA_SERVICE_NAME`].
     pub service_name: String,
     /// Version of the service.
     pub version: String,
