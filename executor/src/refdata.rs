@@ -29,13 +29,15 @@
 mod error;
 mod fingerprint;
 mod layout;
-mod limits;
+pub mod limits;
+pub mod listing;
 mod lock;
-mod progress;
+pub mod progress;
 mod prune;
 mod space;
 mod staging;
 mod status;
+pub mod unpack;
 mod verify;
 
 use std::collections::BTreeSet;
@@ -53,6 +55,7 @@ use crate::transfer::TransferEngine;
 pub use error::{RefdataError, StagingError};
 pub use limits::StagingLimits;
 pub use progress::StagingCounters;
+pub use space::NoSpace;
 pub use status::{ItemState, StagedItem};
 pub use verify::{Difference, Verification};
 

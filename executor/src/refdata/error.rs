@@ -7,7 +7,9 @@ use cts_shared::crc64nvme::Crc64Nvme;
 use cts_shared::id::RefdataId;
 use cts_shared::refdata_archive::ArchiveFormat;
 
+use super::listing::ListingError;
 use super::space::{NoSpace, SpaceError};
+use super::unpack::UnpackError;
 use super::verify::Verification;
 use crate::object_store::ObjectName;
 use crate::transfer::TransferError;
@@ -31,16 +33,9 @@ pub enum RefdataError {
         /// Where.
         root: PathBuf,
     },
-    /// A listing that is none.
-    #[error("cannot use the listing {}: {cause}; remove it and stage reference data {id} again", path.display())]
-    Listing {
-        /// Whose.
-        id: RefdataId,
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        cause: io::Error,
-    },
+    /// A listing cannot be read or written, or is none.
+    #[error("{}", with_causes(.0))]
+    Listing(#[from] ListingError),
     /// A file or directory.
     #[error("cannot {action} {}: {cause}", path.display())]
     Local {
@@ -121,6 +116,15 @@ pub enum StagingError {
         /// Size, `ETag` and time of the object that was begun.
         version: String,
     },
+    /// The archive is refused or damaged, although its bytes are those that were registered; or its files
+    /// could not be written.
+    #[error("{object} cannot be unpacked: {}", with_causes(cause))]
+    Unpack {
+        /// The object.
+        object: ObjectName,
+        /// Why not.
+        cause: UnpackError,
+    },
     /// It does not fit.
     #[error(transparent)]
     NoSpace(NoSpace),
@@ -153,6 +157,17 @@ pub enum StagingError {
         /// The panic.
         cause: String,
     },
+}
+
+/// An error and all below it in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        words.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    words
 }
 
 fn mismatch_advice(is_other_content: bool) -> &'static str {

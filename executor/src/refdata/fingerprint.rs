@@ -91,7 +91,11 @@ fn add(hasher: &mut Sha256, path: &Path, metadata: &Metadata) {
     hasher.update(path);
     // Type and permissions. A directory's size says nothing and is not the same everywhere.
     hasher.update(metadata.mode().to_le_bytes());
-    let size = if metadata.is_dir() { 0 } else { metadata.size() };
+    let size = if metadata.is_dir() {
+        0
+    } else {
+        metadata.size()
+    };
     for number in [size, metadata.ino()] {
         hasher.update(number.to_le_bytes());
     }
@@ -140,9 +144,18 @@ mod tests {
                 "mode",
                 Box::new(|| fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap()),
             ),
-            ("new file", Box::new(|| fs::write(tree.join("new"), "").unwrap())),
-            ("lost file", Box::new(|| fs::remove_file(tree.join("new")).unwrap())),
-            ("listing", Box::new(|| fs::write(layout.listing(&id), "{ }").unwrap())),
+            (
+                "new file",
+                Box::new(|| fs::write(tree.join("new"), "").unwrap()),
+            ),
+            (
+                "lost file",
+                Box::new(|| fs::remove_file(tree.join("new")).unwrap()),
+            ),
+            (
+                "listing",
+                Box::new(|| fs::write(layout.listing(&id), "{ }").unwrap()),
+            ),
         ];
         for (what, change) in changes {
             change();

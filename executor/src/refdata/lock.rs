@@ -124,6 +124,14 @@ impl Lock {
     }
 }
 
+/// Whether an error means that this process may look here but not write.
+pub(super) fn is_read_only(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+    )
+}
+
 /// The holder in words.
 pub(super) fn holder(path: &Path) -> String {
     let read = || {

@@ -162,7 +162,10 @@ mod tests {
         assert_eq!((refused.need_bytes, refused.free_bytes), (91, 100));
         let refused = ledger.check(here, 50, 100, 41).unwrap_err();
         assert_eq!(refused.promised_bytes, 41);
-        assert!(refused.to_string().contains("50 B needed, 100 B free"), "{refused}");
+        assert!(
+            refused.to_string().contains("50 B needed, 100 B free"),
+            "{refused}"
+        );
     }
 
     #[test]
