@@ -11,12 +11,13 @@ use cts_net::http::{describe_transport_error, read_bounded};
 use cts_net::secret::SecretSource;
 use cts_net::tls::{TlsError, Verify, http_client_builder};
 use cts_shared::error_code::ErrorCode;
-use cts_shared::id::{ContainerNumber, JobId};
+use cts_shared::id::{ContainerNumber, JobId, RefdataId};
 use cts_shared::state::JobState;
 use cts_shared::wire::attempt::{AttemptNotice, AttemptStanding};
 use cts_shared::wire::container::{Container, ContainerUpdate};
 use cts_shared::wire::error::{ErrorDetail, ErrorEnvelope};
 use cts_shared::wire::job::AdminJob;
+use cts_shared::wire::refdata::ReferenceData;
 use cts_shared::wire::root::{Root, WhoAmI};
 use futures::future::BoxFuture;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
@@ -291,6 +292,17 @@ impl Coordinator for HttpCoordinator {
                 call: format!("GET {path}"),
                 cause: error.to_string(),
             })
+        })
+    }
+
+    fn refdata<'a>(
+        &'a self,
+        id: &'a RefdataId,
+    ) -> BoxFuture<'a, Result<ReferenceData, CoordinatorError>> {
+        Box::pin(async move {
+            let path = format!("/refdata/id/{id}");
+            let text = self.get(&path, MAX_ANSWER_BYTES).await?;
+            parse(&format!("GET {path}"), &text)
         })
     }
 
