@@ -35,6 +35,7 @@ pub mod plan;
 pub mod process;
 pub mod progress;
 pub mod progress_display;
+pub mod refdata;
 pub mod registry_logins;
 pub mod report;
 pub mod run;

@@ -1,0 +1,187 @@
+//! What a staged tree holds: every file with its size and checksums, and the links.
+//!
+//! On disk it is the contract's `md5.json` (contract service.md, section 10), with the CRC64NVME of each
+//! file and the links as additions.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use cts_shared::wire::refdata::RefdataFile;
+use serde::{Deserialize, Serialize};
+
+/// A listing's file of more bytes is not read: a million entries with paths of 800 bytes are within it.
+const MAX_FILE_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// The contents of a staged tree, by path.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// The regular files, sorted by path.
+    pub files: Vec<RefdataFile>,
+    /// The symbolic links, sorted by path. Not in the contract.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<Link>,
+}
+
+/// A symbolic link of a staged tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Path below the directory of the reference data.
+    pub file: String,
+    /// What it says.
+    pub target: String,
+}
+
+/// A listing cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ListingError {
+    /// The file system said no.
+    #[error("listing {} cannot be {action}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file is not a listing.
+    #[error("{} is not a listing of reference data; stage it again", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// The file is larger than any listing.
+    #[error("listing {} has more than {limit} bytes; stage the reference data again", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The bound.
+        limit: u64,
+    },
+}
+
+impl Listing {
+    /// Sum of the files' sizes in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.size).sum()
+    }
+
+    /// Sorts files and links by path.
+    pub fn sort(&mut self) {
+        self.files.sort_unstable_by(|a, b| a.file.cmp(&b.file));
+        self.links.sort_unstable_by(|a, b| a.file.cmp(&b.file));
+    }
+
+    /// Reads `path`. The order of its entries is taken as it comes and sorted.
+    ///
+    /// # Errors
+    /// [`ListingError`].
+    pub fn load(path: &Path) -> Result<Self, ListingError> {
+        let io_error = |source| ListingError::Io {
+            path: path.to_owned(),
+            action: "read",
+            source,
+        };
+        let file = File::open(path).map_err(io_error)?;
+        if file.metadata().map_err(io_error)?.len() > MAX_FILE_BYTES {
+            return Err(ListingError::TooLarge {
+                path: path.to_owned(),
+                limit: MAX_FILE_BYTES,
+            });
+        }
+        let reader = BufReader::new(file.take(MAX_FILE_BYTES));
+        let mut listing: Self = serde_json::from_reader(reader).map_err(|error| {
+            if error.is_io() {
+                io_error(error.into())
+            } else {
+                ListingError::Malformed {
+                    path: path.to_owned(),
+                    source: error,
+                }
+            }
+        })?;
+        listing.sort();
+        Ok(listing)
+    }
+
+    /// Writes the listing to `path`, to the disk itself. Give the name with `.tmp` and rename it when it may
+    /// be seen.
+    ///
+    /// # Errors
+    /// [`ListingError::Io`].
+    pub fn save(&self, path: &Path) -> Result<(), ListingError> {
+        let io_error = |source| ListingError::Io {
+            path: path.to_owned(),
+            action: "written",
+            source,
+        };
+        let mut writer = BufWriter::new(File::create(path).map_err(io_error)?);
+        serde_json::to_writer(&mut writer, self).map_err(|error| io_error(error.into()))?;
+        writer.flush().map_err(io_error)?;
+        writer.get_ref().sync_all().map_err(io_error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cts_shared::crc64nvme::Crc64Nvme;
+
+    use super::*;
+
+    fn file(path: &str) -> RefdataFile {
+        RefdataFile {
+            file: path.to_owned(),
+            md5: "d41d8cd98f00b204e9800998ecf8427e".to_owned(),
+            size: 3,
+            crc64nvme: Some(Crc64Nvme::EMPTY),
+        }
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("md5.json.tmp");
+        let mut listing = Listing {
+            files: vec![file("b"), file("a/c")],
+            links: vec![Link {
+                file: "l".to_owned(),
+                target: "b".to_owned(),
+            }],
+        };
+        listing.save(&path).unwrap();
+        listing.sort();
+        assert_eq!(Listing::load(&path).unwrap(), listing);
+        assert_eq!(listing.bytes(), 6);
+    }
+
+    #[test]
+    fn the_existing_servers_listing_is_read_and_ours_without_links_looks_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("md5.json");
+        let theirs =
+            r#"{"files":[{"file":"a","md5":"d41d8cd98f00b204e9800998ecf8427e","size":0}]}"#;
+        std::fs::write(&path, theirs).unwrap();
+        let listing = Listing::load(&path).unwrap();
+        assert_eq!(listing.files[0].crc64nvme, None);
+        listing.save(&path).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), theirs);
+    }
+
+    #[test]
+    fn what_is_no_listing_is_refused_with_its_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("md5.json");
+        for text in ["", "[]", r#"{"files":[{"file":"a"}]}"#, r#"{"files":[]"#] {
+            std::fs::write(&path, text).unwrap();
+            let error = Listing::load(&path).unwrap_err();
+            assert!(matches!(error, ListingError::Malformed { .. }), "{error:?}");
+            assert!(error.to_string().contains("md5.json"), "{error}");
+        }
+        let missing = Listing::load(&dir.path().join("none")).unwrap_err();
+        assert!(matches!(missing, ListingError::Io { .. }));
+    }
+}

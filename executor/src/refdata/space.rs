@@ -1,0 +1,190 @@
+//! Free space, shared out: stagings side by side must not count on the same bytes.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use indicatif::HumanBytes;
+
+use crate::disk;
+
+/// What the stagings of this process still mean to write.
+#[derive(Debug)]
+pub(super) struct SpaceLedger {
+    reserve_bytes: u64,
+    promised_bytes: Mutex<u64>,
+}
+
+/// The object does not fit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "no space in {}: {} needed, {} free of which {} stay free and {} are for what is being staged beside it; \
+     free some (`cts-executor refdata prune`), or use a larger disk",
+    directory.display(),
+    HumanBytes(*need_bytes),
+    HumanBytes(*free_bytes),
+    HumanBytes(*reserve_bytes),
+    HumanBytes(*promised_bytes)
+)]
+pub struct NoSpace {
+    /// Where.
+    pub directory: PathBuf,
+    /// What is still to be written, as far as known.
+    pub need_bytes: u64,
+    /// What an unprivileged process may still write there.
+    pub free_bytes: u64,
+    /// What is to stay free.
+    pub reserve_bytes: u64,
+    /// What other stagings of this process still mean to write.
+    pub promised_bytes: u64,
+}
+
+/// Why there is no answer, or not the wanted one.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SpaceError {
+    #[error(transparent)]
+    NoSpace(#[from] NoSpace),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// One staging's share; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Share {
+    ledger: Arc<SpaceLedger>,
+    directory: PathBuf,
+    /// Of what was promised, what has not been written.
+    left_bytes: Mutex<u64>,
+}
+
+impl SpaceLedger {
+    /// Keeps `reserve_bytes` of the file system free.
+    pub(super) fn new(reserve_bytes: u64) -> Self {
+        Self {
+            reserve_bytes,
+            promised_bytes: Mutex::new(0),
+        }
+    }
+
+    /// Promises `need_bytes` of the file system of `directory`.
+    pub(super) fn promise(
+        self: &Arc<Self>,
+        directory: &Path,
+        need_bytes: u64,
+    ) -> Result<Share, SpaceError> {
+        let free_bytes = disk::free_bytes(directory)?;
+        let mut promised = lock(&self.promised_bytes);
+        self.check(directory, need_bytes, free_bytes, *promised)?;
+        *promised = promised.saturating_add(need_bytes);
+        Ok(Share {
+            ledger: Arc::clone(self),
+            directory: directory.to_owned(),
+            left_bytes: Mutex::new(need_bytes),
+        })
+    }
+
+    fn check(
+        &self,
+        directory: &Path,
+        need_bytes: u64,
+        free_bytes: u64,
+        promised_bytes: u64,
+    ) -> Result<(), NoSpace> {
+        let taken = need_bytes
+            .saturating_add(promised_bytes)
+            .saturating_add(self.reserve_bytes);
+        if taken <= free_bytes {
+            return Ok(());
+        }
+        Err(NoSpace {
+            directory: directory.to_owned(),
+            need_bytes,
+            free_bytes,
+            reserve_bytes: self.reserve_bytes,
+            promised_bytes,
+        })
+    }
+}
+
+impl Share {
+    /// Whether `next_bytes` more may be written, which then count as written. What was promised needs only
+    /// the disk to have kept it; what goes beyond must be free beside what others were promised.
+    pub(super) fn spend(&self, next_bytes: u64) -> Result<(), SpaceError> {
+        let free_bytes = disk::free_bytes(&self.directory)?;
+        let mut left = lock(&self.left_bytes);
+        let mut promised = lock(&self.ledger.promised_bytes);
+        let others = promised.saturating_sub(*left);
+        let need = next_bytes.max(*left);
+        self.ledger
+            .check(&self.directory, need, free_bytes, others)?;
+        let spent = next_bytes.min(*left);
+        *left -= spent;
+        *promised = promised.saturating_sub(spent);
+        Ok(())
+    }
+
+    /// What to say when the system says that the disk is full although there seemed to be space.
+    pub(super) fn exhausted(&self) -> NoSpace {
+        let left = *lock(&self.left_bytes);
+        let promised = *lock(&self.ledger.promised_bytes);
+        NoSpace {
+            directory: self.directory.clone(),
+            need_bytes: left.max(1),
+            free_bytes: disk::free_bytes(&self.directory).unwrap_or(0),
+            reserve_bytes: self.ledger.reserve_bytes,
+            promised_bytes: promised.saturating_sub(left),
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let left = *lock(&self.left_bytes);
+        let mut promised = lock(&self.ledger.promised_bytes);
+        *promised = promised.saturating_sub(left);
+    }
+}
+
+fn lock(bytes: &Mutex<u64>) -> std::sync::MutexGuard<'_, u64> {
+    bytes.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_bytes_are_not_promised_twice() {
+        let ledger = SpaceLedger::new(10);
+        let here = Path::new("/here");
+        ledger.check(here, 90, 100, 0).unwrap();
+        let refused = ledger.check(here, 91, 100, 0).unwrap_err();
+        assert_eq!((refused.need_bytes, refused.free_bytes), (91, 100));
+        let refused = ledger.check(here, 50, 100, 41).unwrap_err();
+        assert_eq!(refused.promised_bytes, 41);
+        assert!(
+            refused.to_string().contains("50 B needed, 100 B free"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn a_share_is_used_up_and_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Arc::new(SpaceLedger::new(0));
+        let share = ledger.promise(dir.path(), 100).unwrap();
+        share.spend(60).unwrap();
+        assert_eq!(*lock(&ledger.promised_bytes), 40);
+        share.spend(60).unwrap();
+        assert_eq!(*lock(&ledger.promised_bytes), 0);
+        let other = ledger.promise(dir.path(), 7).unwrap();
+        drop(share);
+        assert_eq!(*lock(&ledger.promised_bytes), 7);
+        drop(other);
+        assert_eq!(*lock(&ledger.promised_bytes), 0);
+        assert!(matches!(
+            ledger.promise(dir.path(), u64::MAX),
+            Err(SpaceError::NoSpace(_))
+        ));
+    }
+}

@@ -1,0 +1,358 @@
+//! Comparing a tree with its listing.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use cts_shared::crc64nvme::Crc64NvmeHasher;
+use cts_shared::id::RefdataId;
+use cts_shared::wire::refdata::RefdataFile;
+use md5::{Digest, Md5};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::error::RefdataError;
+use super::fingerprint;
+use super::layout::Layout;
+use super::listing::Listing;
+use super::lock::{self, Lock};
+use super::status::Found;
+
+/// Files are read with a buffer of this size by each thread.
+const BUFFER_BYTES: usize = 1024 * 1024;
+/// Disks and network file systems gain little beyond.
+const MAX_THREADS: usize = 8;
+/// So many differences are named; the others are counted.
+const NAMED_DIFFERENCES: usize = 20;
+
+/// What a comparison came to.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Verification {
+    /// Files in the listing.
+    pub files: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// Entries that differ.
+    pub different: u64,
+    /// The first of them, by path.
+    pub differences: Vec<Difference>,
+}
+
+/// One entry that is not as its listing has it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Difference {
+    /// Path below the tree.
+    pub path: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl Verification {
+    /// Whether the tree is what its listing says.
+    #[must_use]
+    pub const fn is_good(&self) -> bool {
+        self.different == 0
+    }
+}
+
+impl fmt::Display for Verification {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named: Vec<String> = self
+            .differences
+            .iter()
+            .map(|Difference { path, problem }| format!("{path:?} {problem}"))
+            .collect();
+        let unnamed = self.different - named.len() as u64;
+        match (self.different, unnamed) {
+            (0, _) => write!(f, "{} files are as listed", self.files),
+            (_, 0) => f.write_str(&named.join(", ")),
+            _ => write!(f, "{} and {unnamed} more", named.join(", ")),
+        }
+    }
+}
+
+/// Takes the lock where it can be taken, compares, and writes the fingerprint if every byte was read.
+pub(super) fn verify(
+    layout: &Layout,
+    id: &RefdataId,
+    deep: bool,
+    cancel: &CancellationToken,
+) -> Result<Verification, RefdataError> {
+    if !Found::of(layout, id)?.is_done() {
+        return Err(RefdataError::NotStaged {
+            id: id.clone(),
+            root: layout.root.clone(),
+        });
+    }
+    let path = layout.lock(id);
+    // Who may only read is not in anybody's way.
+    let lock = match Lock::try_take(&path) {
+        Ok(Some(lock)) => Some(lock),
+        Ok(None) => {
+            let holder = lock::holder(&path);
+            let id = id.clone();
+            return Err(RefdataError::Busy { id, holder });
+        }
+        Err(error) if lock::is_read_only(&error) => None,
+        Err(error) => return Err(RefdataError::local("take the lock", &path)(error)),
+    };
+    let verification = compare(layout, id, deep, cancel)?;
+    if deep && lock.is_some() && verification.is_good() {
+        note_as_verified(layout, id);
+    }
+    Ok(verification)
+}
+
+/// Writes the fingerprint; without it the next one reads the tree again, which is no reason to fail.
+pub(super) fn note_as_verified(layout: &Layout, id: &RefdataId) {
+    if let Err(error) = fingerprint::write(layout, id) {
+        tracing::warn!(
+            "cannot write {}: {error}; reference data {id} will be read whole again before its next use",
+            layout.fingerprint(id).display()
+        );
+    }
+}
+
+/// Compares the finished tree of `id` with its listing.
+pub(super) fn compare(
+    layout: &Layout,
+    id: &RefdataId,
+    deep: bool,
+    cancel: &CancellationToken,
+) -> Result<Verification, RefdataError> {
+    let tree = layout.tree(id);
+    let listing = Listing::load(&layout.listing(id))?;
+    let mut found = Differences::default();
+    compare_links(&tree, &listing, &mut found)?;
+    find_unlisted(&tree, &listing, &mut found)?;
+    let found = Mutex::new(found);
+    compare_files(&tree, &listing.files, deep, &found, cancel)?;
+    let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    found.named.sort();
+    Ok(Verification {
+        files: listing.files.len() as u64,
+        bytes: listing.bytes(),
+        different: found.count,
+        differences: found.named,
+    })
+}
+
+/// Bounded, however much differs.
+#[derive(Debug, Default)]
+struct Differences {
+    count: u64,
+    named: Vec<Difference>,
+}
+
+impl Differences {
+    fn add(&mut self, path: &str, problem: impl Into<String>) {
+        self.count += 1;
+        if self.named.len() < NAMED_DIFFERENCES {
+            self.named.push(Difference {
+                path: path.to_owned(),
+                problem: problem.into(),
+            });
+        }
+    }
+}
+
+fn compare_links(
+    tree: &Path,
+    listing: &Listing,
+    found: &mut Differences,
+) -> Result<(), RefdataError> {
+    for link in &listing.links {
+        let path = tree.join(&link.file);
+        match fs::read_link(&path) {
+            Ok(target) if target.as_os_str() == link.target.as_str() => {}
+            Ok(target) => found.add(
+                &link.file,
+                format!("points to {target:?}, listed is {:?}", link.target),
+            ),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                found.add(&link.file, "is missing");
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                found.add(&link.file, "is no symbolic link any more");
+            }
+            Err(error) => return Err(RefdataError::local("read", &path)(error)),
+        }
+    }
+    Ok(())
+}
+
+/// What is in the tree and not in its listing.
+fn find_unlisted(
+    tree: &Path,
+    listing: &Listing,
+    found: &mut Differences,
+) -> Result<(), RefdataError> {
+    let files = listing.files.iter().map(|file| file.file.as_str());
+    let links = listing.links.iter().map(|link| link.file.as_str());
+    let listed: BTreeSet<&str> = files.chain(links).collect();
+    let mut directories = vec![tree.to_owned()];
+    while let Some(directory) = directories.pop() {
+        let failed = |error| RefdataError::local("list", &directory)(error);
+        for entry in fs::read_dir(&directory).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.file_type().map_err(failed)?.is_dir() {
+                directories.push(entry.path());
+                continue;
+            }
+            let path = entry.path();
+            let below = path.strip_prefix(tree).unwrap_or(&path).to_string_lossy();
+            if !listed.contains(below.as_ref()) {
+                found.add(&below, "is not in the listing");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Compares the files, several at once: the threads take the next one from a shared index.
+fn compare_files(
+    tree: &Path,
+    files: &[RefdataFile],
+    deep: bool,
+    found: &Mutex<Differences>,
+    cancel: &CancellationToken,
+) -> Result<(), RefdataError> {
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = processors.clamp(2, MAX_THREADS).min(files.len());
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut buffer = vec![0; if deep { BUFFER_BYTES } else { 0 }];
+        while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if cancel.is_cancelled() {
+                return Err(RefdataError::Cancelled);
+            }
+            if let Some(problem) = compare_file(tree, file, &mut buffer, cancel)? {
+                let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                found.add(&file.file, problem);
+            }
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .map(|worker| {
+                worker.join().unwrap_or_else(|_| {
+                    let cause =
+                        io::Error::other("a thread that read it panicked; please report it");
+                    Err(RefdataError::local("verify", tree)(cause))
+                })
+            })
+            .collect()
+    })
+}
+
+/// What is wrong with a file; its bytes are read if there is a buffer for them.
+fn compare_file(
+    tree: &Path,
+    listed: &RefdataFile,
+    buffer: &mut [u8],
+    cancel: &CancellationToken,
+) -> Result<Option<String>, RefdataError> {
+    let path = tree.join(&listed.file);
+    let metadata = match fs::symlink_metadata(&path) {
+        Ok(metadata) => metadata,
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(Some("is missing".to_owned()));
+        }
+        Err(error) => return Err(RefdataError::local("look at", &path)(error)),
+    };
+    if !metadata.is_file() {
+        return Ok(Some("is no regular file any more".to_owned()));
+    }
+    if metadata.len() != listed.size {
+        let size = metadata.len();
+        return Ok(Some(format!(
+            "has {size} bytes, listed are {}",
+            listed.size
+        )));
+    }
+    if buffer.is_empty() {
+        return Ok(None);
+    }
+    let read = || {
+        File::options()
+            .read(true)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+            .open(&path)
+    };
+    let file = match read() {
+        Ok(file) => file,
+        // Unreadable sectors and lost rights are for the operator; they are no verdict.
+        Err(error) => return Err(RefdataError::local("read", &path)(error)),
+    };
+    let mut hasher = Hasher::of(listed);
+    let mut at = 0;
+    loop {
+        if cancel.is_cancelled() {
+            return Err(RefdataError::Cancelled);
+        }
+        let count = match file.read_at(buffer, at) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(RefdataError::local("read", &path)(error)),
+        };
+        hasher.update(buffer.get(..count).unwrap_or_default());
+        at += count as u64;
+    }
+    Ok(hasher.problem(listed))
+}
+
+/// The CRC64NVME is much faster and as good against damage; the MD5 is for what the existing server staged.
+enum Hasher {
+    Crc64Nvme(Crc64NvmeHasher),
+    Md5(Md5),
+}
+
+impl Hasher {
+    fn of(listed: &RefdataFile) -> Self {
+        match listed.crc64nvme {
+            Some(_) => Self::Crc64Nvme(Crc64NvmeHasher::new()),
+            None => Self::Md5(Md5::new()),
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Crc64Nvme(hasher) => hasher.update(bytes),
+            Self::Md5(hasher) => hasher.update(bytes),
+        }
+    }
+
+    fn problem(self, listed: &RefdataFile) -> Option<String> {
+        match self {
+            Self::Crc64Nvme(hasher) => {
+                let (actual, expected) = (hasher.finish(), listed.crc64nvme?);
+                (actual != expected)
+                    .then(|| format!("has CRC64NVME {actual}, listed is {expected}"))
+            }
+            Self::Md5(hasher) => {
+                let actual: String = hasher
+                    .finalize()
+                    .iter()
+                    .map(|byte| format!("{byte:02x}"))
+                    .collect();
+                (!actual.eq_ignore_ascii_case(&listed.md5))
+                    .then(|| format!("has MD5 {actual}, listed is {}", listed.md5))
+            }
+        }
+    }
+}
