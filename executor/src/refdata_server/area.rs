@@ -52,7 +52,9 @@ impl StagingArea for DiskArea {
         counters: Arc<StagingCounters>,
         cancel: &'a CancellationToken,
     ) -> BoxFuture<'a, Result<Staged, StagingError>> {
-        self.store.stage(item, &self.engine, counters, cancel).boxed()
+        self.store
+            .stage(item, &self.engine, counters, cancel)
+            .boxed()
     }
 
     fn status(&self, id: &RefdataId) -> Result<RefdataLocalStatus, RefdataError> {

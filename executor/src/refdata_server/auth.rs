@@ -161,8 +161,7 @@ mod tests {
             full_admin: BTreeSet::new(),
             service: "CTS".to_owned(),
         };
-        let users =
-            Authenticator::new(Url::parse("http://auth.invalid").unwrap(), roles).unwrap();
+        let users = Authenticator::new(Url::parse("http://auth.invalid").unwrap(), roles).unwrap();
         let now = Instant::now();
         let second = Duration::from_secs(1);
         users.remember(key(0), user(0), now, second);

@@ -213,7 +213,9 @@ mod tests {
     fn what_is_no_note_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let journal = Journal::new(directory.path().to_owned());
-        journal.write(&note("good", "2031-01-01T00:00:00Z")).unwrap();
+        journal
+            .write(&note("good", "2031-01-01T00:00:00Z"))
+            .unwrap();
         fs::create_dir(directory.path().join("without")).unwrap();
         fs::write(directory.path().join("file"), "x").unwrap();
         fs::create_dir(directory.path().join("broken")).unwrap();

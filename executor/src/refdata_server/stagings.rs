@@ -7,7 +7,9 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,7 @@ use cts_shared::wire::refdata::{
 };
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,7 +37,7 @@ use super::reports::{Report, Standing, Told, standing};
 use super::service::RefdataService;
 use crate::clock::Clock;
 use crate::coordinator::CoordinatorError;
-use crate::refdata::{RefdataError, StagedItem, StagingCounters};
+use crate::refdata::{ItemState, RefdataError, StagedItem, StagingCounters};
 
 /// Longest time that a request waits for the service.
 const ASKING_TIMEOUT: Duration = Duration::from_secs(60);
@@ -56,7 +59,7 @@ pub struct StagingsSettings {
     /// Who asks, and hears what came of it.
     pub service: RefdataService,
     /// The directory with the notes.
-    pub metadata: std::path::PathBuf,
+    pub metadata: PathBuf,
     /// Most items that are staged at the same time.
     pub concurrency: NonZeroUsize,
     /// Waits between reports.
@@ -110,36 +113,52 @@ struct Live {
 }
 
 /// Where an item is on its way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Phase {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
     Queued,
     Staging,
     Reporting,
 }
 
 /// An item as administrators see it.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, Serialize)]
 pub(super) struct ItemView {
     id: RefdataId,
-    state: RefdataLocalState,
-    /// On its way, if it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    phase: Option<Phase>,
-    /// 1 for the next to be staged.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    queue_position: Option<usize>,
-    /// When it was asked for, or when it was complete.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    since: Option<UtcTime>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    files: Option<u64>,
+    state: ViewState,
+    /// Bytes and files of a complete item.
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    files: Option<u64>,
+    /// When it was asked for; of one that is complete, when it became so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<UtcTime>,
+    /// 1 for the next to be staged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue_position: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     progress: Option<StagingProgress>,
+    /// The service has not taken the outcome yet.
+    reporting: bool,
+    /// What is wrong with what is on the disk, or why the last staging failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+}
+
+/// How an item is on this server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum ViewState {
+    /// Nothing is there: its staging failed.
+    None,
+    /// It waits for its turn.
+    Queued,
+    /// It is on its way, or another process works on it.
+    Staging,
+    /// It is complete.
+    Done,
+    /// What is there is not complete, and nobody works on it.
+    Damaged,
 }
 
 /// The server stops: what is not finished is left to the next start.
@@ -175,8 +194,15 @@ impl Stagings {
                 refdata.id = %note.id, s3.object = %note.file,
                 "taking up what an earlier server left"
             );
-            let left = Some(());
-            self.begin(note, left);
+            let counters = self.enlist(&note);
+            let this = self.clone();
+            self.0.tasks.spawn(async move {
+                if this.is_still_wanted(&note).await {
+                    this.carry_out(note, counters).await;
+                } else {
+                    this.end(&note, None).await;
+                }
+            });
         }
         Ok(())
     }
@@ -207,10 +233,7 @@ impl Stagings {
                 }
                 None => {
                     // Not in the request's own task: it would be dropped with the caller's connection.
-                    let task = self
-                        .0
-                        .tasks
-                        .spawn(self.clone().accept(id.clone(), site));
+                    let task = self.0.tasks.spawn(self.clone().accept(id.clone(), site));
                     let answer: Answer = task
                         .map(|ended| {
                             ended.unwrap_or_else(|error| Err(ApiError::Internal(error.to_string())))
@@ -239,7 +262,7 @@ impl Stagings {
             tracing::error!(refdata.id = %id, %error, "a note that promises nothing is left");
         }
         // First the one, then the other: whoever asks finds it in one of them.
-        let result = noted.map(|note| self.begin(note, None));
+        let result = noted.map(|note| self.begin(note));
         self.items().asked.remove(&id);
         result
     }
@@ -314,8 +337,17 @@ impl Stagings {
         })
     }
 
+    /// Does in the background what was asked for.
+    fn begin(&self, note: Note) {
+        let counters = self.enlist(&note);
+        let this = self.clone();
+        self.0
+            .tasks
+            .spawn(async move { this.carry_out(note, counters).await });
+    }
+
     /// Puts a noted item at the end of the queue.
-    fn begin(&self, note: Note, left_by_an_earlier_server: Option<()>) {
+    fn enlist(&self, note: &Note) -> Arc<StagingCounters> {
         let counters = Arc::new(StagingCounters::default());
         let mut items = self.items();
         let live = Live {
@@ -328,17 +360,7 @@ impl Stagings {
         items.next += 1;
         items.failures.remove(&note.id);
         items.live.insert(note.id.clone(), live);
-        drop(items);
-        let this = self.clone();
-        self.0.tasks.spawn(async move {
-            let is_left = left_by_an_earlier_server.is_some();
-            if is_left && !this.is_still_wanted(&note).await {
-                this.end(&note, None).await;
-                return;
-            }
-            // Interrupted: the note stays for the next start.
-            let _stopped = this.carry_out(note, counters).await;
-        });
+        counters
     }
 
     /// Whether the service still waits for an item that an earlier server left. While the service is away, it is
@@ -367,25 +389,25 @@ impl Stagings {
         }
     }
 
-    /// Stages an item, notes what came of it, and tells the service.
-    async fn carry_out(
+    /// Stages an item, tells the service, and forgets it; or leaves its note to the next start.
+    async fn carry_out(&self, note: Note, counters: Arc<StagingCounters>) {
+        match self.stage_and_report(&note, &counters).await {
+            Ok(failure) => self.end(&note, failure).await,
+            Err(Interrupted) => {
+                tracing::info!(refdata.id = %note.id, "left to the next start");
+            }
+        }
+    }
+
+    /// Stages an item, notes what came of it, and tells the service. Gives the reason if it failed.
+    async fn stage_and_report(
         &self,
-        mut note: Note,
-        counters: Arc<StagingCounters>,
-    ) -> Result<(), Interrupted> {
+        note: &Note,
+        counters: &Arc<StagingCounters>,
+    ) -> Result<Option<String>, Interrupted> {
         let outcome = match note.outcome.clone() {
             Some(outcome) => outcome,
-            None => {
-                let outcome = self.stage(&note, &counters).await?;
-                note.outcome = Some(outcome.clone());
-                let written = note.clone();
-                let noted = self.with_journal(move |journal| journal.write(&written));
-                if let Err(error) = noted.await {
-                    // Only costs another staging if this server is killed before the report is taken.
-                    tracing::error!(refdata.id = %note.id, %error, "cannot note the outcome");
-                }
-                outcome
-            }
+            None => self.stage_and_note(note, counters).await?,
         };
         self.enter(&note.id, Phase::Reporting);
         let (state, failure) = match &outcome {
@@ -408,9 +430,26 @@ impl Stagings {
                 tracing::warn!(refdata.id = %note.id, %state, why, "nobody waits for the report");
             }
         }
-        let failure = failure.and_then(|failure| failure.admin_error.clone());
-        self.end(&note, failure).await;
-        Ok(())
+        Ok(failure.and_then(|failure| failure.admin_error.clone()))
+    }
+
+    async fn stage_and_note(
+        &self,
+        note: &Note,
+        counters: &Arc<StagingCounters>,
+    ) -> Result<Outcome, Interrupted> {
+        let outcome = self.stage(note, counters).await?;
+        let ended = Note {
+            outcome: Some(outcome.clone()),
+            ..note.clone()
+        };
+        let noted = self.with_journal(move |journal| journal.write(&ended));
+        if let Err(error) = noted.await {
+            // Only costs another look at the disk, or another staging, if this server is killed before the
+            // report is taken.
+            tracing::error!(refdata.id = %note.id, %error, "cannot note the outcome");
+        }
+        Ok(outcome)
     }
 
     /// Waits for a turn and stages.
@@ -431,13 +470,10 @@ impl Stagings {
         );
         let begun = Instant::now();
         let item = note.item();
-        let staging = self
-            .0
-            .area
-            .stage(&item, Arc::clone(counters), &self.0.stop);
+        let staging = self.0.area.stage(&item, Arc::clone(counters), &self.0.stop);
         let result = tokio::select! {
             result = staging => result,
-            () = log_progress(&note.id, counters) => return Err(Interrupted),
+            never = log_progress(&note.id, counters) => match never {},
         };
         let seconds = begun.elapsed().as_secs();
         match result {
@@ -448,12 +484,7 @@ impl Stagings {
                 );
                 Ok(Outcome::Complete)
             }
-            Err(_) if self.0.stop.is_cancelled() => {
-                tracing::info!(
-                    refdata.id = %note.id, "staging is broken off, the next start begins it again"
-                );
-                Err(Interrupted)
-            }
+            Err(error) if error.is_cancelled() => Err(Interrupted),
             Err(error) => {
                 tracing::error!(refdata.id = %note.id, %error, seconds, "staging failed");
                 Ok(Outcome::Failed(RefdataUpdate {
@@ -505,7 +536,7 @@ impl Stagings {
         {
             status.state = RefdataLocalState::Staging;
             status.files = None;
-            status.progress = Some(live.counters.progress());
+            status.progress = Some(live.counters.snapshot());
         }
         Ok(status)
     }
@@ -522,25 +553,31 @@ impl Stagings {
         for (id, failure) in &items.failures {
             let view = views
                 .entry(id.clone())
-                .or_insert_with(|| ItemView::empty(id));
+                .or_insert_with(|| ItemView::nothing(id));
             view.error = Some(failure.clone());
         }
         for (id, live) in &items.live {
             let view = views
                 .entry(id.clone())
-                .or_insert_with(|| ItemView::empty(id));
-            view.phase = Some(live.phase);
-            if live.phase != Phase::Reporting {
-                view.state = RefdataLocalState::Staging;
-                view.since = Some(live.since);
-                view.progress = Some(live.counters.progress());
-            }
-            if live.phase == Phase::Queued {
-                let before = items
-                    .live
-                    .values()
-                    .filter(|other| other.phase == Phase::Queued && other.number < live.number);
-                view.queue_position = Some(before.count() + 1);
+                .or_insert_with(|| ItemView::nothing(id));
+            match live.phase {
+                Phase::Queued => {
+                    *view = ItemView {
+                        state: ViewState::Queued,
+                        since: Some(live.since),
+                        queue_position: Some(items.queue_position(live.number)),
+                        ..ItemView::nothing(id)
+                    };
+                }
+                Phase::Staging => {
+                    *view = ItemView {
+                        state: ViewState::Staging,
+                        since: Some(live.since),
+                        progress: Some(live.counters.snapshot()),
+                        ..ItemView::nothing(id)
+                    };
+                }
+                Phase::Reporting => view.reporting = true,
             }
         }
         Ok(views.into_values().collect())
@@ -550,7 +587,10 @@ impl Stagings {
     pub async fn stop(&self, limit: Duration) {
         self.0.stop.cancel();
         self.0.tasks.close();
-        if tokio::time::timeout(limit, self.0.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(limit, self.0.tasks.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!("stagings do not end in time; the next start cleans up after them");
         }
     }
@@ -568,18 +608,41 @@ impl Stagings {
     }
 }
 
+impl Items {
+    /// Counted from 1.
+    fn queue_position(&self, number: u64) -> usize {
+        let before = |other: &&Live| other.phase == Phase::Queued && other.number < number;
+        self.live.values().filter(before).count() + 1
+    }
+}
+
 impl ItemView {
-    fn empty(id: &RefdataId) -> Self {
+    fn nothing(id: &RefdataId) -> Self {
         Self {
             id: id.clone(),
-            state: RefdataLocalState::None,
-            phase: None,
-            queue_position: None,
-            since: None,
-            files: None,
+            state: ViewState::None,
             bytes: None,
+            files: None,
+            since: None,
+            queue_position: None,
             progress: None,
+            reporting: false,
             error: None,
+        }
+    }
+
+    fn of_disk(staged: StagedItem) -> Self {
+        Self {
+            state: match staged.state {
+                ItemState::Staging => ViewState::Staging,
+                ItemState::Done => ViewState::Done,
+                ItemState::Damaged => ViewState::Damaged,
+            },
+            bytes: staged.bytes,
+            files: staged.files,
+            since: staged.since.map(UtcTime::new),
+            error: staged.problem,
+            ..Self::nothing(&staged.id)
         }
     }
 }
@@ -594,10 +657,10 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 /// A line about a staging, again and again; never ends.
-async fn log_progress(id: &RefdataId, counters: &StagingCounters) {
+async fn log_progress(id: &RefdataId, counters: &StagingCounters) -> Infallible {
     loop {
         tokio::time::sleep(PROGRESS_EVERY).await;
-        let progress = counters.progress();
+        let progress = counters.snapshot();
         tracing::info!(
             refdata.id = %id,
             downloaded_bytes = progress.downloaded_bytes,
