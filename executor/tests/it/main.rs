@@ -14,5 +14,6 @@ mod lost_answers;
 mod orphans;
 mod pool_view;
 mod program;
+mod refdata;
 mod signals;
 mod transcripts;
