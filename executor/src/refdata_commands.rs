@@ -110,7 +110,9 @@ async fn stage(
     let staged = store(&arguments.store, config.limits)
         .stage(&item, &engine, counters, shutdown.token())
         .await?;
-    phase.finish();
+    if !staged.was_there {
+        phase.finish();
+    }
     say(format_args!(
         "{} {}: {} files, {}",
         if staged.was_there {

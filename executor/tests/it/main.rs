@@ -15,5 +15,6 @@ mod orphans;
 mod pool_view;
 mod program;
 mod refdata;
+mod refdata_commands;
 mod signals;
 mod transcripts;

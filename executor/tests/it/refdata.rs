@@ -178,10 +178,7 @@ impl Bed {
         assert_eq!(names(&self.root()), set([".metadata", "x"]));
         assert_eq!(tree(&self.root().join("x")), files());
         let metadata = self.store().metadata_of(&id("x"));
-        assert_eq!(
-            names(&metadata),
-            set(["lock", "md5.json", "verified.json"])
-        );
+        assert_eq!(names(&metadata), set(["lock", "md5.json", "verified.json"]));
     }
 
     /// Nothing is left that could be taken for anything.
@@ -205,14 +202,20 @@ async fn a_staged_archive_is_complete_listed_read_only_and_staged_once() {
     let body = archive();
     let item = bed.item("data/db.tar.gz", &body);
     let staged = bed.stage(&item).await.unwrap();
-    assert_eq!((staged.files, staged.bytes, staged.was_there), (3, 14, false));
+    assert_eq!(
+        (staged.files, staged.bytes, staged.was_there),
+        (3, 14, false)
+    );
     assert_eq!(staged.tree, bed.root().join("x"));
     bed.assert_staged();
     let mode = |path: &str| {
         let path = bed.root().join("x").join(path);
         fs::metadata(path).unwrap().permissions().mode() & 0o777
     };
-    assert_eq!((mode("db/VERSION"), mode("db"), mode("")), (0o444, 0o555, 0o555));
+    assert_eq!(
+        (mode("db/VERSION"), mode("db"), mode("")),
+        (0o444, 0o555, 0o555)
+    );
 
     let status = bed.store().status(&item.id).unwrap();
     assert_eq!(status.state, RefdataLocalState::Done);
@@ -253,7 +256,10 @@ async fn names_that_cannot_be_used_are_refused_before_anything_is_done() {
         let mut item = bed.item(key, b"body");
         item.unpack = unpack;
         let error = bed.stage(&item).await.unwrap_err().to_string();
-        assert!(error.contains("s3://b/data") && error.contains(part), "{error}");
+        assert!(
+            error.contains("s3://b/data") && error.contains(part),
+            "{error}"
+        );
         assert!(names(&bed.root()).is_empty());
     }
     assert_eq!(bed.gets(), 0);
@@ -270,7 +276,9 @@ async fn a_root_that_is_not_there_is_never_made() {
         bed.limits,
     );
     let counters = Arc::clone(&bed.counters);
-    let error = store.stage(&item, &bed.engine(), counters, &bed.cancel).await;
+    let error = store
+        .stage(&item, &bed.engine(), counters, &bed.cancel)
+        .await;
     let error = error.unwrap_err().to_string();
     assert!(error.contains(root.to_str().unwrap()), "{error}");
     assert!(!root.exists());
@@ -284,12 +292,19 @@ async fn another_object_than_was_registered_is_refused_after_a_second_look() {
     item.expected = Crc64Nvme::of(b"other");
     let error = bed.stage(&item).await.unwrap_err();
     let words = error.to_string();
-    for part in ["s3://b/db.tar.gz", &actual.to_string(), &item.expected.to_string()] {
+    for part in [
+        "s3://b/db.tar.gz",
+        &actual.to_string(),
+        &item.expected.to_string(),
+    ] {
         assert!(words.contains(part), "{words}");
     }
     assert!(matches!(
         error,
-        StagingError::ChecksumMismatch { is_other_content: true, .. }
+        StagingError::ChecksumMismatch {
+            is_other_content: true,
+            ..
+        }
     ));
     let parts = archive().len().div_ceil(64);
     assert_eq!(bed.gets(), 2 * parts);
@@ -320,7 +335,10 @@ async fn an_archive_that_was_damaged_before_it_was_registered_is_named() {
     let error = bed.stage(&item).await.unwrap_err();
     assert!(matches!(error, StagingError::Unpack { .. }), "{error}");
     let words = error.to_string();
-    assert!(words.contains("s3://b/db.tar.gz cannot be unpacked"), "{words}");
+    assert!(
+        words.contains("s3://b/db.tar.gz cannot be unpacked"),
+        "{words}"
+    );
     bed.assert_nothing_is_left();
 }
 
@@ -457,7 +475,12 @@ async fn several_items_are_staged_side_by_side() {
     let staged = futures::future::join_all(items.iter().map(|item| bed.stage(item))).await;
     for (item, staged) in items.iter().zip(staged) {
         assert_eq!(tree(&staged.unwrap().tree), files());
-        assert!(bed.store().verify(&item.id, true, &bed.cancel).unwrap().is_good());
+        assert!(
+            bed.store()
+                .verify(&item.id, true, &bed.cancel)
+                .unwrap()
+                .is_good()
+        );
     }
 }
 
@@ -507,13 +530,24 @@ async fn verification_names_everything_that_differs() {
     bed.stage(&item).await.unwrap();
     let store = bed.store();
     let tree = store.tree(&item.id);
-    for (path, mode) in [("", 0o755), ("db", 0o755), ("db/models", 0o755), ("readme", 0o644)] {
+    for (path, mode) in [
+        ("", 0o755),
+        ("db", 0o755),
+        ("db/models", 0o755),
+        ("readme", 0o644),
+    ] {
         fs::set_permissions(tree.join(path), PermissionsExt::from_mode(mode)).unwrap();
     }
     assert!(store.verify(&item.id, true, &bed.cancel).unwrap().is_good());
 
     fs::write(tree.join("readme"), "tixt").unwrap();
-    assert!(store.verify(&item.id, false, &bed.cancel).unwrap().is_good(), "sizes only");
+    assert!(
+        store
+            .verify(&item.id, false, &bed.cancel)
+            .unwrap()
+            .is_good(),
+        "sizes only"
+    );
     fs::remove_file(tree.join("db/VERSION")).unwrap();
     fs::write(tree.join("db/models/new"), "").unwrap();
     let verification = store.verify(&item.id, true, &bed.cancel).unwrap();
