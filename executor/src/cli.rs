@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
 use cts_shared::id::ContainerNumber;
 
+use crate::refdata_server::SETTINGS;
 use crate::telemetry::{LogFormat, LogLevel};
 use crate::variables::{CTS_LOG_FORMAT, CTS_LOG_LEVEL, VARIABLES, Variable};
 
@@ -48,9 +49,32 @@ pub enum Task {
     Reap(ReapArguments),
     /// Print the CRC64NVME checksums of files, in base64 as S3 takes them
     Checksum(ChecksumArguments),
+    /// Stage reference data on this machine whenever the service asks for it
+    ///
+    /// Serves until SIGTERM. Settings come from the environment and from the TOML file that KB_DEPLOYMENT_CONFIG
+    /// names; the environment goes first.
+    #[command(name = "refdata-server", after_help = refdata_server_settings())]
+    RefdataServer,
     /// Remove an executor's container when the executor dies
     #[command(hide = true)]
     Guard(GuardArguments),
+}
+
+/// The settings of `refdata-server`, for its help.
+fn refdata_server_settings() -> String {
+    let rows = SETTINGS.iter().map(|setting| {
+        let default = setting
+            .default
+            .map_or_else(String::new, |default| format!("; default {default}"));
+        format!(
+            "  {} ({}.{})\n          {}{default}",
+            setting.variable,
+            setting.section,
+            setting.key,
+            setting.meaning()
+        )
+    });
+    format!("Settings:\n{}", rows.collect::<Vec<_>>().join("\n"))
 }
 
 /// Settings given as flags; they go before the environment.

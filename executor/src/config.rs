@@ -24,7 +24,8 @@ mod reader;
 
 pub use mount_prefix::MountPrefixOverride;
 pub use reader::{ConfigError, Lookup};
-use reader::{Reader, between, boolean, http_url, minutes, non_empty};
+pub(crate) use reader::{Reader, between, http_url, non_empty};
+use reader::{boolean, minutes};
 
 /// After a signal everything is over this long after the stop grace.
 const AFTER_THE_GRACE: Duration = Duration::from_secs(10);

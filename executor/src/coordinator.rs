@@ -11,6 +11,7 @@ use cts_shared::wire::refdata::ReferenceData;
 use cts_shared::wire::root::Root;
 use futures::future::BoxFuture;
 
+pub(crate) mod client;
 pub mod http;
 
 /// The service's calls that an executor makes (contract executor.md, section 2).

@@ -40,6 +40,11 @@ fn shortened_at_random(wait: Duration) -> Duration {
     wait.mul_f64(1.0 - JITTER * rand::rng().random::<f64>())
 }
 
+/// How long to wait after the n-th failed try, counted from 1; shortened at random.
+pub(crate) fn wait_after_failure(tries: usize) -> Duration {
+    shortened_at_random(wait_after(tries))
+}
+
 /// The wait after the n-th failed try, before jitter.
 fn wait_after(tries: usize) -> Duration {
     Duration::from_secs(WAITS_SECS[tries.min(WAITS_SECS.len()) - 1])

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use cts_net::http_server as server;
 use cts_net::registry::RegistryOptions;
 use cts_net::s3::S3Settings;
 use cts_net::secret::SecretError;
@@ -50,7 +51,7 @@ use crate::sites::{SiteStatus, Sites};
 use crate::sqlite::SqliteStore;
 use crate::stores::{StoreSettings, Stores};
 use crate::telemetry::LogLevel;
-use crate::{jobs, router, server};
+use crate::{jobs, router};
 
 /// Site events that may wait to be recorded.
 const SITE_EVENTS: usize = 256;

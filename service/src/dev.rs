@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use cts_net::http_server as server;
 use cts_net::s3::S3Settings;
 use cts_net::secret::SecretSource;
 use cts_net::tls::Verify;
@@ -33,7 +34,6 @@ use crate::identity::TokenFile;
 use crate::metrics::Metrics;
 use crate::mongo::MongoSettings;
 use crate::object_store::{ObjectStore, S3ObjectStore};
-use crate::server;
 use crate::stores::{StoreSettings, Stores};
 
 mod summary;

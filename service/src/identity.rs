@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
+use cts_net::auth2::Auth2Error;
 use cts_shared::error_code::ErrorCode;
 
 use crate::error::Error;
@@ -106,6 +107,23 @@ impl IdentityError {
 
     fn illegal_user_name() -> Self {
         Self::InvalidUserName("no user can have a name like this; check the name".to_owned())
+    }
+}
+
+impl From<Auth2Error> for IdentityError {
+    fn from(error: Auth2Error) -> Self {
+        match error {
+            Auth2Error::InvalidToken => Self::InvalidToken,
+            Auth2Error::IllegalUserName => Self::illegal_user_name(),
+            Auth2Error::Unavailable {
+                message,
+                retry_after,
+            } => Self::Unavailable {
+                message,
+                retry_after,
+            },
+            Auth2Error::Unexpected(message) => Self::Unexpected(message),
+        }
     }
 }
 

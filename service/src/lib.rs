@@ -19,7 +19,7 @@
 //! | [`cli`], [`serve`], [`dev`], [`exit`], [`telemetry`] | the program: options, commands, how it ends, logs |
 //! | [`config`] | the settings: what there is, where it comes from, what is wrong with it |
 //! | `assembly`, `data_dir` | the parts put together, started and stopped; their directory |
-//! | [`app`], [`router`], [`server`] | the parts, the URL space, connections |
+//! | [`app`], [`router`] | the parts, the URL space |
 //! | [`api`] | HTTP |
 //! | [`jobs`], [`images`], [`sites`] | use cases |
 //! | [`job_store`], [`image_store`], [`site_store`], [`lease_store`], [`outbox`] | what is remembered; [`sqlite`] keeps it in one file, [`mongo`] in a database that several services share |
@@ -62,7 +62,6 @@ pub mod readiness;
 pub mod role;
 pub mod router;
 pub mod serve;
-pub mod server;
 pub mod site_store;
 pub mod sites;
 pub mod sqlite;

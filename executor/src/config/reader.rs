@@ -62,13 +62,13 @@ pub enum ConfigError {
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Reads variables and collects what is wrong with them.
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     lookup: Lookup<'a>,
-    pub(super) errors: Vec<ConfigError>,
+    pub(crate) errors: Vec<ConfigError>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) const fn new(lookup: Lookup<'a>) -> Self {
+    pub(crate) const fn new(lookup: Lookup<'a>) -> Self {
         let errors = Vec::new();
         Self { lookup, errors }
     }
@@ -89,7 +89,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A variable that must be set and that `parse` must accept.
-    pub(super) fn required<T>(
+    pub(crate) fn required<T>(
         &mut self,
         variable: Variable,
         parse: impl FnOnce(&str) -> Option<T>,
@@ -106,7 +106,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A variable that `parse` must accept if it is set.
-    pub(super) fn optional<T>(
+    pub(crate) fn optional<T>(
         &mut self,
         variable: Variable,
         parse: impl FnOnce(&str) -> Option<T>,
@@ -119,7 +119,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A secret: the file wins, the plain variable is then ignored, even if the file is missing.
-    pub(super) fn secret(&mut self, path: Variable, value: Variable) -> Option<SecretOrigin> {
+    pub(crate) fn secret(&mut self, path: Variable, value: Variable) -> Option<SecretOrigin> {
         if self.text(path).is_some() {
             return self
                 .required(path, non_empty)
@@ -155,11 +155,11 @@ fn without_password(text: &str) -> String {
     }
 }
 
-pub(super) fn non_empty(text: &str) -> Option<String> {
+pub(crate) fn non_empty(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-pub(super) fn http_url(text: &str) -> Option<Url> {
+pub(crate) fn http_url(text: &str) -> Option<Url> {
     let url = Url::parse(text.trim_end_matches('/')).ok()?;
     let usable = matches!(url.scheme(), "http" | "https")
         && url.has_host()
@@ -170,7 +170,7 @@ pub(super) fn http_url(text: &str) -> Option<Url> {
     usable.then_some(url)
 }
 
-pub(super) fn boolean(text: &str) -> Option<bool> {
+pub(crate) fn boolean(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" | "t" | "y" => Some(true),
         "false" | "0" | "no" | "off" | "f" | "n" => Some(false),
@@ -178,13 +178,13 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-pub(super) fn between<T: FromStr + PartialOrd>(text: &str, lowest: T, highest: T) -> Option<T> {
+pub(crate) fn between<T: FromStr + PartialOrd>(text: &str, lowest: T, highest: T) -> Option<T> {
     text.parse()
         .ok()
         .filter(|value| (lowest..=highest).contains(value))
 }
 
-pub(super) fn minutes(text: &str) -> Option<Duration> {
+pub(crate) fn minutes(text: &str) -> Option<Duration> {
     // A year: longer makes no sense and would overflow arithmetic on the way.
     between::<u64>(text, 1, 525_600).map(|minutes| Duration::from_secs(minutes * 60))
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cts_net::http_server as server;
 use cts_net::secret::Secret;
 use cts_net::tls::Verify;
 use url::Url;
@@ -19,7 +20,6 @@ use crate::condor::commands::CommandSettings;
 use crate::condor::submit_description::{Extras, FileUrl, SubmitError, SubmitSettings};
 use crate::identity::KbaseAuthSettings;
 use crate::mongo::MongoSettings;
-use crate::server;
 use crate::stores::StoreSettings;
 use crate::telemetry::{LogFormat, LogLevel};
 

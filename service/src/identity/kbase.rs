@@ -24,19 +24,16 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use url::Url;
 
+use cts_net::auth2::{self, Auth2, Auth2Error, Me, TokenDetails};
+use cts_net::pause::Pause;
 use cts_net::tls::TlsError;
 
-use crate::metrics::DependencyCalls;
+use crate::metrics::{Dependency, DependencyCalls, Outcome};
 
 use super::{Identity, IdentityError, Role, User};
 
-mod auth2;
-mod pause;
 #[cfg(test)]
 mod tests;
-
-use auth2::{Auth2, Me, TokenDetails};
-use pause::Pause;
 
 /// Most tokens and names that are remembered (contract section 8).
 const MAX_REMEMBERED: u64 = 10_000;
@@ -101,6 +98,7 @@ impl KbaseAuthSettings {
 #[derive(Debug)]
 pub struct KbaseAuth {
     auth2: Auth2,
+    calls: DependencyCalls,
     settings: KbaseAuthSettings,
     /// What auth2 said; `None`: the token is not valid.
     answers: Cache<TokenHash, Remembered<Option<User>>>,
@@ -180,7 +178,8 @@ impl KbaseAuth {
         deadline: Duration,
     ) -> Result<Self, TlsError> {
         Ok(Self {
-            auth2: Auth2::new(settings.url.clone(), deadline, calls)?,
+            auth2: Auth2::new(settings.url.clone(), deadline)?,
+            calls,
             settings,
             answers: memory(),
             last_known: memory(),
@@ -190,6 +189,22 @@ impl KbaseAuth {
                 .build(),
             away: Pause::default(),
         })
+    }
+
+    /// A call to auth2, counted.
+    async fn counted<T>(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<T, Auth2Error>>,
+    ) -> Result<T, IdentityError> {
+        let failure = |error: &Auth2Error| match error {
+            Auth2Error::InvalidToken | Auth2Error::IllegalUserName => Outcome::Refused,
+            Auth2Error::Unavailable { .. } | Auth2Error::Unexpected(_) => Outcome::Unavailable,
+        };
+        let answer = self
+            .calls
+            .measure(Dependency::Auth2, operation, call, failure);
+        Ok(answer.await?)
     }
 
     async fn look_up(&self, token: &SecretString) -> Result<User, IdentityError> {
@@ -213,8 +228,8 @@ impl KbaseAuth {
             return Ok(as_last_known(last, rest));
         }
         let answer = async {
-            let details = self.auth2.token(token).await?;
-            let me = self.auth2.me(token).await?;
+            let details = self.counted("token", self.auth2.token(token)).await?;
+            let me = self.counted("me", self.auth2.me(token)).await?;
             Ok((details, me))
         };
         match answer.await {
@@ -292,7 +307,8 @@ impl Identity for KbaseAuth {
                 return Ok(());
             }
             // A name with a comma would be taken for two: neither is then called what was asked for.
-            if !self.auth2.existing_users(name, token).await?.contains(name) {
+            let existing = self.auth2.existing_users(name, token);
+            if !self.counted("users", existing).await?.contains(name) {
                 return Err(IdentityError::no_such_user(name));
             }
             self.names.insert(name.to_owned(), ()).await;
@@ -302,6 +318,7 @@ impl Identity for KbaseAuth {
     }
 
     fn check(&self) -> BoxFuture<'_, Result<(), IdentityError>> {
-        self.auth2.check_service_name().boxed()
+        self.counted("root", self.auth2.check_service_name())
+            .boxed()
     }
 }

@@ -81,7 +81,7 @@ fn the_least_there_must_be_with_defaults() {
     assert!(settings.config.cors_origins.is_empty());
     assert_eq!(settings.config.log_dir.as_str(), "cts/logs/");
     assert!((settings.config.max_cpu_hours - 100.0).abs() < f64::EPSILON);
-    assert_eq!(settings.server, cts_service::server::Limits::default());
+    assert_eq!(settings.server, cts_net::http_server::Limits::default());
     let limits = cts_service::config::RequestLimits::default();
     assert_eq!(settings.config.request_limits, limits);
 }

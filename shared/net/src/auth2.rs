@@ -1,4 +1,7 @@
 //! The calls to KBase auth2's HTTP API and what their answers mean (contract service.md, section 8).
+//!
+//! Each call is one request with a deadline. What is remembered of the answers is the caller's business; the
+//! client only keeps to what auth2 asks for when it wants fewer calls.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
@@ -11,16 +14,12 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::sync::Semaphore;
 use url::Url;
 
-use cts_net::http::{BodyError, describe_transport_error, read_bounded};
-use cts_net::tls::{TlsError, Verify, http_client_builder};
-
-use crate::identity::IdentityError;
-use crate::metrics::{Dependency, DependencyCalls, Outcome};
-
-use super::pause::Pause;
+use crate::http::{BodyError, describe_transport_error, read_bounded};
+use crate::pause::Pause;
+use crate::tls::{TlsError, Verify, http_client_builder};
 
 /// Longest time one call may take, with its wait for a turn. Requests wait for it, so it is short.
-pub(super) const DEADLINE: Duration = Duration::from_secs(5);
+pub const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Most calls at the same time: a slow auth2 is not buried under those of all who wait for it.
 const MAX_CALLS: usize = 16;
@@ -43,12 +42,33 @@ const INVALID_TOKEN: i64 = 10020;
 /// auth2's code for a text that can be no user name.
 const ILLEGAL_USER_NAME: i64 = 30010;
 
+/// Why auth2 did not say what it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Auth2Error {
+    /// auth2 does not know the token, or it has ended.
+    #[error("the token is not valid; get a new one")]
+    InvalidToken,
+    /// No user can have such a name.
+    #[error("no user can have a name like this; check the name")]
+    IllegalUserName,
+    /// No answer; asking again later may help.
+    #[error("{message}")]
+    Unavailable {
+        /// What happened to the question.
+        message: String,
+        /// When to ask again.
+        retry_after: Duration,
+    },
+    /// An answer that auth2 should not give.
+    #[error("{0}")]
+    Unexpected(String),
+}
+
 /// Client of one auth2.
 #[derive(Debug)]
-pub(super) struct Auth2 {
+pub struct Auth2 {
     client: reqwest::Client,
     root: Url,
-    calls: DependencyCalls,
     deadline: Duration,
     turns: Semaphore,
     /// auth2 has said that it wants no calls.
@@ -57,7 +77,7 @@ pub(super) struct Auth2 {
 
 /// What `GET api/V2/token` says, as far as it is used.
 #[derive(Debug, Deserialize)]
-pub(super) struct TokenDetails {
+pub struct TokenDetails {
     /// Milliseconds that the answer may be kept.
     cachefor: u64,
     /// End of the token, in milliseconds since 1970.
@@ -69,9 +89,11 @@ pub(super) struct TokenDetails {
 
 /// What `GET api/V2/me` says, as far as it is used.
 #[derive(Debug, Deserialize)]
-pub(super) struct Me {
-    pub(super) user: String,
-    pub(super) customroles: Vec<String>,
+pub struct Me {
+    /// The user's name.
+    pub user: String,
+    /// The roles that were given to the user by name.
+    pub customroles: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -91,12 +113,14 @@ struct ErrorDetails {
 
 impl TokenDetails {
     /// How long auth2 allows the answer to be kept.
-    pub(super) fn cache_for(&self) -> Duration {
+    #[must_use]
+    pub const fn cache_for(&self) -> Duration {
         Duration::from_millis(self.cachefor)
     }
 
     /// How long the token will be valid; no time if it has ended.
-    pub(super) fn remaining(&self, now: SystemTime) -> Duration {
+    #[must_use]
+    pub fn remaining(&self, now: SystemTime) -> Duration {
         let now = now
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
@@ -121,18 +145,16 @@ impl TokenDetails {
 
 impl Auth2 {
     /// A client; sends nothing. Redirects are not followed: a token goes to no other host.
-    pub(super) fn new(
-        root: Url,
-        deadline: Duration,
-        calls: DependencyCalls,
-    ) -> Result<Self, TlsError> {
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn new(root: Url, deadline: Duration) -> Result<Self, TlsError> {
         let client = http_client_builder(Verify::Certificates)?
             .build()
             .map_err(|error| TlsError::new(&error))?;
         Ok(Self {
             client,
             root,
-            calls,
             deadline,
             turns: Semaphore::new(MAX_CALLS),
             pause: Pause::default(),
@@ -140,33 +162,45 @@ impl Auth2 {
     }
 
     /// `GET api/V2/token`
-    pub(super) async fn token(&self, token: &SecretString) -> Result<TokenDetails, IdentityError> {
+    ///
+    /// # Errors
+    /// As [`Auth2Error`] says.
+    pub async fn token(&self, token: &SecretString) -> Result<TokenDetails, Auth2Error> {
         let url = self.url("api/V2/token");
-        let details: TokenDetails = self.get("token", &url, Some(token)).await?;
+        let details: TokenDetails = self.get(&url, Some(token)).await?;
         details.check().map_err(|what| unexpected(&url, &what))
     }
 
     /// `GET api/V2/me`
-    pub(super) async fn me(&self, token: &SecretString) -> Result<Me, IdentityError> {
-        self.get("me", &self.url("api/V2/me"), Some(token)).await
+    ///
+    /// # Errors
+    /// As [`Auth2Error`] says.
+    pub async fn me(&self, token: &SecretString) -> Result<Me, Auth2Error> {
+        self.get(&self.url("api/V2/me"), Some(token)).await
     }
 
     /// `GET api/V2/users/?list=`: which of the names exist.
-    pub(super) async fn existing_users(
+    ///
+    /// # Errors
+    /// As [`Auth2Error`] says.
+    pub async fn existing_users(
         &self,
         names: &str,
         token: &SecretString,
-    ) -> Result<BTreeSet<String>, IdentityError> {
+    ) -> Result<BTreeSet<String>, Auth2Error> {
         let mut url = self.url("api/V2/users/");
         url.query_pairs_mut().append_pair("list", names);
-        let users: BTreeMap<String, IgnoredAny> = self.get("users", &url, Some(token)).await?;
+        let users: BTreeMap<String, IgnoredAny> = self.get(&url, Some(token)).await?;
         Ok(users.into_keys().collect())
     }
 
     /// `GET /`: whether this is an auth2.
-    pub(super) async fn check_service_name(&self) -> Result<(), IdentityError> {
+    ///
+    /// # Errors
+    /// As [`Auth2Error`] says; [`Auth2Error::Unexpected`] if it is something else.
+    pub async fn check_service_name(&self) -> Result<(), Auth2Error> {
         let url = self.url("");
-        let root: Root = self.get("root", &url, None).await?;
+        let root: Root = self.get(&url, None).await?;
         if root.servicename == SERVICE_NAME {
             Ok(())
         } else {
@@ -186,32 +220,19 @@ impl Auth2 {
 
     async fn get<T: DeserializeOwned>(
         &self,
-        operation: &'static str,
         url: &Url,
         token: Option<&SecretString>,
-    ) -> Result<T, IdentityError> {
-        let in_time = async {
-            tokio::time::timeout(self.deadline, self.take_turn(url, token))
-                .await
-                .unwrap_or_else(|_elapsed| {
-                    Err(unavailable(url, "no answer in time", ASK_AGAIN_AFTER))
-                })
-        };
-        self.calls
-            .measure(Dependency::Auth2, operation, in_time, |error| match error {
-                IdentityError::InvalidToken | IdentityError::InvalidUserName(_) => Outcome::Refused,
-                IdentityError::Unavailable { .. } | IdentityError::Unexpected(_) => {
-                    Outcome::Unavailable
-                }
-            })
+    ) -> Result<T, Auth2Error> {
+        tokio::time::timeout(self.deadline, self.take_turn(url, token))
             .await
+            .unwrap_or_else(|_elapsed| Err(unavailable(url, "no answer in time", ASK_AGAIN_AFTER)))
     }
 
     async fn take_turn<T: DeserializeOwned>(
         &self,
         url: &Url,
         token: Option<&SecretString>,
-    ) -> Result<T, IdentityError> {
+    ) -> Result<T, Auth2Error> {
         // It is never closed; without a turn the deadline ends the wait.
         let _turn = self.turns.acquire().await;
         if let Some(rest) = self.pause.rest() {
@@ -224,7 +245,7 @@ impl Auth2 {
         &self,
         url: &Url,
         token: Option<&SecretString>,
-    ) -> Result<T, IdentityError> {
+    ) -> Result<T, Auth2Error> {
         // Without it, auth2 answers some paths with pages for people.
         let mut request = self
             .client
@@ -233,7 +254,7 @@ impl Auth2 {
         if let Some(token) = token {
             // No token of auth2 has characters that a header cannot carry.
             let mut value = HeaderValue::from_str(token.expose_secret())
-                .map_err(|_| IdentityError::InvalidToken)?;
+                .map_err(|_| Auth2Error::InvalidToken)?;
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }
@@ -276,7 +297,7 @@ fn wanted_pause(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// What an answer that is not 200 means.
-fn classify(url: &Url, status: StatusCode, body: &[u8], retry_after: Duration) -> IdentityError {
+fn classify(url: &Url, status: StatusCode, body: &[u8], retry_after: Duration) -> Auth2Error {
     if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
         return unavailable(url, &status.to_string(), retry_after);
     }
@@ -284,8 +305,8 @@ fn classify(url: &Url, status: StatusCode, body: &[u8], retry_after: Duration) -
         .ok()
         .and_then(|ErrorAnswer { error }| error.appcode);
     match appcode {
-        Some(INVALID_TOKEN) => IdentityError::InvalidToken,
-        Some(ILLEGAL_USER_NAME) => IdentityError::illegal_user_name(),
+        Some(INVALID_TOKEN) => Auth2Error::InvalidToken,
+        Some(ILLEGAL_USER_NAME) => Auth2Error::IllegalUserName,
         Some(code) => unexpected(url, &format!("{status}, application code {code}")),
         None if status.is_redirection() => unexpected(
             url,
@@ -295,11 +316,11 @@ fn classify(url: &Url, status: StatusCode, body: &[u8], retry_after: Duration) -
     }
 }
 
-fn unavailable(url: &Url, cause: &str, retry_after: Duration) -> IdentityError {
+fn unavailable(url: &Url, cause: &str, retry_after: Duration) -> Auth2Error {
     // As the header will say it, rounded up.
     let begun_second = u64::from(retry_after.subsec_nanos() > 0);
     let retry_after = Duration::from_secs(retry_after.as_secs() + begun_second);
-    IdentityError::Unavailable {
+    Auth2Error::Unavailable {
         message: format!(
             "KBase auth2 does not answer GET {url}: {cause}; try again in {} s",
             retry_after.as_secs()
@@ -308,6 +329,6 @@ fn unavailable(url: &Url, cause: &str, retry_after: Duration) -> IdentityError {
     }
 }
 
-fn unexpected(url: &Url, what: &str) -> IdentityError {
-    IdentityError::Unexpected(format!("KBase auth2 answered GET {url} with {what}"))
+fn unexpected(url: &Url, what: &str) -> Auth2Error {
+    Auth2Error::Unexpected(format!("KBase auth2 answered GET {url} with {what}"))
 }
