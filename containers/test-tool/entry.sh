@@ -46,6 +46,14 @@ ignore_sigterm() { trap '' TERM; }
 # copy PATH...: those files to the output.
 copy() { cp "$@" "$OUT/"; }
 
+# annotate REFERENCE NUMBER: each line of the file that the variable MANIFEST names, with the first line of REFERENCE,
+# to an output file with the number in its name.
+annotate() {
+    while read -r line; do
+        echo "$line $(head -n 1 "$1")"
+    done < "$MANIFEST" > "$OUT/annotated-$2.tsv"
+}
+
 # link NAME TARGET, hardlink NAME OUTPUT, fifo NAME: things that are no plain output files.
 link() { ln -s "$2" "$OUT/$1"; }
 hardlink() { ln "$OUT/$2" "$OUT/$1"; }

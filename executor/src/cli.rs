@@ -47,6 +47,8 @@ pub enum Task {
     Doctor(DoctorArguments),
     /// Remove containers whose executor is gone, one line each; leave those that cannot be judged
     Reap(ReapArguments),
+    /// Print the CRC64NVME checksums of files, in base64 as S3 takes them
+    Checksum(ChecksumArguments),
     /// Stage reference data on this machine whenever the service asks for it
     ///
     /// Serves until SIGTERM. Settings come from the environment and from the TOML file that KB_DEPLOYMENT_CONFIG
@@ -238,6 +240,14 @@ pub struct ReapArguments {
     /// Where the container engine listens
     #[arg(long, env = "DOCKER_HOST", value_name = "URL")]
     pub docker_host: Option<String>,
+}
+
+/// Arguments of `checksum`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ChecksumArguments {
+    /// The files
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
 }
 
 /// Arguments of `guard`.

@@ -13,6 +13,7 @@ use url::{Host, Url};
 
 use crate::condor::ads::vacate_time;
 use crate::container_engine::docker;
+use crate::refdata::StagingLimits;
 use crate::registry_logins;
 use crate::report::Budget;
 use crate::telemetry::{LogFormat, LogLevel};
@@ -48,6 +49,8 @@ pub struct RunConfig {
     pub log_path: S3Path,
     /// Root of the reference data on the container host; empty where there is none.
     pub refdata_host_path: String,
+    /// Where this executor stages reference data itself; none: what containers mount is there already.
+    pub refdata: Option<RefdataConfig>,
     /// How long one state update is tried.
     pub update_budget: Budget,
     /// How the container host sees the job directory, if differently.
@@ -60,6 +63,15 @@ pub struct RunConfig {
     pub docker_host: Option<String>,
     /// The directory with the logins of registries.
     pub docker_config: Option<PathBuf>,
+}
+
+/// Staging of reference data by executors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefdataConfig {
+    /// Where this machine sees [`RunConfig::refdata_host_path`].
+    pub directory: PathBuf,
+    /// What one item may take.
+    pub limits: StagingLimits,
 }
 
 /// Bounds that the contract leaves to the executor.
@@ -152,6 +164,7 @@ impl RunConfig {
         let refdata_host_path = reader.required(vars::REFDATA_HOST_PATH, |text| {
             (text.is_empty() || text.starts_with('/')).then(|| text.to_owned())
         });
+        let refdata = RefdataConfig::read_with(&mut reader);
         let update_budget = reader
             .required(vars::JOB_UPDATE_TIMEOUT_MIN, minutes)
             .map(Budget);
@@ -217,6 +230,7 @@ impl RunConfig {
                 s3,
                 log_path,
                 refdata_host_path,
+                refdata,
                 update_budget,
                 mount_prefix,
                 limits,
@@ -257,6 +271,13 @@ impl RunConfig {
                 (self.s3.verify == Verify::Nothing).to_string(),
             ),
             (vars::REFDATA_HOST_PATH.name, self.refdata_host_path.clone()),
+            (
+                vars::CTS_REFDATA_DIR.name,
+                self.refdata.as_ref().map_or_else(
+                    || "none".to_owned(),
+                    |refdata| refdata.directory.display().to_string(),
+                ),
+            ),
             (
                 vars::JOB_UPDATE_TIMEOUT_MIN.name,
                 (self.update_budget.0.as_secs() / 60).to_string(),
@@ -385,6 +406,44 @@ impl ServiceConfig {
                 None
             }
         }
+    }
+}
+
+impl RefdataConfig {
+    fn read_with(reader: &mut Reader<'_>) -> Option<Self> {
+        let directory = reader
+            .optional(vars::CTS_REFDATA_DIR, |text| {
+                (text.is_empty() || text.starts_with('/')).then(|| PathBuf::from(text))
+            })
+            .filter(|path| !path.as_os_str().is_empty());
+        let defaults = StagingLimits::default();
+        let limits = StagingLimits {
+            max_entries: reader
+                .optional(vars::CTS_REFDATA_MAX_ENTRIES, |text| {
+                    between(text, 1, u64::MAX)
+                })
+                .unwrap_or(defaults.max_entries),
+            max_expansion: reader
+                .optional(vars::CTS_REFDATA_MAX_EXPANSION, |text| {
+                    between(text, 1, u64::MAX)
+                })
+                .unwrap_or(defaults.max_expansion),
+            max_unpacked_bytes: reader
+                .optional(vars::CTS_REFDATA_MAX_UNPACKED_GIB, |text| {
+                    between(text, 1, 1_048_576)
+                })
+                .map_or(defaults.max_unpacked_bytes, |gib: u64| gib << 30),
+            reserve_bytes: reader
+                .optional(vars::CTS_REFDATA_RESERVE_MIB, |text| {
+                    between(text, 0, 1_048_576)
+                })
+                .map_or(defaults.reserve_bytes, |mib: u64| mib << 20),
+            ..defaults
+        };
+        Some(Self {
+            directory: directory?,
+            limits,
+        })
     }
 }
 

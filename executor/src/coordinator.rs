@@ -2,10 +2,12 @@
 //! Each call is one attempt; [`crate::report`] decides what is tried again.
 
 use cts_shared::error_code::ErrorCode;
+use cts_shared::id::RefdataId;
 use cts_shared::state::JobState;
 use cts_shared::wire::attempt::{AttemptNotice, AttemptStanding};
 use cts_shared::wire::container::ContainerUpdate;
 use cts_shared::wire::job::AdminJob;
+use cts_shared::wire::refdata::ReferenceData;
 use cts_shared::wire::root::Root;
 use futures::future::BoxFuture;
 
@@ -19,6 +21,12 @@ pub trait Coordinator: Send + Sync + std::fmt::Debug {
 
     /// `GET /admin/jobs/{job}`.
     fn job(&self) -> BoxFuture<'_, Result<AdminJob, CoordinatorError>>;
+
+    /// `GET /refdata/id/{id}`.
+    fn refdata<'a>(
+        &'a self,
+        id: &'a RefdataId,
+    ) -> BoxFuture<'a, Result<ReferenceData, CoordinatorError>>;
 
     /// `GET /whoami`: the user the token belongs to.
     fn whoami(&self) -> BoxFuture<'_, Result<String, CoordinatorError>>;

@@ -17,6 +17,8 @@ use crate::container_engine::logs::LogFileError;
 use crate::coordinator::CoordinatorError;
 use crate::object_store::{StoreError, StoreErrorKind};
 use crate::plan::PlanError;
+use crate::refdata::unpack::UnpackError;
+use crate::refdata::{RefdataError, StagingError};
 use crate::report::ReportError;
 use crate::run_state::IllegalEvent;
 use crate::transfer::TransferError;
@@ -69,6 +71,54 @@ impl Classify for PlanError {
         match self {
             Self::NoRefdataHere { .. } => FailureCode::ConfigInvalid,
             _ => FailureCode::JobInvalid,
+        }
+    }
+}
+
+impl Classify for StagingError {
+    fn code(&self) -> FailureCode {
+        match self {
+            Self::UnusableName { .. }
+            | Self::UnknownArchive { .. }
+            | Self::ObjectChanged { .. }
+            | Self::ChecksumMismatch {
+                is_other_content: true,
+                ..
+            } => FailureCode::RefdataInvalid,
+            Self::ChecksumMismatch { .. } => FailureCode::InputCorrupt,
+            Self::Transfer(error) => error.code(),
+            Self::Unpack { cause, .. } => cause.code(),
+            Self::NoSpace(_) => FailureCode::DiskFull,
+            Self::Damaged { .. } => FailureCode::RefdataDamaged,
+            Self::Store(error) => error.code(),
+            Self::Cancelled => FailureCode::Stopped,
+            Self::Internal { .. } => FailureCode::Internal,
+        }
+    }
+}
+
+impl Classify for UnpackError {
+    fn code(&self) -> FailureCode {
+        match self {
+            Self::Member { .. } | Self::Archive { .. } => FailureCode::RefdataInvalid,
+            Self::Reserve { .. } | Self::DiskFull { .. } | Self::QuotaExceeded { .. } => {
+                FailureCode::DiskFull
+            }
+            Self::DiskFailed { .. } | Self::Io { .. } => FailureCode::DiskFailed,
+            Self::Source(_) => FailureCode::S3Unavailable,
+            Self::Cancelled => FailureCode::Stopped,
+        }
+    }
+}
+
+impl Classify for RefdataError {
+    fn code(&self) -> FailureCode {
+        match self {
+            Self::Local { cause, .. } => disk_code(cause),
+            Self::Busy { .. } | Self::NotStaged { .. } | Self::Listing(_) => {
+                FailureCode::RefdataDamaged
+            }
+            Self::Cancelled => FailureCode::Stopped,
         }
     }
 }

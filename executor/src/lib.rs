@@ -13,6 +13,7 @@
 //!    container that soon is gone ([`guardian`], [`orphans`]).
 
 mod beneath;
+pub mod checksum;
 pub mod cli;
 pub mod clock;
 pub mod collect;

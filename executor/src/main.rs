@@ -32,6 +32,7 @@ fn main() -> ExitCode {
             Task::Run(variables) => commands::run(&|name| variables.lookup(name), screen).await,
             Task::Plan(arguments) => commands::plan(&arguments),
             Task::Local(arguments) => cts_executor::local::local(&arguments, screen).await,
+            Task::Checksum(arguments) => cts_executor::checksum::run(&arguments),
             Task::Reap(arguments) => commands::reap(&arguments).await,
             Task::Guard(arguments) => cts_executor::guardian::guard(&arguments).await,
             Task::RefdataServer => {

@@ -7,7 +7,7 @@ use cts_shared::container_args::{ContainerArgsError, container_command};
 use cts_shared::container_log::log_name_prefix;
 use cts_shared::crc64nvme::{Crc64Nvme, InvalidCrc64Nvme};
 use cts_shared::file_location::{FileLocationError, RelativePath, file_locations};
-use cts_shared::id::ContainerNumber;
+use cts_shared::id::{ContainerNumber, InvalidRefdataId, RefdataId};
 use cts_shared::manifest::{ManifestError, manifest_content, manifest_name, manifest_parameter};
 use cts_shared::mount_point::{InvalidMountPoint, check_mount_points};
 use cts_shared::s3_path::{InvalidS3Path, S3Path};
@@ -53,6 +53,9 @@ pub struct ContainerPlan {
     /// The job's owner.
     #[serde(skip)]
     pub user: String,
+    /// The reference data that the image needs.
+    #[serde(skip)]
+    pub refdata: Option<RefdataId>,
     /// A file that lists the inputs, for jobs that ask for one.
     #[serde(skip)]
     pub manifest: Option<Manifest>,
@@ -195,8 +198,8 @@ pub enum PlanError {
         refdata_id: String,
     },
     /// The reference data's id would leave its directory.
-    #[error("image.refdata_id {0:?} is not a plain name")]
-    RefdataId(String),
+    #[error("image.refdata_id: {0}")]
+    RefdataId(#[from] InvalidRefdataId),
 }
 
 impl ContainerPlan {
@@ -228,6 +231,10 @@ impl ContainerPlan {
             }
             None => None,
         };
+        let refdata = match &image.refdata_id {
+            Some(id) => Some(id.parse::<RefdataId>()?),
+            None => None,
+        };
         let output_dir = S3Path::parse(&input.output_dir)
             .map_err(PlanError::OutputDirectory)?
             .to_string();
@@ -237,7 +244,7 @@ impl ContainerPlan {
         };
         Ok(Self {
             image: format!("{}@{}", image.name, image.digest),
-            mounts: mounts(job, container, worker)?,
+            mounts: mounts(job, container, refdata.as_ref(), worker)?,
             files: files(job, command.files.iter())?,
             command: command.args,
             environment: command.environment,
@@ -250,6 +257,7 @@ impl ContainerPlan {
             output_prefix,
             log_prefix: log_prefix(&worker.log_path, container),
             user: job.job.status.user.clone(),
+            refdata,
             manifest,
         })
     }
@@ -316,6 +324,7 @@ fn files<'a>(
 fn mounts(
     job: &AdminJob,
     container: ContainerNumber,
+    refdata: Option<&RefdataId>,
     worker: &WorkerFacts,
 ) -> Result<Vec<PlannedMount>, PlanError> {
     let params = &job.job.job_input.params;
@@ -343,7 +352,7 @@ fn mounts(
         ),
     ];
     let image = &job.job.image;
-    if let Some(refdata_id) = &image.refdata_id {
+    if let Some(refdata_id) = refdata {
         let name = || format!("{}@{}", image.name, image.digest);
         let mount_point = params
             .refdata_mount_point
@@ -351,21 +360,17 @@ fn mounts(
             .or(image.default_refdata_mount_point.as_deref())
             .ok_or_else(|| PlanError::NoRefdataMountPoint {
                 image: name(),
-                refdata_id: refdata_id.clone(),
+                refdata_id: refdata_id.to_string(),
             })?;
         if worker.refdata_host_path.is_empty() {
-            let refdata_id = refdata_id.clone();
             return Err(PlanError::NoRefdataHere {
                 image: name(),
-                refdata_id,
+                refdata_id: refdata_id.to_string(),
             });
-        }
-        if refdata_id.is_empty() || refdata_id.contains('/') || refdata_id.starts_with('.') {
-            return Err(PlanError::RefdataId(refdata_id.clone()));
         }
         named.push(("the reference data's mount point", mount_point));
         mounts.push(PlannedMount {
-            host: Path::new(&worker.refdata_host_path).join(refdata_id),
+            host: Path::new(&worker.refdata_host_path).join(refdata_id.as_str()),
             container: mount_point.to_owned(),
             read_only: true,
         });

@@ -2,7 +2,7 @@
 //! this module does the work in between:
 //!
 //! 1. `fetch`: who is the service, which attempt is this, what is the job;
-//! 2. [`stage`]: image and inputs side by side;
+//! 2. [`stage`]: image, inputs and reference data side by side;
 //! 3. [`execute`]: the container, its limits, its end;
 //! 4. `publish`: outputs and logs to S3;
 //! 5. `finish`: clean up, always; report a failure; the exit status.
@@ -44,6 +44,7 @@ pub mod execute;
 mod fetch;
 mod finish;
 mod publish;
+mod refdata;
 pub mod stage;
 
 /// Opens the object store when it is first needed: only then is the secret read.

@@ -1,5 +1,5 @@
-//! The transfer engine: moves objects to files and files to objects, every byte once, hashed as it
-//! passes.
+//! The transfer engine: moves objects to files and files to objects, and hands out objects as streams, every
+//! byte once, hashed as it passes.
 //!
 //! ```text
 //!   downloads                                   uploads
@@ -21,11 +21,13 @@ mod buffer;
 mod download;
 mod error;
 mod options;
+mod part;
 mod partial;
 mod queue;
 mod retry;
 mod runtime;
 mod source;
+mod stream;
 mod upload;
 
 use std::path::PathBuf;
@@ -46,6 +48,7 @@ pub use error::TransferError;
 pub use options::{RetryPolicy, TransferOptions};
 pub use runtime::TransferRuntime;
 pub use source::Source;
+pub use stream::ObjectStream;
 
 /// How much longer than its time limit a clean-up may take before it is given up.
 const CLEANUP_SLACK: Duration = Duration::from_millis(200);
@@ -59,6 +62,17 @@ pub struct Download {
     pub destination: PathBuf,
     /// What its bytes must have.
     pub expected: Crc64Nvme,
+}
+
+/// An object to read in order.
+#[derive(Debug, Clone)]
+pub struct StreamRequest {
+    /// The object.
+    pub object: ObjectName,
+    /// What its bytes must have.
+    pub expected: Crc64Nvme,
+    /// What its bytes had at the first try, if this is the second: no connection of the first is used then.
+    pub earlier: Option<Crc64Nvme>,
 }
 
 /// A file to send.
@@ -155,6 +169,25 @@ impl TransferEngine {
         let stop = cancel.child_token();
         self.on_own_threads(stop.clone(), async move {
             download::run(store, options, items, input_root, counters, stop).await
+        })
+        .await
+    }
+
+    /// Begins to read an object in order, with a few parts fetched ahead. The size is known when this returns.
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// What its first request ended with, or [`TransferError::Cancelled`].
+    pub async fn stream(
+        &self,
+        request: StreamRequest,
+        counters: Arc<Counters>,
+        cancel: &CancellationToken,
+    ) -> Result<ObjectStream, TransferError> {
+        let (store, options) = (Arc::clone(&self.store), Arc::clone(&self.options));
+        let (handle, stop) = (self.handle.clone(), cancel.child_token());
+        self.on_own_threads(cancel.child_token(), async move {
+            ObjectStream::open(store, options, handle, request, counters, stop).await
         })
         .await
     }

@@ -147,8 +147,35 @@ pub const CTS_PLAIN_HTTP_REGISTRIES: Variable = variable(
     "registries that speak http, host:port separated by commas; those on this machine always may",
 );
 
+/// See [`VARIABLES`].
+pub const CTS_REFDATA_DIR: Variable = variable(
+    "CTS_REFDATA_DIR",
+    "where this machine sees REFDATA_HOST_PATH, an absolute path: reference data is staged there when a \
+     job needs it, and checked; if not set it is mounted as it is found",
+);
+/// See [`VARIABLES`].
+pub const CTS_REFDATA_MAX_ENTRIES: Variable = variable(
+    "CTS_REFDATA_MAX_ENTRIES",
+    "the most files, directories and links of one archive of reference data, from 1; default 1000000",
+);
+/// See [`VARIABLES`].
+pub const CTS_REFDATA_MAX_EXPANSION: Variable = variable(
+    "CTS_REFDATA_MAX_EXPANSION",
+    "the most unpacked bytes per byte of an archive of reference data beyond 1 GiB, from 1; default 200",
+);
+/// See [`VARIABLES`].
+pub const CTS_REFDATA_MAX_UNPACKED_GIB: Variable = variable(
+    "CTS_REFDATA_MAX_UNPACKED_GIB",
+    "the most GiB of one item of reference data once unpacked, 1 to 1048576; default 4096",
+);
+/// See [`VARIABLES`].
+pub const CTS_REFDATA_RESERVE_MIB: Variable = variable(
+    "CTS_REFDATA_RESERVE_MIB",
+    "MiB that staging reference data leaves free, 0 to 1048576; default 1024",
+);
+
 /// All of them, in the order of the documentation.
-pub const VARIABLES: [Variable; 25] = [
+pub const VARIABLES: [Variable; 30] = [
     JOB_ID,
     CONTAINER_NUMBER,
     SERVICE_ROOT_URL,
@@ -174,6 +201,11 @@ pub const VARIABLES: [Variable; 25] = [
     CTS_PIDS_LIMIT,
     CTS_LOG_LIMIT_MIB,
     CTS_PLAIN_HTTP_REGISTRIES,
+    CTS_REFDATA_DIR,
+    CTS_REFDATA_MAX_ENTRIES,
+    CTS_REFDATA_MAX_EXPANSION,
+    CTS_REFDATA_MAX_UNPACKED_GIB,
+    CTS_REFDATA_RESERVE_MIB,
 ];
 
 impl Variable {

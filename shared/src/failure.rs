@@ -109,6 +109,12 @@ pub enum FailureCode {
     /// An input object arrived damaged, twice.
     InputCorrupt,
 
+    /// Reference data that cannot be staged: its object is another one than was registered, or an archive that is
+    /// damaged or refused.
+    RefdataInvalid,
+    /// Reference data on this machine is not what was staged.
+    RefdataDamaged,
+
     /// The registry does not answer, or only with errors.
     RegistryUnavailable,
     /// The registry asks for fewer requests.
@@ -171,7 +177,7 @@ pub enum FailureCode {
 
 impl FailureCode {
     /// Every code.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 36] = [
         Self::JobInvalid,
         Self::ConfigInvalid,
         Self::S3Unavailable,
@@ -180,6 +186,8 @@ impl FailureCode {
         Self::InputMissing,
         Self::InputChanged,
         Self::InputCorrupt,
+        Self::RefdataInvalid,
+        Self::RefdataDamaged,
         Self::RegistryUnavailable,
         Self::RegistryRateLimit,
         Self::ImageDenied,
@@ -218,6 +226,8 @@ impl FailureCode {
             Self::InputMissing => ("input_missing", Blame::Data, Retry::Never),
             Self::InputChanged => ("input_changed", Blame::Data, Retry::Never),
             Self::InputCorrupt => ("input_corrupt", Blame::Infra, Retry::Elsewhere),
+            Self::RefdataInvalid => ("refdata_invalid", Blame::Data, Retry::Never),
+            Self::RefdataDamaged => ("refdata_damaged", Blame::Site, Retry::Elsewhere),
             Self::RegistryUnavailable => ("registry_unavailable", Blame::Infra, Retry::Later),
             Self::RegistryRateLimit => ("registry_rate_limit", Blame::Infra, Retry::Later),
             Self::ImageDenied => ("image_denied", Blame::Infra, Retry::Never),

@@ -108,6 +108,7 @@ impl Setting {
             user: token("dev"),
             admin: token("admin"),
             executor: token("executor"),
+            ..Tokens::default()
         };
         let url = auth2.url();
         let service = TestService::start(case, Launch::on_auth2(OnAuth2 { url, tokens })).await;

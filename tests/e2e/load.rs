@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cts_tests::service_process::{As, ServiceProcess};
+use cts_tests::service_process::{As, ServiceProcess, Tokens};
 use futures::future::{join, join_all};
 use jiff::{SignedDuration, Timestamp};
 use rand::Rng;
@@ -35,9 +35,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(20);
 pub(crate) struct Client {
     http: reqwest::Client,
     url: String,
-    user: String,
-    admin: String,
-    executor: String,
+    tokens: Tokens,
     counts: Arc<Counts>,
 }
 
@@ -68,9 +66,7 @@ impl Client {
         Self {
             http: http.unwrap_or_else(|error| panic!("{error}")),
             url: url.to_owned(),
-            user: service.token(As::User).to_owned(),
-            admin: service.token(As::Admin).to_owned(),
-            executor: service.token(As::Executor).to_owned(),
+            tokens: service.tokens().clone(),
             counts: Arc::default(),
         }
     }
@@ -134,11 +130,7 @@ impl Client {
         path: &str,
         body: Option<&Value>,
     ) -> reqwest::Result<(StatusCode, Value)> {
-        let token = match who {
-            As::User => &self.user,
-            As::Admin => &self.admin,
-            As::Executor => &self.executor,
-        };
+        let token = self.tokens.of(who);
         let url = format!("{}{path}", self.url);
         let mut request = self.http.request(method, url).bearer_auth(token);
         if let Some(body) = body {

@@ -22,6 +22,7 @@ mod output;
 mod people;
 mod pool;
 mod python_client;
+mod refdata;
 mod replicas;
 mod service;
 mod service_kills;

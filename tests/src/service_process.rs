@@ -215,6 +215,8 @@ pub enum As {
     Admin,
     /// An external executor, who may report container states.
     Executor,
+    /// A server that stages reference data. Not a user of `cts-service dev`.
+    Refdata,
 }
 
 /// A token of each.
@@ -226,19 +228,32 @@ pub struct Tokens {
     pub admin: String,
     /// [`As::Executor`]'s.
     pub executor: String,
+    /// [`As::Refdata`]'s.
+    pub refdata: String,
 }
 
 impl Tokens {
+    /// A user's token.
+    pub fn of(&self, who: As) -> &str {
+        match who {
+            As::User => &self.user,
+            As::Admin => &self.admin,
+            As::Executor => &self.executor,
+            As::Refdata => &self.refdata,
+        }
+    }
+
     fn random() -> Self {
-        let [user, admin, executor] = [(); 3].map(|()| uuid::Uuid::new_v4().to_string());
+        let [user, admin, executor, refdata] = [(); 4].map(|()| uuid::Uuid::new_v4().to_string());
         Self {
             user,
             admin,
             executor,
+            refdata,
         }
     }
 
-    /// The file that gives the same users as the one of `cts-service dev`.
+    /// The file that gives the same users as the one of `cts-service dev`, and one more.
     fn to_toml(&self) -> String {
         [
             ("dev", &self.user, "\"kbase_staff\""),
@@ -248,6 +263,7 @@ impl Tokens {
                 "\"full_admin\", \"kbase_staff\", \"nersc_account\"",
             ),
             ("executor", &self.executor, "\"external_executor\""),
+            ("refdata", &self.refdata, "\"refdata_service\""),
         ]
         .map(|(name, token, roles)| {
             format!("[[user]]\nname = \"{name}\"\ntoken = \"{token}\"\nroles = [{roles}]\n\n")
@@ -279,6 +295,7 @@ impl Tokens {
             user: token("dev")?,
             admin: token("admin")?,
             executor: token("executor")?,
+            refdata: token("refdata").unwrap_or_default(),
         })
     }
 }
@@ -547,11 +564,12 @@ impl ServiceProcess {
 
     /// A user's token.
     pub fn token(&self, who: As) -> &str {
-        match who {
-            As::User => &self.tokens.user,
-            As::Admin => &self.tokens.admin,
-            As::Executor => &self.tokens.executor,
-        }
+        self.tokens.of(who)
+    }
+
+    /// The tokens of all users.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
     }
 
     /// The service's root URL.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use cts_net::secret::SecretSource;
 use cts_net::tls::TlsError;
-use cts_shared::id::{ContainerNumber, JobId};
+use cts_shared::id::{ContainerNumber, JobId, RefdataId};
 use cts_shared::state::JobState;
 use cts_shared::wire::attempt::{AttemptNotice, AttemptStanding};
 use cts_shared::wire::container::{Container, ContainerUpdate};
 use cts_shared::wire::job::AdminJob;
+use cts_shared::wire::refdata::ReferenceData;
 use cts_shared::wire::root::{Root, WhoAmI};
 use futures::future::BoxFuture;
 use reqwest::Method;
@@ -91,6 +92,17 @@ impl Coordinator for HttpCoordinator {
                 call: format!("GET {path}"),
                 cause: error.to_string(),
             })
+        })
+    }
+
+    fn refdata<'a>(
+        &'a self,
+        id: &'a RefdataId,
+    ) -> BoxFuture<'a, Result<ReferenceData, CoordinatorError>> {
+        Box::pin(async move {
+            let path = format!("/refdata/id/{id}");
+            let text = self.service.get(&path, MAX_ANSWER_BYTES).await?;
+            parse(&format!("GET {path}"), &text)
         })
     }
 

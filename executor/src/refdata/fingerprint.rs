@@ -20,11 +20,20 @@ use cts_shared::id::RefdataId;
 /// Changes when the fingerprint is made of something else.
 const SCHEME: &[u8] = b"cts-refdata-fingerprint-1";
 
+/// How much a tree holds, so that nobody needs to read its listing for that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Contents {
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+}
+
 /// `verified.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Verified {
     /// Hexadecimal digits.
     fingerprint: String,
+    #[serde(flatten)]
+    contents: Contents,
     /// When every byte was last known to be right; for people.
     time: String,
 }
@@ -41,24 +50,26 @@ pub(super) fn of(layout: &Layout, id: &RefdataId) -> io::Result<String> {
     Ok(hex(&hasher.finalize()))
 }
 
-/// Whether the tree is what it was when it was last verified.
-pub(super) fn is_current(layout: &Layout, id: &RefdataId) -> io::Result<bool> {
+/// What the tree holds, if it is what it was when it was last verified.
+pub(super) fn check(layout: &Layout, id: &RefdataId) -> io::Result<Option<Contents>> {
     let text = match fs::read(layout.fingerprint(id)) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     // A half written or foreign one proves nothing.
     let Ok(verified) = serde_json::from_slice::<Verified>(&text) else {
-        return Ok(false);
+        return Ok(None);
     };
-    Ok(verified.fingerprint == of(layout, id)?)
+    let is_current = verified.fingerprint == of(layout, id)?;
+    Ok(is_current.then_some(verified.contents))
 }
 
 /// Writes down that every byte is right, now.
-pub(super) fn write(layout: &Layout, id: &RefdataId) -> io::Result<()> {
+pub(super) fn write(layout: &Layout, id: &RefdataId, contents: Contents) -> io::Result<()> {
     let verified = Verified {
         fingerprint: of(layout, id)?,
+        contents,
         time: jiff::Timestamp::now().to_string(),
     };
     let path = layout.fingerprint(id);
@@ -132,10 +143,11 @@ mod tests {
         fs::write(tree.join("a/b/file"), "text").unwrap();
         fs::create_dir_all(layout.metadata_of(&id)).unwrap();
         fs::write(layout.listing(&id), "{}").unwrap();
-        assert!(!is_current(&layout, &id).unwrap(), "never verified");
-        write(&layout, &id).unwrap();
+        let contents = Contents { files: 1, bytes: 4 };
+        assert_eq!(check(&layout, &id).unwrap(), None, "never verified");
+        write(&layout, &id, contents).unwrap();
         fs::read(tree.join("a/b/file")).unwrap();
-        assert!(is_current(&layout, &id).unwrap());
+        assert_eq!(check(&layout, &id).unwrap(), Some(contents));
 
         let file = tree.join("a/b/file");
         let changes: [(&str, Box<dyn Fn()>); 5] = [
@@ -159,11 +171,11 @@ mod tests {
         ];
         for (what, change) in changes {
             change();
-            assert!(!is_current(&layout, &id).unwrap(), "{what}");
-            write(&layout, &id).unwrap();
-            assert!(is_current(&layout, &id).unwrap(), "{what}");
+            assert_eq!(check(&layout, &id).unwrap(), None, "{what}");
+            write(&layout, &id, contents).unwrap();
+            assert_eq!(check(&layout, &id).unwrap(), Some(contents), "{what}");
         }
         fs::write(layout.fingerprint(&id), "half a no").unwrap();
-        assert!(!is_current(&layout, &id).unwrap());
+        assert_eq!(check(&layout, &id).unwrap(), None);
     }
 }

@@ -88,13 +88,20 @@ impl Lock {
     pub(super) async fn take(path: &Path, cancel: &CancellationToken) -> io::Result<Option<Self>> {
         let mut has_said = false;
         loop {
-            if let Some(lock) = Self::try_take(path)? {
-                return Ok(Some(lock));
-            }
-            if !has_said {
-                has_said = true;
-                let holder = holder(path);
-                tracing::info!("waiting for the lock {}, held by {holder}", path.display());
+            let tried = path.to_owned();
+            // A file system that hangs must not hold up the caller's runtime.
+            let tried = tokio::task::spawn_blocking(move || match Self::try_take(&tried)? {
+                Some(lock) => Ok(Ok(lock)),
+                None => Ok(Err(holder(&tried))),
+            });
+            match tried.await.map_err(io::Error::other)? {
+                Ok(Ok(lock)) => return Ok(Some(lock)),
+                Ok(Err(holder)) if !has_said => {
+                    has_said = true;
+                    tracing::info!("waiting for the lock {}, held by {holder}", path.display());
+                }
+                Ok(Err(_)) => {}
+                Err(error) => return Err(error),
             }
             let waited = cancel.run_until_cancelled(tokio::time::sleep(POLL_INTERVAL));
             if waited.await.is_none() {

@@ -41,6 +41,17 @@ impl StagingCounters {
         self.object_bytes.store(bytes, Ordering::Relaxed);
     }
 
+    /// What was done is of no use: it begins again.
+    pub fn start_over(&self) {
+        for counter in [
+            &self.downloaded_bytes,
+            &self.unpacked_bytes,
+            &self.unpacked_files,
+        ] {
+            counter.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Bytes of the object have been taken in.
     pub fn add_downloaded(&self, bytes: u64) {
         self.downloaded_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -138,5 +149,9 @@ mod tests {
         let seen = counters.snapshot();
         assert_eq!((seen.object_bytes, seen.downloaded_bytes), (10, 4));
         assert_eq!((seen.unpacked_bytes, seen.unpacked_files), (40, 1));
+        counters.start_over();
+        let seen = counters.snapshot();
+        assert_eq!((seen.object_bytes, seen.downloaded_bytes), (10, 0));
+        assert_eq!((seen.unpacked_bytes, seen.unpacked_files), (0, 0));
     }
 }

@@ -123,13 +123,13 @@ impl Share {
         Ok(())
     }
 
-    /// What to say when the system says that the disk is full although there seemed to be space.
-    pub(super) fn exhausted(&self) -> NoSpace {
+    /// What to say when there is no space for `next_bytes` more, or the system said so itself.
+    pub(super) fn refusal(&self, next_bytes: u64) -> NoSpace {
         let left = *lock(&self.left_bytes);
         let promised = *lock(&self.ledger.promised_bytes);
         NoSpace {
             directory: self.directory.clone(),
-            need_bytes: left.max(1),
+            need_bytes: left.max(next_bytes),
             free_bytes: disk::free_bytes(&self.directory).unwrap_or(0),
             reserve_bytes: self.ledger.reserve_bytes,
             promised_bytes: promised.saturating_sub(left),

@@ -1,13 +1,39 @@
 //! Staging one item. The order of the steps is in [`super`].
 
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use cts_shared::crc64nvme::Crc64Nvme;
+use cts_shared::refdata_archive::ArchiveFormat;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::error::StagingError;
+use super::error::{RefdataError, StagingError};
+use super::fingerprint::{self, Contents};
+use super::listing::Listing;
+use super::lock::{self, Lock};
 use super::progress::StagingCounters;
-use super::{Item, RefdataStore, Staged};
-use crate::transfer::TransferEngine;
+use super::space::{Share, SpaceError};
+use super::status::Found;
+use super::unpack::{
+    ArchiveSource, Packing, UnpackError, Unpacking, make_read_only, unpack,
+};
+use super::{Item, RefdataStore, Staged, prune, verify};
+use crate::progress::Counters;
+use crate::transfer::{ObjectStream, StreamRequest, TransferEngine};
+
+impl ArchiveSource for ObjectStream {
+    fn size(&self) -> u64 {
+        self.size()
+    }
+
+    fn read_at(&mut self, offset: u64, length: usize) -> io::Result<Bytes> {
+        self.read_at(offset, length)
+    }
+}
 
 /// See [`RefdataStore::stage`].
 pub(super) async fn stage(
@@ -17,6 +43,263 @@ pub(super) async fn stage(
     counters: Arc<StagingCounters>,
     cancel: &CancellationToken,
 ) -> Result<Staged, StagingError> {
-    let _ = (store, item, engine, counters, cancel);
-    Err(StagingError::Cancelled)
+    let packing = packing(item)?;
+    let stop = cancel.child_token();
+    // Whoever drops this future stops the work too, which cleans up after itself.
+    let _stop_when_dropped = stop.clone().drop_guard();
+    let root = store.layout.root.clone();
+    // Never made: it may be a mount point without its disk.
+    let there = on_blocking_thread(move || match fs::read_dir(&root) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(RefdataError::local("use the directory", &root)(error).into()),
+    });
+    there.await?;
+    let path = store.layout.lock(&item.id);
+    let lock = match Lock::take(&path, &stop).await {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => return Err(StagingError::Cancelled),
+        Err(error) if lock::is_read_only(&error) => {
+            Err(RefdataError::local("take the lock", &path)(error))
+        }
+        Err(error) => return Err(RefdataError::local("take the lock", &path)(error).into()),
+    };
+    let staging = Staging {
+        store: store.clone(),
+        item: item.clone(),
+        packing,
+        engine: engine.clone(),
+        counters,
+        stop,
+        handle: Handle::current(),
+    };
+    on_blocking_thread(move || staging.run(lock)).await
+}
+
+/// How the object is packed, if its name can be used.
+fn packing(item: &Item) -> Result<Packing, StagingError> {
+    let name = file_name(item);
+    // As for members of archives; what the unpacker makes of it, it checks itself.
+    let is_usable = !matches!(name, "" | "." | "..") && !name.chars().any(char::is_control);
+    if !is_usable {
+        let object = item.object.clone();
+        return Err(StagingError::UnusableName { object });
+    }
+    if !item.unpack {
+        return Ok(Packing::Plain);
+    }
+    match ArchiveFormat::of_name(name) {
+        Some((format, _)) => Ok(Packing::Archive(format)),
+        None => Err(StagingError::UnknownArchive {
+            object: item.object.clone(),
+        }),
+    }
+}
+
+/// The last part of the object's key.
+fn file_name(item: &Item) -> &str {
+    let key = &item.object.key;
+    key.rsplit_once('/').map_or(key.as_str(), |(_, name)| name)
+}
+
+async fn on_blocking_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StagingError> + Send + 'static,
+) -> Result<T, StagingError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| {
+            Err(StagingError::Internal {
+                cause: error.to_string(),
+            })
+        })
+}
+
+/// All that one staging needs. Its methods block.
+struct Staging {
+    store: RefdataStore,
+    item: Item,
+    packing: Packing,
+    engine: TransferEngine,
+    counters: Arc<StagingCounters>,
+    stop: CancellationToken,
+    handle: Handle,
+}
+
+impl Staging {
+    /// Holds the lock to the end, also when nobody waits for that any more. Without one (the metadata is
+    /// read-only) it only looks at what is there.
+    fn run(&self, lock: Result<Lock, RefdataError>) -> Result<Staged, StagingError> {
+        if let Some(contents) = self.find(lock.is_ok())? {
+            return Ok(self.staged(contents, true));
+        }
+        let _lock = lock?;
+        let layout = &self.store.layout;
+        // What a killed staging left.
+        prune::clear(layout, &self.item.id)?;
+        let staged = self.fetch().and_then(|listing| self.publish(&listing));
+        match staged {
+            Ok(contents) => Ok(self.staged(contents, false)),
+            Err(error) => {
+                if let Err(left) = prune::clear(layout, &self.item.id) {
+                    tracing::warn!("something of a failed staging is left: {left}");
+                }
+                Err(if self.stop.is_cancelled() {
+                    StagingError::Cancelled
+                } else {
+                    error
+                })
+            }
+        }
+    }
+
+    fn staged(&self, contents: Contents, was_there: bool) -> Staged {
+        Staged {
+            tree: self.store.tree(&self.item.id),
+            files: contents.files,
+            bytes: contents.bytes,
+            was_there,
+        }
+    }
+
+    /// What is there, if it is done and as it should be.
+    fn find(&self, may_write: bool) -> Result<Option<Contents>, StagingError> {
+        let (layout, id) = (&self.store.layout, &self.item.id);
+        if !Found::of(layout, id)?.is_done() {
+            return Ok(None);
+        }
+        let checked = fingerprint::check(layout, id);
+        let tree = layout.tree(id);
+        if let Some(contents) = checked.map_err(RefdataError::local("look at", &tree))? {
+            return Ok(Some(contents));
+        }
+        tracing::info!("reading reference data {id} whole before it is used");
+        let verification = verify::compare(layout, id, true, &self.stop)?;
+        if !verification.is_good() {
+            return Err(StagingError::Damaged {
+                id: id.clone(),
+                tree,
+                listing: layout.listing(id),
+                verification,
+            });
+        }
+        if may_write {
+            verify::note_as_verified(layout, id, verification.contents());
+        }
+        Ok(Some(verification.contents()))
+    }
+
+    /// Fetches and unpacks; once more if the bytes were not the registered ones: a bit can flip on the way.
+    fn fetch(&self) -> Result<Listing, StagingError> {
+        let (error, earlier) = match self.fetch_once(None) {
+            Err(error @ StagingError::ChecksumMismatch { actual, .. }) => (error, actual),
+            fetched => return fetched,
+        };
+        tracing::warn!("{error}; fetching it once more on a new connection");
+        prune::clear(&self.store.layout, &self.item.id)?;
+        self.counters.start_over();
+        self.fetch_once(Some(earlier))
+    }
+
+    fn fetch_once(&self, earlier: Option<Crc64Nvme>) -> Result<Listing, StagingError> {
+        let request = StreamRequest {
+            object: self.item.object.clone(),
+            expected: self.item.expected,
+            earlier,
+        };
+        // Of its own: bytes are counted when they are taken in.
+        let counters = Arc::new(Counters::default());
+        let opening = self.engine.stream(request, counters, &self.stop);
+        let mut stream = self.handle.block_on(opening)?;
+        let root = &self.store.layout.root;
+        // An archive needs at least its own size, all but always.
+        let share = self
+            .store
+            .space
+            .promise(root, stream.size())
+            .map_err(StagingError::space(root))?;
+        let tree = self.store.layout.staging(&self.item.id);
+        fs::create_dir(&tree).map_err(RefdataError::local("make", &tree))?;
+        let unpacked = unpack(
+            &mut stream,
+            &Unpacking {
+                packing: self.packing,
+                name: file_name(&self.item),
+                tree: &tree,
+                limits: &self.store.limits,
+                counters: &self.counters,
+                has_space: &|bytes| spend(&share, bytes),
+                cancelled: &|| self.stop.is_cancelled(),
+            },
+        );
+        match unpacked {
+            Ok(listing) => {
+                stream.finish()?;
+                Ok(listing)
+            }
+            Err(cause) => Err(self.explain(cause, stream, &share)),
+        }
+    }
+
+    /// What to say of an unpacking that failed: the first thing that went wrong.
+    fn explain(&self, cause: UnpackError, stream: ObjectStream, share: &Share) -> StagingError {
+        match cause {
+            UnpackError::Reserve { needed_bytes, .. } => {
+                return StagingError::NoSpace(share.refusal(needed_bytes));
+            }
+            UnpackError::DiskFull { .. } => return StagingError::NoSpace(share.refusal(1)),
+            UnpackError::Cancelled if self.stop.is_cancelled() => return StagingError::Cancelled,
+            _ => {}
+        }
+        // An archive whose bytes were damaged on the way is no bad archive: the checksum tells, which needs
+        // the rest of the bytes.
+        let asks_the_checksum = cause.reason().is_some() || matches!(cause, UnpackError::Source(_));
+        match asks_the_checksum.then(|| stream.finish()) {
+            Some(Err(error)) => error.into(),
+            _ => StagingError::Unpack {
+                object: self.item.object.clone(),
+                cause,
+            },
+        }
+    }
+
+    /// Everything is there and right: gives the tree its name, and then the listing.
+    fn publish(&self, listing: &Listing) -> Result<Contents, StagingError> {
+        let (layout, id) = (&self.store.layout, &self.item.id);
+        let (staging, tree) = (layout.staging(id), layout.tree(id));
+        let (unfinished, finished) = (layout.unfinished_listing(id), layout.listing(id));
+        listing.save(&unfinished).map_err(RefdataError::from)?;
+        make_read_only(&staging).map_err(RefdataError::local("make read-only", &staging))?;
+        fs::rename(&staging, &tree).map_err(RefdataError::local("give its name to", &staging))?;
+        sync_directory(&layout.root)?;
+        fs::rename(&unfinished, &finished)
+            .map_err(RefdataError::local("give its name to", &unfinished))?;
+        sync_directory(&layout.metadata_of(id))?;
+        let contents = Contents {
+            files: listing.files.len() as u64,
+            bytes: listing.bytes(),
+        };
+        verify::note_as_verified(layout, id, contents);
+        Ok(contents)
+    }
+}
+
+/// Has the names in a directory reach the disk, in the order in which they were given.
+fn sync_directory(directory: &Path) -> Result<(), RefdataError> {
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(RefdataError::local("sync", directory))
+}
+
+fn spend(share: &Share, bytes: u64) -> Result<(), UnpackError> {
+    share.spend(bytes).map_err(|error| match error {
+        SpaceError::NoSpace(refused) => UnpackError::Reserve {
+            path: refused.directory,
+            free_bytes: refused.free_bytes,
+            reserve_bytes: refused.reserve_bytes,
+            needed_bytes: refused.need_bytes,
+        },
+        SpaceError::Io(source) => UnpackError::Io {
+            path: ".".to_owned(),
+            source,
+        },
+    })
 }

@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::error::RefdataError;
-use super::fingerprint;
+use super::fingerprint::{self, Contents};
 use super::layout::Layout;
 use super::listing::Listing;
 use super::lock::{self, Lock};
@@ -58,6 +58,15 @@ impl Verification {
     #[must_use]
     pub const fn is_good(&self) -> bool {
         self.different == 0
+    }
+}
+
+impl Verification {
+    pub(super) const fn contents(&self) -> Contents {
+        Contents {
+            files: self.files,
+            bytes: self.bytes,
+        }
     }
 }
 
@@ -104,14 +113,14 @@ pub(super) fn verify(
     };
     let verification = compare(layout, id, deep, cancel)?;
     if deep && lock.is_some() && verification.is_good() {
-        note_as_verified(layout, id);
+        note_as_verified(layout, id, verification.contents());
     }
     Ok(verification)
 }
 
 /// Writes the fingerprint; without it the next one reads the tree again, which is no reason to fail.
-pub(super) fn note_as_verified(layout: &Layout, id: &RefdataId) {
-    if let Err(error) = fingerprint::write(layout, id) {
+pub(super) fn note_as_verified(layout: &Layout, id: &RefdataId, contents: Contents) {
+    if let Err(error) = fingerprint::write(layout, id, contents) {
         tracing::warn!(
             "cannot write {}: {error}; reference data {id} will be read whole again before its next use",
             layout.fingerprint(id).display()

@@ -1,11 +1,13 @@
-//! Stage: the image and the inputs, side by side. Whichever fails first ends the other.
+//! Stage: the image, the inputs and the reference data, side by side. Whichever fails first ends the others.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use cts_net::registry::{ImageLookup, Registry, RegistryError};
 use cts_shared::failure::FailureCode;
-use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -74,7 +76,7 @@ impl Run<'_> {
         Ok((store, engine))
     }
 
-    /// Image and inputs; whichever fails first ends the other.
+    /// Image, inputs and reference data; whichever fails first ends the others.
     async fn fetch_side_by_side(
         &self,
         plan: &ContainerPlan,
@@ -82,28 +84,27 @@ impl Run<'_> {
         store: &Arc<dyn ObjectStore>,
         stopped: &CancellationToken,
     ) -> Result<(), Stop> {
-        let image = self
-            .unless_halted(self.fetch_image(&plan.image, engine))
-            .map(Result::flatten);
-        let inputs = self.fetch_inputs(plan, store, stopped);
-        tokio::pin!(image, inputs);
         // A transfer is told to stop and cleans up after itself; a pull may be dropped.
-        tokio::select! {
-            fetched = &mut image => match fetched {
-                Ok(()) => inputs.await?,
-                Err(stop) => {
-                    stopped.cancel();
-                    // What the inputs say now follows from being told to stop.
-                    let _cancelled = inputs.await;
-                    return Err(stop);
-                }
-            },
-            fetched = &mut inputs => {
-                fetched?;
-                image.await?;
+        let image = async {
+            let fetched = stopped.run_until_cancelled(self.fetch_image(&plan.image, engine));
+            fetched.await.unwrap_or_else(|| Err(self.why_halted()))
+        };
+        let mut running: FuturesUnordered<BoxFuture<'_, Result<(), Stop>>> = [
+            image.boxed(),
+            self.fetch_inputs(plan, store, stopped).boxed(),
+            self.stage_refdata(plan, store, stopped).boxed(),
+        ]
+        .into_iter()
+        .collect();
+        let mut result = Ok(());
+        while let Some(ended) = running.next().await {
+            // What the others say after the first failure follows from being told to stop.
+            if ended.is_err() && result.is_ok() {
+                stopped.cancel();
+                result = ended;
             }
         }
-        Ok(())
+        result
     }
 
     /// Containers that a killed executor left on this host: of the same container, which must go, and of any

@@ -1,5 +1,5 @@
-//! The memory of uploads: buffers that are handed out, given to the HTTP client without a copy, and
-//! come back when it has let go of them.
+//! The memory of parts: buffers that are handed out and come back. Uploads give them to the HTTP client without
+//! a copy, streams fill them ahead of their reader.
 //!
 //! A fixed budget bounds all of them together. Buffers are kept for the next part: fresh ones of 16
 //! MiB each made the process three times as large.
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The smallest buffer, and the unit in which the budget is counted.
-const UNIT_BYTES: usize = 256 * 1024;
+pub(super) const UNIT_BYTES: usize = 256 * 1024;
 
 /// Buffers within a budget.
 #[derive(Debug)]

@@ -17,6 +17,10 @@ pub struct TransferOptions {
     pub part_bytes: u64,
     /// Downloads: bytes that must stay free on the file system.
     pub reserve_bytes: u64,
+    /// Streams: parts in memory, those in flight and the one that is being read together.
+    pub stream_parts: usize,
+    /// Streams: size of a part.
+    pub stream_part_bytes: u64,
     /// Uploads: requests in flight.
     pub upload_concurrency: usize,
     /// Uploads: a file up to this size is one PUT; a larger one is cut into parts of at least this
@@ -46,6 +50,8 @@ impl Default for TransferOptions {
             first_part_bytes: 32 * MIB,
             part_bytes: 16 * MIB,
             reserve_bytes: 0,
+            stream_parts: 4,
+            stream_part_bytes: 8 * MIB,
             upload_concurrency: 16,
             upload_part_bytes: 16 * MIB,
             upload_memory_bytes: 64 * MIB,

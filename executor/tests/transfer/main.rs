@@ -12,4 +12,5 @@ mod download;
 mod properties;
 mod s3_answers;
 mod setup;
+mod stream;
 mod upload;

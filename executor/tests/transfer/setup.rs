@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 /// No test waits longer.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Setup {
     pub(crate) memory: Arc<MemoryStore>,
@@ -30,12 +30,13 @@ pub(crate) struct Setup {
     runtime: TransferRuntime,
 }
 
-/// Parts of 100 and 40 bytes down, 64 up; everything is quick.
+/// Parts of 100 and 40 bytes down, of 40 in streams, 64 up; everything is quick.
 pub(crate) fn options() -> TransferOptions {
     TransferOptions {
         download_concurrency: 4,
         first_part_bytes: 100,
         part_bytes: 40,
+        stream_part_bytes: 40,
         upload_concurrency: 4,
         upload_part_bytes: 64,
         response_timeout: Duration::from_millis(300),

@@ -52,6 +52,53 @@ impl TestService {
         self.call(As::Admin, Method::POST, &image, None).await;
     }
 
+    /// Registers the case's image, which needs reference data, mounted there unless a job says otherwise.
+    pub(crate) async fn register_image_with(&self, case: &Case, refdata: &str, mount_point: &str) {
+        let image = format!(
+            "/admin/images/{}?refdata_id={refdata}&default_refdata_mount_point={mount_point}",
+            case.testbed.images.test_tool.tagged()
+        );
+        self.call(As::Admin, Method::POST, &image, None).await;
+    }
+
+    /// Registers an object as reference data. Returns its id.
+    pub(crate) async fn register_refdata(&self, path: &str, unpack: bool) -> String {
+        let request = format!("/admin/refdata/{path}?unpack={unpack}");
+        let registered = self.call(As::Admin, Method::POST, &request, None).await;
+        registered["id"].as_str().unwrap().to_owned()
+    }
+
+    /// The administrators' view of reference data at a site.
+    pub(crate) async fn refdata_at(&self, id: &str, site: &str) -> Value {
+        let path = format!("/admin/refdata/{id}");
+        let refdata = self.call(As::Admin, Method::GET, &path, None).await;
+        let statuses = refdata["statuses"].as_array().unwrap();
+        let status = statuses.iter().find(|status| status["cluster"] == site);
+        status
+            .unwrap_or_else(|| panic!("no {site}: {refdata}"))
+            .clone()
+    }
+
+    /// Waits until reference data is in one of the states at a site, and returns its status there.
+    pub(crate) async fn wait_for_refdata(
+        &self,
+        id: &str,
+        site: &str,
+        states: &[&str],
+        deadline: Duration,
+    ) -> Value {
+        eventually("the state of the reference data", deadline, async || {
+            let status = self.refdata_at(id, site).await;
+            let state = status["state"].as_str().unwrap_or_default().to_owned();
+            if states.contains(&state.as_str()) {
+                Ok(status)
+            } else {
+                Err(status.to_string())
+            }
+        })
+        .await
+    }
+
     /// Registers the image and submits the case's job to a site. Returns its id.
     pub(crate) async fn submit(&self, case: &Case, site: &str) -> String {
         self.register_image(case).await;

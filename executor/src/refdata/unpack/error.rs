@@ -78,7 +78,6 @@ pub enum UnpackError {
 
 impl UnpackError {
     /// An error of the file system at `path`, below the tree.
-    #[allow(dead_code, reason = "first version")]
     pub(super) fn write(path: &str, errno: Errno) -> Self {
         let path = path.to_owned();
         match errno {

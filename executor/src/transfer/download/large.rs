@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cts_shared::crc64nvme::Crc64Nvme;
 
-use super::Version;
+use crate::transfer::part::Version;
 
 /// The object. One of a single part is complete after the first.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 mod executor;
 mod measure;
 mod programs;
+mod refdata;
 mod service_stub;
 mod side_by_side;
 mod statistics;
@@ -23,6 +24,7 @@ use cts_tests::testbed::Testbed;
 
 use executor::Executor;
 use programs::{Programs, empty_dir};
+use refdata::Staging;
 use side_by_side::SideBySide;
 use workload::{MIB, Workload};
 
@@ -32,6 +34,9 @@ struct Arguments {
     /// MiB of the large file
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(64..=16384))]
     large_mib: u64,
+    /// MiB of the archive of reference data
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(64..=16384))]
+    archive_mib: u64,
     /// How many small files of 100 KiB
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     small_files: u32,
@@ -55,6 +60,8 @@ enum Part {
     Large,
     /// Programs side by side, many small files
     Small,
+    /// Staging an archive of reference data
+    Refdata,
 }
 
 impl Arguments {
@@ -126,6 +133,16 @@ async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         if arguments.wants(part) {
             print(&side_by_side.measure(workload).await?)?;
         }
+    }
+    if arguments.wants(Part::Refdata) {
+        let staging = Staging {
+            program: binaries::static_executor()?,
+            s3: &testbed.state().s3,
+            dir: &data,
+            runs: arguments.runs,
+            archive_mib: arguments.archive_mib,
+        };
+        print(&staging.measure().await?)?;
     }
     std::fs::remove_dir_all(&data)?;
     Ok(())
