@@ -45,7 +45,11 @@ async fn every_path_of_the_contract_is_served_with_its_methods() {
         let served = answer.headers["allow"].to_str().unwrap().to_lowercase();
         let described: Vec<&String> = methods.as_object().unwrap().keys().collect();
         assert_eq!([&served], described.as_slice(), "{path}");
-        assert_eq!(bed.call("", Method::HEAD, &path).await.status, 405, "{path}");
+        assert_eq!(
+            bed.call("", Method::HEAD, &path).await.status,
+            405,
+            "{path}"
+        );
     }
 }
 
