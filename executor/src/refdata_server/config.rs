@@ -22,7 +22,7 @@ use crate::telemetry::{LogFormat, LogLevel};
 use crate::variables::{CTS_LOG_FORMAT, CTS_LOG_LEVEL, Variable};
 
 /// The variable with the path of the file.
-pub const CONFIG_FILE: &str = "KB_DEPLOYMENT_CONFIG";
+const CONFIG_FILE: &str = "KB_DEPLOYMENT_CONFIG";
 
 /// A larger file is no configuration.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
