@@ -61,7 +61,7 @@ pub enum Task {
     Refdata(RefdataTask),
     /// Stage reference data on this machine whenever the service asks for it
     ///
-    /// Serves until SIGTERM. Settings come from the environment and from the TOML file that KB_DEPLOYMENT_CONFIG
+    /// Serves until SIGTERM. Settings come from the environment and from the TOML file that `KB_DEPLOYMENT_CONFIG`
     /// names; the environment goes first.
     #[command(name = "refdata-server", after_help = refdata_server_settings())]
     RefdataServer,

@@ -9,9 +9,9 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
-use cts_shared::id::RefdataId;
+use cts_shared::id::{InvalidRefdataId, RefdataId};
 use cts_shared::site::Site;
-use cts_shared::wire::error::ValidationDetail;
+use cts_shared::validation::{Checked, Fault, Faults};
 use cts_shared::wire::refdata::RefdataLocalStatus;
 use cts_shared::wire::root::{REFDATA_SERVICE_NAME, Root, WhoAmI};
 use serde::Serialize;
@@ -86,11 +86,11 @@ async fn stage(
     PathParams((id, cluster)): PathParams<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
     caller.user()?;
-    let mut faults = Vec::new();
-    let id = checked(refdata_id(&id), &mut faults);
-    let site = checked(site(&cluster), &mut faults);
+    let mut faults = Faults::default();
+    let id = faults.collect(refdata_id(&id));
+    let site = faults.collect(site(&cluster));
     let (Some(id), Some(site)) = (id, site) else {
-        return Err(ApiError::Invalid(faults));
+        return Err(ApiError::Invalid(faults.into_details("path")));
     };
     caller.require_service()?;
     api.stagings.ask(id, site).await?;
@@ -104,7 +104,7 @@ async fn status(
     PathParams(id): PathParams<String>,
 ) -> Result<Json<RefdataLocalStatus>, ApiError> {
     caller.user()?;
-    let id = refdata_id(&id).map_err(|fault| ApiError::Invalid(vec![fault]))?;
+    let id = refdata_id(&id).map_err(|faults| ApiError::Invalid(faults.into_details("path")))?;
     caller.require_full_admin()?;
     api.stagings.status(&id).await.map(Json)
 }
@@ -150,25 +150,18 @@ impl<T: serde::de::DeserializeOwned + Send, S: Send + Sync> axum::extract::FromR
     }
 }
 
-fn checked<T>(
-    result: Result<T, ValidationDetail>,
-    faults: &mut Vec<ValidationDetail>,
-) -> Option<T> {
-    result.map_err(|fault| faults.push(fault)).ok()
-}
-
-fn refdata_id(text: &str) -> Result<RefdataId, ValidationDetail> {
+fn refdata_id(text: &str) -> Checked<RefdataId> {
     let kind = if text.chars().count() > RefdataId::MAX_LENGTH {
         "string_too_long"
     } else {
         "string_pattern_mismatch"
     };
     text.parse()
-        .map_err(|error| fault(kind, "refdata_id", text, error))
+        .map_err(|error: InvalidRefdataId| fault(kind, "refdata_id", text, error.to_string()))
 }
 
 /// The contract's sites; our own one stages by itself.
-fn site(text: &str) -> Result<Site, ValidationDetail> {
+fn site(text: &str) -> Checked<Site> {
     let known = [Site::PerlmutterJaws, Site::LawrenciumJaws, Site::Kbase];
     let found = known.into_iter().find(|site| site.as_str() == text);
     found.ok_or_else(|| {
@@ -177,19 +170,8 @@ fn site(text: &str) -> Result<Site, ValidationDetail> {
     })
 }
 
-fn fault(
-    kind: &str,
-    parameter: &str,
-    input: &str,
-    message: impl std::fmt::Display,
-) -> ValidationDetail {
-    ValidationDetail {
-        kind: kind.to_owned(),
-        loc: vec!["path".into(), parameter.into()],
-        msg: message.to_string(),
-        input: Some(input.into()),
-        ctx: None,
-    }
+fn fault(kind: &'static str, parameter: &str, input: &str, message: String) -> Faults {
+    Faults::from(Fault::new(kind, &input.into(), message)).under_member(parameter)
 }
 
 /// 307 to the same path without the slash, query kept. Told relative to the path asked for, which a proxy may
