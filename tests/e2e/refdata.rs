@@ -83,6 +83,16 @@ async fn staged(service: &TestService, id: &str) -> Value {
     status.await
 }
 
+/// Waits until a server has it.
+async fn done(server: &RefdataServer, id: &str) {
+    eventually("staged", STAGED_WITHIN, async || {
+        let status = server.status(id).await;
+        let is_done = status["state"] == "done";
+        is_done.then_some(()).ok_or(status.to_string())
+    })
+    .await;
+}
+
 fn assert_complete(status: &Value) {
     assert_eq!(status["state"], "complete", "{status}");
 }
@@ -439,12 +449,7 @@ async fn the_end_is_reported_when_the_service_is_back() {
     server.kill().await;
     proxy.heal();
     server.restart().await;
-    eventually("staged", STAGED_WITHIN, async || {
-        let status = server.status(&id).await;
-        let is_done = status["state"] == "done";
-        is_done.then_some(()).ok_or(status.to_string())
-    })
-    .await;
+    done(&server, &id).await;
     // Not even the server's own end loses the report.
     server.kill().await;
     server.restart().await;
@@ -480,11 +485,9 @@ async fn two_servers_asked_at_once_stage_once() {
     }
     assert_complete(&staged(&service, &id).await);
     for server in [&one, &other] {
-        let status = server.status(&id).await;
-        assert_eq!(status["state"], "done", "{status}");
+        done(server, &id).await;
         assert_eq!(server.names(), std::slice::from_ref(&id));
     }
-    let fetched = format!("{}\n{}", one.log(), other.log());
-    let begun = fetched.matches("staging begins").count();
-    assert_eq!(begun, 1, "{fetched}");
+    let logs = format!("{}\n{}", one.log(), other.log());
+    assert_eq!(logs.matches("was_there=false").count(), 1, "{logs}");
 }
