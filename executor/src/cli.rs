@@ -1,5 +1,7 @@
 //! The command line.
 
+mod refdata;
+
 use std::path::PathBuf;
 
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
@@ -8,6 +10,11 @@ use cts_shared::id::ContainerNumber;
 use crate::refdata_server::SETTINGS;
 use crate::telemetry::{LogFormat, LogLevel};
 use crate::variables::{CTS_LOG_FORMAT, CTS_LOG_LEVEL, VARIABLES, Variable};
+
+pub use refdata::{
+    ListArguments, ListFormat, PruneArguments, RefdataTask, StageArguments, StoreArguments,
+    VerifyArguments,
+};
 
 /// Runs one container of a CDM Task Service job.
 #[derive(Debug, Parser)]
@@ -49,6 +56,9 @@ pub enum Task {
     Reap(ReapArguments),
     /// Print the CRC64NVME checksums of files, in base64 as S3 takes them
     Checksum(ChecksumArguments),
+    /// Stage, list, verify and remove reference data on this machine
+    #[command(subcommand)]
+    Refdata(RefdataTask),
     /// Stage reference data on this machine whenever the service asks for it
     ///
     /// Serves until SIGTERM. Settings come from the environment and from the TOML file that `KB_DEPLOYMENT_CONFIG`
@@ -102,18 +112,37 @@ fn flags() -> impl Iterator<Item = &'static Variable> {
         .filter(move |variable| !variable.secret && !everywhere.contains(&variable.name))
 }
 
+/// Adds a flag for each variable.
+fn add_flags<'a>(
+    command: Command,
+    variables: impl Iterator<Item = (&'a Variable, String)>,
+) -> Command {
+    variables.fold(command, |command, (variable, flag)| {
+        command.arg(
+            Arg::new(variable.name)
+                .long(flag)
+                .value_name(variable.name)
+                .help(variable.meaning)
+                .allow_hyphen_values(true),
+        )
+    })
+}
+
+impl Variables {
+    /// The flags among these that were given.
+    fn given(matches: &ArgMatches, variables: impl Iterator<Item = &'static Variable>) -> Self {
+        let given = variables.filter_map(|variable| {
+            let value = matches.get_one::<String>(variable.name)?;
+            Some((variable.name, value.clone()))
+        });
+        Self(given.collect())
+    }
+}
+
 impl Args for Variables {
     fn augment_args(command: Command) -> Command {
-        flags().fold(command, |command, variable| match variable.flag() {
-            Some(flag) => command.arg(
-                Arg::new(variable.name)
-                    .long(flag)
-                    .value_name(variable.name)
-                    .help(variable.meaning)
-                    .allow_hyphen_values(true),
-            ),
-            None => command,
-        })
+        let named = flags().filter_map(|variable| Some((variable, variable.flag()?)));
+        add_flags(command, named)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -123,11 +152,7 @@ impl Args for Variables {
 
 impl FromArgMatches for Variables {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let given = flags().filter_map(|variable| {
-            let value = matches.get_one::<String>(variable.name)?;
-            Some((variable.name, value.clone()))
-        });
-        Ok(Self(given.collect()))
+        Ok(Self::given(matches, flags()))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

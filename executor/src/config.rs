@@ -394,17 +394,96 @@ impl ServiceConfig {
 
     fn read_with(reader: &mut Reader<'_>) -> Option<Self> {
         let root = reader.required(vars::SERVICE_ROOT_URL, http_url);
-        let token = reader.secret(vars::TOKEN_PATH, vars::TOKEN)?;
-        match token.load() {
-            Ok(source) => Some(Self {
-                root: root?,
-                token: Arc::new(source),
+        let token = read_token(reader)?;
+        Some(Self { root: root?, token })
+    }
+}
+
+/// What staging may make of one item.
+fn staging_limits(reader: &mut Reader<'_>) -> StagingLimits {
+    let defaults = StagingLimits::default();
+    StagingLimits {
+        max_entries: reader
+            .optional(vars::CTS_REFDATA_MAX_ENTRIES, |text| {
+                between(text, 1, u64::MAX)
+            })
+            .unwrap_or(defaults.max_entries),
+        max_expansion: reader
+            .optional(vars::CTS_REFDATA_MAX_EXPANSION, |text| {
+                between(text, 1, u64::MAX)
+            })
+            .unwrap_or(defaults.max_expansion),
+        max_unpacked_bytes: reader
+            .optional(vars::CTS_REFDATA_MAX_UNPACKED_GIB, |text| {
+                between(text, 1, 1_048_576)
+            })
+            .map_or(defaults.max_unpacked_bytes, |gib: u64| gib << 30),
+        reserve_bytes: reader
+            .optional(vars::CTS_REFDATA_RESERVE_MIB, |text| {
+                between(text, 0, 1_048_576)
+            })
+            .map_or(defaults.reserve_bytes, |mib: u64| mib << 20),
+        ..defaults
+    }
+}
+
+/// The settings of `refdata stage`.
+#[derive(Debug)]
+pub struct StageConfig {
+    /// The object store.
+    pub s3: S3Config,
+    /// How long a part of the transfer is tried.
+    pub transfer_budget: Duration,
+    /// What the item may take.
+    pub limits: StagingLimits,
+}
+
+impl StageConfig {
+    /// Reads them; sends nothing.
+    ///
+    /// # Errors
+    /// Every setting that is missing or wrong.
+    pub fn read(lookup: Lookup<'_>) -> Result<Self, Vec<ConfigError>> {
+        let mut reader = Reader::new(lookup);
+        let s3 = S3Config::read_with(&mut reader);
+        let transfer_budget = reader
+            .optional(vars::CTS_TRANSFER_TIMEOUT_MIN, minutes)
+            .unwrap_or(Limits::default().transfer_budget);
+        let limits = staging_limits(&mut reader);
+        match s3 {
+            Some(s3) if reader.errors.is_empty() => Ok(Self {
+                s3,
+                transfer_budget,
+                limits,
             }),
-            Err(error) => {
-                let (name, cause) = (vars::TOKEN_PATH.name, error.to_string());
-                reader.errors.push(ConfigError::SecretFile { name, cause });
-                None
-            }
+            _ => Err(reader.errors),
+        }
+    }
+}
+
+/// The service token, if one is set.
+///
+/// # Errors
+/// When its file or value cannot be used.
+pub fn service_token(lookup: Lookup<'_>) -> Result<Option<Arc<SecretSource>>, Vec<ConfigError>> {
+    if [vars::TOKEN_PATH, vars::TOKEN]
+        .iter()
+        .all(|variable| lookup(variable.name).is_none())
+    {
+        return Ok(None);
+    }
+    let mut reader = Reader::new(lookup);
+    let token = read_token(&mut reader);
+    token.map(Some).ok_or(reader.errors)
+}
+
+fn read_token(reader: &mut Reader<'_>) -> Option<Arc<SecretSource>> {
+    match reader.secret(vars::TOKEN_PATH, vars::TOKEN)?.load() {
+        Ok(source) => Some(Arc::new(source)),
+        Err(error) => {
+            let (name, cause) = (vars::TOKEN_PATH.name, error.to_string());
+            reader.errors.push(ConfigError::SecretFile { name, cause });
+            None
         }
     }
 }
@@ -416,30 +495,7 @@ impl RefdataConfig {
                 (text.is_empty() || text.starts_with('/')).then(|| PathBuf::from(text))
             })
             .filter(|path| !path.as_os_str().is_empty());
-        let defaults = StagingLimits::default();
-        let limits = StagingLimits {
-            max_entries: reader
-                .optional(vars::CTS_REFDATA_MAX_ENTRIES, |text| {
-                    between(text, 1, u64::MAX)
-                })
-                .unwrap_or(defaults.max_entries),
-            max_expansion: reader
-                .optional(vars::CTS_REFDATA_MAX_EXPANSION, |text| {
-                    between(text, 1, u64::MAX)
-                })
-                .unwrap_or(defaults.max_expansion),
-            max_unpacked_bytes: reader
-                .optional(vars::CTS_REFDATA_MAX_UNPACKED_GIB, |text| {
-                    between(text, 1, 1_048_576)
-                })
-                .map_or(defaults.max_unpacked_bytes, |gib: u64| gib << 30),
-            reserve_bytes: reader
-                .optional(vars::CTS_REFDATA_RESERVE_MIB, |text| {
-                    between(text, 0, 1_048_576)
-                })
-                .map_or(defaults.reserve_bytes, |mib: u64| mib << 20),
-            ..defaults
-        };
+        let limits = staging_limits(reader);
         Some(Self {
             directory: directory?,
             limits,

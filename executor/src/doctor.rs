@@ -11,6 +11,7 @@ use std::time::Duration;
 use cts_net::secret::read_secret_file;
 use cts_net::tls::{self, TrustRoots};
 use indicatif::HumanBytes;
+use rustix::fs::Access;
 
 use crate::commands::connect_engine;
 use crate::condor::class_ad;
@@ -139,6 +140,7 @@ pub async fn doctor(lookup: Lookup<'_>, as_class_ad: bool) -> ExitStatus {
     sheet.write("s3", in_time(check_s3(lookup)).await);
     check_service(lookup, &mut sheet).await;
     sheet.write("disk", in_time(check_disk(".".into())).await);
+    sheet.write("refdata", in_time(check_refdata(lookup)).await);
     if let Some(root) = info.and_then(|info| info.root_dir)
         && root.exists()
     {
@@ -346,6 +348,27 @@ fn check_clock(service: jiff::Timestamp) -> Answer {
         );
     }
     Answer::Good(format!("within {} s of the service's", skew.as_secs() + 1))
+}
+
+/// Where executors stage reference data themselves, they must be able to.
+async fn check_refdata(lookup: Lookup<'_>) -> Answer {
+    let name = vars::CTS_REFDATA_DIR.name;
+    let Some(directory) = lookup(name).filter(|text| !text.trim().is_empty()) else {
+        return unset(vars::CTS_REFDATA_DIR);
+    };
+    let directory = PathBuf::from(directory.trim());
+    let path = directory.clone();
+    let writable = tokio::task::spawn_blocking(move || {
+        rustix::fs::access(&path, Access::WRITE_OK | Access::EXEC_OK)
+    });
+    match writable.await {
+        Ok(Ok(())) => check_disk(directory).await,
+        Ok(Err(error)) => bad(
+            format!("{} cannot be written: {error}", directory.display()),
+            "make it, and give it to the user that jobs run as",
+        ),
+        Err(lost) => bad(lost, ""),
+    }
 }
 
 /// A file system that hangs must not hang the doctor.

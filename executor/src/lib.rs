@@ -37,6 +37,7 @@ pub mod process;
 pub mod progress;
 pub mod progress_display;
 pub mod refdata;
+pub mod refdata_commands;
 pub mod refdata_server;
 pub mod registry_logins;
 pub mod report;

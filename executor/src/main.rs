@@ -35,6 +35,7 @@ fn main() -> ExitCode {
             Task::Checksum(arguments) => cts_executor::checksum::run(&arguments),
             Task::Reap(arguments) => commands::reap(&arguments).await,
             Task::Guard(arguments) => cts_executor::guardian::guard(&arguments).await,
+            Task::Refdata(task) => cts_executor::refdata_commands::refdata(&task, screen).await,
             Task::RefdataServer => {
                 let environment = |name: &str| std::env::var(name).ok();
                 cts_executor::refdata_server::refdata_server(&environment).await

@@ -2,6 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Work whose progress can be shown.
+pub trait Progress: Send + Sync + std::fmt::Debug {
+    /// Reads all counters.
+    fn snapshot(&self) -> Snapshot;
+}
+
 /// Counters of one phase. Shared by reference; every method is safe to call from anywhere.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -64,5 +70,11 @@ impl Counters {
             files_done: self.files_done.load(Ordering::Relaxed),
             retries: self.retries.load(Ordering::Relaxed),
         }
+    }
+}
+
+impl Progress for Counters {
+    fn snapshot(&self) -> Snapshot {
+        self.snapshot()
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 
-use crate::progress::{Counters, Snapshot};
+use crate::progress::{Progress, Snapshot};
 use crate::telemetry::Screen;
 
 /// Between two log lines.
@@ -24,7 +24,7 @@ pub struct Display {
 pub struct Phase {
     task: tokio::task::JoinHandle<()>,
     bar: Option<ProgressBar>,
-    counters: Arc<Counters>,
+    counters: Arc<dyn Progress>,
     name: &'static str,
     start: Instant,
 }
@@ -46,7 +46,8 @@ impl Display {
 
     /// Starts showing a phase, e.g. `download`.
     #[must_use]
-    pub fn phase(&self, name: &'static str, counters: Arc<Counters>) -> Phase {
+    pub fn phase<P: Progress + 'static>(&self, name: &'static str, counters: Arc<P>) -> Phase {
+        let counters: Arc<dyn Progress> = counters;
         let start = Instant::now();
         let bar = self.screen.as_ref().and_then(Screen::bars).map(|bars| {
             let bar = bars.add(ProgressBar::new(0));

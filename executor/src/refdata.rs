@@ -54,6 +54,7 @@ use crate::transfer::TransferEngine;
 
 pub use error::{RefdataError, StagingError};
 pub use limits::StagingLimits;
+pub(crate) use lock::host_name;
 pub use progress::StagingCounters;
 pub use space::NoSpace;
 pub use status::{ItemState, StagedItem};

@@ -22,6 +22,7 @@ pub mod nersc;
 pub mod notifications;
 pub mod openapi;
 pub mod parameters;
+pub mod refdata;
 pub mod request_context;
 pub mod response_headers;
 pub mod root;

@@ -13,10 +13,13 @@ use crate::identity::Identity;
 use crate::image_registry::ImageRegistry;
 use crate::image_store::ImageStore;
 use crate::job_store::JobStore;
+use crate::lease_store::LeaseStore;
 use crate::metrics::Metrics;
 use crate::object_store::ObjectStore;
 use crate::outbox::Outbox;
 use crate::readiness::Readiness;
+use crate::refdata_stager::RefdataStagers;
+use crate::refdata_store::RefdataStore;
 use crate::site_store::SiteStore;
 use crate::sites::Sites;
 
@@ -27,16 +30,22 @@ pub struct App {
     pub jobs: Arc<dyn JobStore>,
     /// Registered images.
     pub images: Arc<dyn ImageStore>,
+    /// Registered reference data.
+    pub refdata: Arc<dyn RefdataStore>,
     /// Which sites are switched off.
     pub site_store: Arc<dyn SiteStore>,
     /// The jobs' transitions, for those who are told of them.
     pub outbox: Arc<dyn Outbox>,
+    /// Which of several services does what.
+    pub leases: Arc<dyn LeaseStore>,
     /// Who is told of the transitions, if anyone.
     pub broker: Option<Arc<dyn MessageBroker>>,
     /// Users.
     pub identity: Arc<dyn Identity>,
     /// Where containers run.
     pub sites: Sites,
+    /// Who brings reference data to the sites.
+    pub refdata_stagers: RefdataStagers,
     /// Inputs, outputs and logs.
     pub object_store: Arc<dyn ObjectStore>,
     /// Where images come from.

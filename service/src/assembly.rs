@@ -24,7 +24,9 @@ use crate::app::App;
 use crate::background::local_site_holder::{LAPSES_AFTER, LOCAL_SITE};
 use crate::background::reconciler::Reconciler;
 use crate::background::sender::{self, SEND_NOTIFICATIONS, Sender};
-use crate::background::{cleaner, finisher, local_site_holder, site_watcher, starter};
+use crate::background::{
+    cleaner, finisher, local_site_holder, refdata_stager, site_watcher, starter,
+};
 use crate::broker::{KafkaBroker, MessageBroker};
 use crate::clock::SystemClock;
 use crate::compute_site::ComputeSite;
@@ -46,6 +48,7 @@ use crate::mongo::MongoStore;
 use crate::object_store::{MeteredObjectStore, ObjectStore};
 use crate::programs::find_executor;
 use crate::readiness::Readiness;
+use crate::refdata_stager::{LocalStager, LocalStagerSettings, RefdataStager, RefdataStagers};
 use crate::role::Role;
 use crate::sites::{SiteStatus, Sites};
 use crate::sqlite::SqliteStore;
@@ -255,6 +258,7 @@ pub(crate) struct Parts {
 pub(crate) struct CondorSiteParts {
     pub(crate) submit: SubmitSettings,
     pub(crate) pool: Arc<dyn Pool>,
+    pub(crate) refdata: Arc<dyn RefdataStager>,
     pub(crate) reconcile_interval: Duration,
     pub(crate) max_releases: u32,
 }
@@ -267,6 +271,7 @@ pub(crate) struct RunningService {
     /// Why jobs do not run at the site `local`, if they do not.
     pub(crate) local_problem: Option<String>,
     local: Option<Arc<LocalSite>>,
+    refdata_stagers: RefdataStagers,
     background: Vec<(&'static str, JoinHandle<()>)>,
     background_stop: CancellationToken,
     server: JoinHandle<()>,
@@ -295,6 +300,10 @@ impl RunningService {
             Ok(settings) => take_local_site(&local_role).await.map(|()| settings),
             Err(problem) => Err(problem),
         };
+        let local_stager = local
+            .as_ref()
+            .map(|settings| local_stager(settings, &parts.data_dir));
+        let refdata_stagers = refdata_stagers(local_stager.ok(), parts.condor_site.as_ref().ok());
         let local = local.map(|settings| Arc::new(LocalSite::new(settings, events)));
         let metrics = parts.metrics;
         let registry = OciImageRegistry::new(RegistryOptions {
@@ -322,11 +331,14 @@ impl RunningService {
         let app = Arc::new(App {
             jobs,
             images: parts.stores.images,
+            refdata: parts.stores.refdata,
             site_store: parts.stores.sites,
             outbox: parts.stores.outbox,
+            leases: Arc::clone(&leases),
             broker,
             identity: parts.identity,
             sites: sites(&local, condor.map_err(String::as_str)),
+            refdata_stagers: refdata_stagers.clone(),
             object_store: Arc::new(MeteredObjectStore::new(
                 parts.object_store,
                 metrics.dependency_calls(),
@@ -377,6 +389,8 @@ impl RunningService {
             let cleaner = cleaner::run(Arc::clone(&app), background_stop.clone());
             background.push(("starter", tokio::spawn(starter)));
             background.push(("cleaner", tokio::spawn(cleaner)));
+            let stager = refdata_stager::run(Arc::clone(&app), background_stop.clone());
+            background.push(("refdata stager", tokio::spawn(stager)));
             if let Ok(condor) = parts.condor_site {
                 let reconciler = reconciler(Arc::clone(&app), leases, condor);
                 let reconciler = reconciler.run(background_stop.clone());
@@ -407,6 +421,7 @@ impl RunningService {
             url,
             local_problem,
             local,
+            refdata_stagers,
             background,
             background_stop,
             server,
@@ -426,13 +441,16 @@ impl RunningService {
         }
     }
 
-    /// Stops executors, background work and requests, in this order.
+    /// Stops executors, stagings, background work and requests, in this order.
     pub(crate) async fn stop(self) {
         tracing::info!("stopping: executors first, then requests in progress");
         self.draining.cancel();
         // The server still answers: executors report their end while they stop.
         if let Some(site) = &self.local {
             site.shut_down().await;
+        }
+        for (_, stager) in self.refdata_stagers.iter() {
+            stager.shut_down().await;
         }
         self.background_stop.cancel();
         let deadline = tokio::time::Instant::now() + BACKGROUND_STOPS_WITHIN;
@@ -529,6 +547,30 @@ fn sites(local: &Result<Arc<LocalSite>, String>, condor: Result<Arc<HtcondorSite
         (Site::Kbase, condor),
         (Site::Local, local),
     ])
+}
+
+/// Stages where this machine's executors look for reference data.
+fn local_stager(site: &LocalSiteSettings, data_dir: &DataDir) -> Arc<dyn RefdataStager> {
+    Arc::new(LocalStager::new(LocalStagerSettings {
+        executor: site.executor.clone(),
+        root: site.refdata_host_path.clone(),
+        log_dir: data_dir.join("staging"),
+        s3_url: site.s3_url.clone(),
+        s3_access_key: site.s3_access_key.clone(),
+        s3_secret_path: site.s3_secret_path.clone(),
+        s3_insecure: site.s3_insecure,
+        log_level: site.log_level.clone(),
+        path: site.path.clone(),
+    }))
+}
+
+fn refdata_stagers(
+    local: Option<Arc<dyn RefdataStager>>,
+    condor: Option<&CondorSiteParts>,
+) -> RefdataStagers {
+    let condor = condor.map(|condor| (Site::Kbase, Arc::clone(&condor.refdata)));
+    let local = local.map(|stager| (Site::Local, stager));
+    RefdataStagers::new(condor.into_iter().chain(local))
 }
 
 /// What executors on this machine need to know, or why there are none.

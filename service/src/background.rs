@@ -4,6 +4,7 @@ pub mod cleaner;
 pub mod finisher;
 pub mod local_site_holder;
 pub mod reconciler;
+pub mod refdata_stager;
 pub mod sender;
 pub mod site_watcher;
 pub mod starter;

@@ -9,6 +9,7 @@
 //!   s3_secret        secret key of the S3 server, mode 0600
 //!   s3/              objects; s3.ports, s3.pid and s3.log belong to its server
 //!   jobs/<job>/<n>/  working directory of each executor
+//!   refdata/<id>/    reference data, as containers see it; staging/<id>.log is what its staging said
 //! ```
 
 use std::path::{Path, PathBuf};

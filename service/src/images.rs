@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::identity::User;
 use crate::image_registry::{RegistryError, RegistryImage};
 use crate::image_store::Inserted;
+use crate::refdata;
 
 /// What is asked for when an image is registered.
 #[derive(Debug, Clone, Default)]
@@ -78,11 +79,7 @@ pub async fn register(app: &App, admin: &User, wanted: Registration) -> Result<I
         ));
     }
     if let Some(id) = &wanted.refdata_id {
-        // No reference data can be registered with this service yet.
-        return Err(Error::refused(
-            ErrorCode::NoSuchRefdata,
-            format!("No reference data with ID '{id}' exists"),
-        ));
+        refdata::get(app, &refdata::refdata_id(id)?).await?;
     }
     let name = parse_name(&wanted.name)?;
     let found = look_up(app, &name).await?;

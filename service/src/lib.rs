@@ -21,11 +21,12 @@
 //! | `assembly`, `data_dir` | the parts put together, started and stopped; their directory |
 //! | [`app`], [`router`] | the parts, the URL space |
 //! | [`api`] | HTTP |
-//! | [`jobs`], [`images`], [`sites`] | use cases |
-//! | [`job_store`], [`image_store`], [`site_store`], [`lease_store`], [`outbox`] | what is remembered; [`sqlite`] keeps it in one file, [`mongo`] in a database that several services share |
+//! | [`jobs`], [`images`], [`refdata`], [`sites`] | use cases |
+//! | [`job_store`], [`image_store`], [`refdata_store`], [`site_store`], [`lease_store`], [`outbox`] | what is remembered; [`sqlite`] keeps it in one file, [`mongo`] in a database that several services share |
 //! | [`store_copy`], [`migrate`] | one store copied into another |
 //! | [`identity`] | tokens to users |
 //! | [`compute_site`], [`condor`] | where executors run |
+//! | [`refdata_stager`] | who brings reference data to the sites |
 //! | [`object_store`], [`image_registry`], [`broker`] | S3, registries, Kafka |
 //! | [`background`] | loops that no request waits for |
 //! | [`metrics`], [`readiness`] | what operators watch |
@@ -35,6 +36,7 @@ pub mod app;
 mod assembly;
 pub mod background;
 pub mod broker;
+mod child_process;
 pub mod cli;
 pub mod clock;
 pub mod compute_site;
@@ -59,6 +61,9 @@ pub mod outbox;
 mod process_identity;
 mod programs;
 pub mod readiness;
+pub mod refdata;
+pub mod refdata_stager;
+pub mod refdata_store;
 pub mod role;
 pub mod router;
 pub mod serve;

@@ -109,6 +109,8 @@ pub enum Dependency {
     Condor,
     /// The message broker.
     Kafka,
+    /// The server that stages reference data.
+    RefdataServer,
 }
 
 impl Dependency {
@@ -119,6 +121,7 @@ impl Dependency {
             Self::Auth2 => "auth2",
             Self::Condor => "htcondor",
             Self::Kafka => "kafka",
+            Self::RefdataServer => "refdata_server",
         }
     }
 }

@@ -116,10 +116,11 @@ fn in_words(counts: Counts) -> String {
         containers,
         transitions,
         images,
+        refdata,
         inactive_sites,
     } = counts;
     format!(
         "{jobs} jobs with {containers} containers and {transitions} transitions, {images} images, \
-         {inactive_sites} sites switched off"
+         {refdata} reference data, {inactive_sites} sites switched off"
     )
 }

@@ -85,6 +85,7 @@ mod leases;
 mod numbering;
 mod outbox;
 mod outputs;
+mod refdata;
 mod retry;
 mod sites;
 mod steps;
@@ -147,6 +148,7 @@ enum Name {
     Jobs,
     Subjobs,
     Images,
+    Refdata,
     Sites,
     Outputs,
     Transitions,
@@ -159,6 +161,7 @@ impl Name {
             Self::Jobs => "jobs",
             Self::Subjobs => "subjobs",
             Self::Images => "images",
+            Self::Refdata => "refdata",
             Self::Sites => "sites",
             Self::Outputs => "cts_outputs",
             Self::Transitions => "cts_transitions",

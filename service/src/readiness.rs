@@ -37,7 +37,8 @@ pub struct Report {
 /// What one check said.
 #[derive(Debug, Clone, Serialize)]
 pub struct DependencyReport {
-    /// `process`, `store`, `s3`, `identity`, `kafka` (where messages are sent), or `site:` and its name.
+    /// `process`, `store`, `s3`, `identity`, `kafka` (where messages are sent), `refdata:` and the name of a
+    /// site for which a server stages reference data, or `site:` and its name.
     pub name: String,
     /// Whether it is there.
     pub ok: bool,
@@ -72,6 +73,12 @@ impl Readiness {
 }
 
 async fn check_all(app: &App) -> Report {
+    let servers: Vec<_> = app
+        .refdata_stagers
+        .iter()
+        .filter(|(_, stager)| stager.hands_over())
+        .map(|(site, stager)| (format!("refdata:{site}"), stager))
+        .collect();
     let mut checks = vec![
         check("process", true, check_process(app)),
         check("store", true, check_store(app)),
@@ -80,6 +87,10 @@ async fn check_all(app: &App) -> Report {
     ];
     if let Some(broker) = &app.broker {
         checks.push(check("kafka", false, check_broker(&**broker)));
+    }
+    // What is staged already is used without them.
+    for (name, stager) in &servers {
+        checks.push(check(name, false, stager.check()));
     }
     let mut dependencies = futures::future::join_all(checks).await;
     dependencies.extend(app.sites.iter().map(|(site, status)| DependencyReport {

@@ -16,7 +16,7 @@ use crate::api::error::ApiError;
 use crate::api::request_context::{with_context, with_route};
 use crate::api::{
     admin_jobs, attempts, callbacks, docs, events, external_exec, extract, health, images,
-    job_lists, jobs, logs, metrics, nersc, notifications, response_headers, root, sites,
+    job_lists, jobs, logs, metrics, nersc, notifications, refdata, response_headers, root, sites,
     worker_files,
 };
 use crate::app::App;
@@ -103,6 +103,9 @@ fn routes(root_path: Option<&str>) -> Routes {
         .route("/events", get(events::follow))
         .route("/images", get(images::list_images))
         .rest("/images/", get(images::get))
+        .route("/refdata", get(refdata::list))
+        .route("/refdata/id/{refdata_id}", get(refdata::by_id))
+        .rest("/refdata/path/", get(refdata::by_path))
         .route("/jobs", get(job_lists::list_own).post(jobs::submit))
         .route("/jobs/{job_id}", get(jobs::get))
         .route("/jobs/{job_id}/status", get(jobs::status))
@@ -142,6 +145,14 @@ fn routes(root_path: Option<&str>) -> Routes {
             "/admin/images/",
             post(images::register).delete(images::delete),
         )
+        // One route for four: the path of `POST` may be any.
+        .rest(
+            "/admin/refdata/",
+            post(refdata::register)
+                .get(refdata::admin_view)
+                .put(refdata::recover)
+                .delete(refdata::clean),
+        )
         .route(
             "/admin/sites/{site}/active",
             put(sites::activate).delete(sites::deactivate),
@@ -153,6 +164,10 @@ fn routes(root_path: Option<&str>) -> Routes {
         .route("/callback/upload/{job_id}", get(callbacks::job))
         .route("/callback/errlogs/{job_id}", get(callbacks::job))
         .route(
+            "/callback/refdata_download/{refdata_id}/{cluster}",
+            get(callbacks::refdata),
+        )
+        .route(
             "/external_exec/jobs/{job_id}/container/{container_num}/update/{new_state}",
             put(external_exec::update_container),
         )
@@ -163,6 +178,10 @@ fn routes(root_path: Option<&str>) -> Routes {
         .route(
             "/external_exec/jobs/{job_id}/container/{container_num}/attempts/{attempt}",
             put(attempts::renew),
+        )
+        .route(
+            "/external_exec/refdata/{refdata_id}/{cluster}/update/{new_state}",
+            put(refdata::update),
         )
         .route(
             "/external_exec/files/condor/executable.sh",

@@ -18,7 +18,8 @@ use crate::assembly::{
 use crate::cli::{CheckConfigArgs, ServeArgs};
 use crate::condor::commands::CondorCommands;
 use crate::config::settings::{
-    CondorSiteChoice, IdentitySettings, Loaded, LocalSiteChoice, S3Access, Settings,
+    CondorSiteChoice, IdentitySettings, Loaded, LocalSiteChoice, RefdataStagingChoice, S3Access,
+    Settings,
 };
 use crate::config::{Config, PathPrefix, Sources, WorkerFiles, explain};
 use crate::data_dir::DataDir;
@@ -28,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::object_store::{
     ObjectStore, ObjectStoreError, S3ObjectStore, WRITE_TEST_NAME, try_writing,
 };
+use crate::refdata_stager::{RefdataStager, ServerStager, StagedByExecutors};
 use crate::telemetry;
 
 /// How long the S3 store may take to take the test objects before the service starts without its answer.
@@ -196,11 +198,25 @@ async fn condor_site(
         ))
     })?;
     Ok(Ok(CondorSiteParts {
+        refdata: refdata_stager(choice.refdata, metrics)?,
         submit: choice.submit,
         pool: Arc::new(commands),
         reconcile_interval: choice.reconcile_interval,
         max_releases: choice.max_releases,
     }))
+}
+
+fn refdata_stager(
+    choice: RefdataStagingChoice,
+    metrics: &Metrics,
+) -> Result<Arc<dyn RefdataStager>, StartError> {
+    Ok(match choice {
+        RefdataStagingChoice::Server(settings) => {
+            Arc::new(ServerStager::new(settings, metrics.dependency_calls())?)
+        }
+        RefdataStagingChoice::Executors => Arc::new(StagedByExecutors::new(true)),
+        RefdataStagingChoice::Nobody => Arc::new(StagedByExecutors::new(false)),
+    })
 }
 
 /// What workers download is there (contract config.md).

@@ -20,6 +20,7 @@ mod leases;
 mod migrations;
 mod outbox;
 mod records;
+mod refdata;
 mod sites;
 mod writer;
 

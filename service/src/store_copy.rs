@@ -14,10 +14,11 @@ use cts_shared::wire::image::Image;
 use crate::image_store::ImageStore;
 use crate::job_store::{JobStore, JobSummary, NewJob, StoreError, StoredJob};
 use crate::lease_store::LeaseStore;
+use crate::refdata_store::{Refdata, RefdataStore};
 use crate::site_store::SiteStore;
 
 /// A store that can be copied, and that can become a copy. No service may work on it meanwhile.
-pub trait StoreCopy: JobStore + ImageStore + SiteStore + LeaseStore {
+pub trait StoreCopy: JobStore + ImageStore + RefdataStore + SiteStore + LeaseStore {
     /// The unit of the times it keeps.
     fn time_unit(&self) -> TimeUnit;
 
@@ -66,6 +67,12 @@ pub trait StoreCopy: JobStore + ImageStore + SiteStore + LeaseStore {
     /// # Errors
     /// When the store fails.
     fn all_images(&self) -> BoxFuture<'_, Result<Vec<Result<Image, StoreError>>, StoreError>>;
+
+    /// All reference data, by file. What cannot be read is an error of its own.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn all_refdata(&self) -> BoxFuture<'_, Result<Vec<Result<Refdata, StoreError>>, StoreError>>;
 
     /// The leases that were not given back.
     ///

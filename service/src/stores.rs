@@ -1,4 +1,4 @@
-//! Where the service keeps what it remembers: one store behind five traits.
+//! Where the service keeps what it remembers: one store behind six traits.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use crate::job_store::JobStore;
 use crate::lease_store::LeaseStore;
 use crate::mongo::MongoSettings;
 use crate::outbox::Outbox;
+use crate::refdata_store::RefdataStore;
 use crate::site_store::SiteStore;
 
 /// Which store.
@@ -25,6 +26,8 @@ pub struct Stores {
     pub jobs: Arc<dyn JobStore>,
     /// Registered images.
     pub images: Arc<dyn ImageStore>,
+    /// Registered reference data.
+    pub refdata: Arc<dyn RefdataStore>,
     /// Which sites are switched off.
     pub sites: Arc<dyn SiteStore>,
     /// The jobs' transitions, for those who are told of them.
@@ -37,12 +40,13 @@ impl Stores {
     /// All that one store keeps.
     pub fn of<S>(store: S) -> Self
     where
-        S: JobStore + ImageStore + SiteStore + Outbox + LeaseStore + 'static,
+        S: JobStore + ImageStore + RefdataStore + SiteStore + Outbox + LeaseStore + 'static,
     {
         let store = Arc::new(store);
         Self {
             jobs: Arc::clone(&store) as Arc<dyn JobStore>,
             images: Arc::clone(&store) as Arc<dyn ImageStore>,
+            refdata: Arc::clone(&store) as Arc<dyn RefdataStore>,
             sites: Arc::clone(&store) as Arc<dyn SiteStore>,
             outbox: Arc::clone(&store) as Arc<dyn Outbox>,
             leases: store,

@@ -31,7 +31,8 @@ pub(crate) const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 pub(crate) struct ServiceClient {
     client: reqwest::Client,
     root: Url,
-    token: Arc<SecretSource>,
+    /// None for what everybody may ask.
+    token: Option<Arc<SecretSource>>,
     observer: Option<Observer>,
 }
 
@@ -49,6 +50,18 @@ impl ServiceClient {
     /// # Errors
     /// When TLS cannot be set up.
     pub(crate) fn new(root: Url, token: Arc<SecretSource>) -> Result<Self, TlsError> {
+        Self::with_token(root, Some(token))
+    }
+
+    /// A client for what everybody may ask.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub(crate) fn anonymous(root: Url) -> Result<Self, TlsError> {
+        Self::with_token(root, None)
+    }
+
+    fn with_token(root: Url, token: Option<Arc<SecretSource>>) -> Result<Self, TlsError> {
         let client = http_client_builder(Verify::Certificates)?
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REQUEST_TIMEOUT)
@@ -112,7 +125,10 @@ impl ServiceClient {
         if !error.is_about_the_token() {
             return first;
         }
-        match self.token.reread() {
+        let Some(token) = &self.token else {
+            return first;
+        };
+        match token.reread() {
             Ok(true) => {
                 tracing::info!("the token was refused; its file holds a new one, trying that");
                 self.send_once(method, path, body, max_bytes).await
@@ -134,17 +150,17 @@ impl ServiceClient {
     ) -> Result<Vec<u8>, CoordinatorError> {
         let url = self.url(path);
         let call = format!("{method} {url}");
-        let token = self.token.current();
-        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()))
-            .map_err(|_| CoordinatorError::TokenRefused {
-                call: call.clone(),
-                cause: "the token has characters that no header can carry".to_owned(),
-            })?;
-        bearer.set_sensitive(true);
-        let mut request = self
-            .client
-            .request(method, url)
-            .header(AUTHORIZATION, bearer);
+        let mut request = self.client.request(method, url);
+        if let Some(token) = &self.token {
+            let token = token.current();
+            let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()))
+                .map_err(|_| CoordinatorError::TokenRefused {
+                    call: call.clone(),
+                    cause: "the token has characters that no header can carry".to_owned(),
+                })?;
+            bearer.set_sensitive(true);
+            request = request.header(AUTHORIZATION, bearer);
+        }
         if let Some(body) = body {
             request = request.json(body);
         }

@@ -56,7 +56,7 @@ impl std::fmt::Display for Holder {
 }
 
 /// This machine's name.
-pub(super) fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     rustix::system::uname()
         .nodename()
         .to_string_lossy()

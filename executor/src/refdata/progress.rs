@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use cts_shared::wire::refdata::StagingProgress;
 
+use crate::progress::{Progress, Snapshot};
+
 /// The rate is that of this many whole seconds before the present one.
 const RATE_SECS: u64 = 5;
 /// One second more than the rate needs: the present one.
@@ -83,6 +85,20 @@ impl StagingCounters {
             unpacked_bytes: self.unpacked_bytes.load(Ordering::Relaxed),
             unpacked_files: self.unpacked_files.load(Ordering::Relaxed),
             bytes_per_second: recent.rate(second),
+        }
+    }
+}
+
+/// As the display shows it: the object's bytes, and the files that came of them.
+impl Progress for StagingCounters {
+    fn snapshot(&self) -> Snapshot {
+        let seen = self.snapshot();
+        Snapshot {
+            bytes_total: seen.object_bytes,
+            bytes_done: seen.downloaded_bytes,
+            files_total: seen.unpacked_files,
+            files_done: seen.unpacked_files,
+            retries: 0,
         }
     }
 }

@@ -18,9 +18,7 @@ use super::lock::{self, Lock};
 use super::progress::StagingCounters;
 use super::space::{Share, SpaceError};
 use super::status::Found;
-use super::unpack::{
-    ArchiveSource, Packing, UnpackError, Unpacking, make_read_only, unpack,
-};
+use super::unpack::{ArchiveSource, Packing, UnpackError, Unpacking, make_read_only, unpack};
 use super::{Item, RefdataStore, Staged, prune, verify};
 use crate::progress::Counters;
 use crate::transfer::{ObjectStream, StreamRequest, TransferEngine};

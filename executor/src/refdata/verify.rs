@@ -235,7 +235,7 @@ fn compare_files(
     let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let threads = processors.clamp(2, MAX_THREADS).min(files.len());
     let next = AtomicUsize::new(0);
-    let work = || {
+    let compare_some = || {
         let mut buffer = vec![0; if deep { BUFFER_BYTES } else { 0 }];
         while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
             if cancel.is_cancelled() {
@@ -248,18 +248,22 @@ fn compare_files(
         }
         Ok(())
     };
+    let work = || {
+        let compared = compare_some();
+        if compared.is_err() {
+            // The others need not go on.
+            next.store(files.len(), Ordering::Relaxed);
+        }
+        compared
+    };
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers
-            .into_iter()
-            .map(|worker| {
-                worker.join().unwrap_or_else(|_| {
-                    let cause =
-                        io::Error::other("a thread that read it panicked; please report it");
-                    Err(RefdataError::local("verify", tree)(cause))
-                })
+        workers.into_iter().try_for_each(|worker| {
+            worker.join().unwrap_or_else(|_| {
+                let cause = io::Error::other("a thread that read it panicked; please report it");
+                Err(RefdataError::local("verify", tree)(cause))
             })
-            .collect()
+        })
     })
 }
 
@@ -326,6 +330,7 @@ fn compare_file(
 }
 
 /// The CRC64NVME is much faster and as good against damage; the MD5 is for what the existing server staged.
+#[expect(clippy::large_enum_variant, reason = "one per thread, on its stack")]
 enum Hasher {
     Crc64Nvme(Crc64NvmeHasher),
     Md5(Md5),

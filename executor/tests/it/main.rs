@@ -14,5 +14,7 @@ mod lost_answers;
 mod orphans;
 mod pool_view;
 mod program;
+mod refdata;
+mod refdata_commands;
 mod signals;
 mod transcripts;

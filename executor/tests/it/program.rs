@@ -178,7 +178,7 @@ fn doctor_says_what_it_did_not_check() {
         said.contains("FAIL  engine") && said.contains("DOCKER_HOST"),
         "{said}"
     );
-    for name in ["secret", "s3", "service", "token", "clock"] {
+    for name in ["secret", "s3", "service", "token", "clock", "refdata"] {
         assert!(said.contains(&format!("skip  {name}")), "{said}");
     }
 }
@@ -197,9 +197,14 @@ fn doctor_checks_the_files_that_it_is_shown() {
         "--s3-secret-path",
         absent.to_str().unwrap(),
     ];
-    let output = program(&[&["doctor"][..], &engine, &files].concat(), "");
+    let refdata = ["--refdata-dir", "/nonexistent/refdata"];
+    let output = program(&[&["doctor"][..], &engine, &files, &refdata].concat(), "");
     let said = text(&output.stdout);
     assert!(said.contains("ok    token"), "{said}");
+    assert!(
+        said.contains("FAIL  refdata  /nonexistent/refdata"),
+        "{said}"
+    );
     assert!(said.contains("FAIL  secret"), "{said}");
 }
 

@@ -7,7 +7,7 @@
 //!
 //! | module | what it describes |
 //! |---|---|
-//! | `general`, `sites`, `images`, `callbacks` | the routes of that name |
+//! | `general`, `sites`, `images`, `refdata`, `callbacks` | the routes of that name |
 //! | `jobs`, `job_input` | jobs as their owners see them; what is submitted |
 //! | `admin` | the administrators' routes |
 //! | `external_exec` | the executors' routes |
@@ -25,6 +25,7 @@ mod images;
 mod job_input;
 mod jobs;
 mod operation;
+mod refdata;
 mod schema;
 mod sites;
 
@@ -79,6 +80,7 @@ fn tags() -> Value {
         {"name": sites::TAG, "description": "Where containers run."},
         {"name": jobs::TAG, "description": "Submit jobs, follow them, read their logs."},
         {"name": images::TAG, "description": "The images that jobs may run."},
+        {"name": refdata::TAG, "description": "The reference data that images may need."},
         {"name": admin::TAG, "description": "For administrators."},
         {"name": external_exec::TAG, "description": "For the executors that run the containers."},
         {"name": callbacks::TAG, "description": "For transfers at sites that this service does not serve."},
@@ -92,6 +94,7 @@ fn paths() -> Map<String, Value> {
         sites::operations(),
         jobs::operations(),
         images::operations(),
+        refdata::operations(),
         admin::operations(),
         external_exec::operations(),
         callbacks::operations(),
@@ -112,6 +115,7 @@ fn schemas() -> Map<String, Value> {
         jobs::schemas(),
         job_input::schemas(),
         images::schemas(),
+        refdata::schemas(),
         admin::schemas(),
         external_exec::schemas(),
         errors::schemas(),

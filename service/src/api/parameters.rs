@@ -6,6 +6,7 @@ use cts_shared::id::ContainerNumber;
 use cts_shared::job_input::rules::IMAGE;
 use cts_shared::site::Site;
 use cts_shared::state::JobState;
+use cts_shared::state::refdata::RefdataState;
 use cts_shared::validation::Checked;
 use cts_shared::validation::scalars::{TextRule, at_least, word};
 
@@ -15,6 +16,9 @@ pub static ID: TextRule = TextRule::of_pattern(
     r"^[\w-]+$",
     "only letters, digits, underscores and hyphens",
 );
+
+/// S3 paths, whose syntax is checked by those who use them.
+pub static S3_PATH: TextRule = TextRule::of_length(5..=1088);
 
 /// Names of users.
 pub static USER_NAME: TextRule = TextRule::of_pattern(
@@ -64,6 +68,26 @@ pub fn attempt(value: &Value) -> Checked<u32> {
 pub fn state(value: &Value) -> Checked<JobState> {
     let words: Vec<&str> = JobState::ALL.iter().map(|state| state.as_str()).collect();
     word(value, &words.join(", "))
+}
+
+/// `new_state` of reference data
+///
+/// # Errors
+/// With the fault.
+pub fn refdata_state(value: &Value) -> Checked<RefdataState> {
+    let words: Vec<&str> = RefdataState::ALL
+        .iter()
+        .map(|state| state.as_str())
+        .collect();
+    word(value, &words.join(", "))
+}
+
+/// `s3_path`, `refdata_s3_path`
+///
+/// # Errors
+/// With the fault.
+pub fn s3_path(value: &Value) -> Checked<String> {
+    S3_PATH.check(value)
 }
 
 /// `site`, `cluster`

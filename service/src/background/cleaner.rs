@@ -1,5 +1,5 @@
-//! Removes what ended jobs left behind at their sites, once they are old enough (contract service.md,
-//! section 6, "Clean job"). Their records stay.
+//! Removes what ended jobs, and ended stagings of reference data, left behind at their sites, once they are old
+//! enough (contract service.md, section 6, "Clean job"). Their records stay.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 use crate::error::Error;
 use crate::jobs::clean::clean_job;
+use crate::refdata::clean::clean_refdata;
 
 /// Added to each wait, at random, so that several services do not clean at the same moment.
 const MAX_JITTER: Duration = Duration::from_mins(10);
@@ -28,6 +29,10 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
         match clean_old_jobs(&app).await {
             Ok(cleaned) => tracing::info!(cleaned, "jobs cleaned"),
             Err(error) => tracing::error!(%error, "cannot look for jobs to clean"),
+        }
+        match clean_old_refdata(&app).await {
+            Ok(cleaned) => tracing::info!(cleaned, "stagings of reference data cleaned"),
+            Err(error) => tracing::error!(%error, "cannot look for reference data to clean"),
         }
     }
 }
@@ -55,4 +60,23 @@ pub async fn clean_old_jobs(app: &App) -> Result<usize, Error> {
             return Ok(cleaned);
         }
     }
+}
+
+/// Cleans the stagings of reference data that are old enough; tells how many. One that cannot be cleaned is
+/// logged and tried again in the next round.
+///
+/// # Errors
+/// When the store fails.
+pub async fn clean_old_refdata(app: &App) -> Result<usize, Error> {
+    let before = app.clock.now().minus(app.config.cleaning.age);
+    let mut cleaned = 0;
+    for (id, site) in app.refdata.refdata_to_clean(before).await? {
+        match clean_refdata(app, &id, site, false).await {
+            Ok(()) => cleaned += 1,
+            Err(error) => {
+                tracing::warn!(refdata.id = %id, %site, %error, "reference data cannot be cleaned now");
+            }
+        }
+    }
+    Ok(cleaned)
 }

@@ -53,6 +53,8 @@ pub struct SubmitSettings {
     pub mount_prefix_override: Option<String>,
     /// On the workers: the root of the reference data.
     pub refdata_host_path: String,
+    /// On the workers: where executors stage reference data themselves, if they do. An addition to the contract.
+    pub refdata_executor_dir: Option<String>,
     /// The object store, as workers reach it.
     pub s3_url: String,
     /// The key to the object store; its secret is never in a submit description.
@@ -368,6 +370,7 @@ fn environment(settings: &SubmitSettings, id: JobId) -> Result<Environment, Subm
     environment.set("S3_ERROR_LOG_PATH", &log_path)?;
     environment.set("JOB_UPDATE_TIMEOUT_MIN", &timeout_min)?;
     environment.set("REFDATA_HOST_PATH", &settings.refdata_host_path)?;
+    environment.set_optional("CTS_REFDATA_DIR", settings.refdata_executor_dir.as_deref())?;
     environment.set_optional(
         "MOUNT_PREFIX_OVERRIDE",
         settings.mount_prefix_override.as_deref(),
@@ -398,6 +401,7 @@ mod tests {
             additional_path: None,
             mount_prefix_override: None,
             refdata_host_path: "/refdata".to_owned(),
+            refdata_executor_dir: None,
             s3_url: "http://s3.internal:9000".to_owned(),
             s3_access_key: "ak".to_owned(),
             s3_insecure: false,

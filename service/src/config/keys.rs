@@ -488,21 +488,40 @@ pub static CONDOR_MAX_VACATE: Key<u32> = used(
 .or("60");
 
 /// See [`KEYS`].
-pub static REFSERVER_URL: Key<Url> = not_yet(
+pub static REFSERVER_URL: Key<Url> = used(
     "ExternalExecution",
     "refserver_url",
     "KBCTS_REFDATA_SERVER_URL",
     kind::HTTP_URL,
-    "root of the reference data server",
+    "root of the server that stages reference data for the site `kbase`",
 );
 
 /// See [`KEYS`].
-pub static REFSERVER_TOKEN: Key<Secret> = not_yet(
+pub static REFSERVER_TOKEN: Key<Secret> = used(
     "ExternalExecution",
     "refserver_token",
     "KBCTS_REFDATA_SERVER_TOKEN",
     kind::SECRET,
-    "token for the reference data server",
+    "token of a user with that server's CTS role; needed with `refserver_url`",
+);
+
+/// See [`KEYS`].
+pub static REFDATA_BY_EXECUTORS: Key<bool> = used(
+    "ExternalExecution",
+    "refdata_staged_by_executors",
+    "KBCTS_REFDATA_STAGED_BY_EXECUTORS",
+    kind::TRUE_ANY_CASE,
+    "without `refserver_url`: executors stage reference data themselves, each for its worker",
+)
+.or("false");
+
+/// See [`KEYS`].
+pub static REFDATA_EXECUTOR_PATH: Key<PathBuf> = used(
+    "ExternalExecution",
+    "refdata_executor_path",
+    "KBCTS_REFDATA_EXECUTOR_PATH",
+    kind::ABSOLUTE_PATH,
+    "where workers see `refdata_host_path`, for executors that stage there; the same path if absent",
 );
 
 /// See [`KEYS`].
@@ -999,7 +1018,7 @@ pub static LOCAL_DOCKER_HOST: Key<String> = used(
 );
 
 /// All settings, in the order of the documentation.
-pub static KEYS: [&(dyn AnyKey + Sync); 87] = [
+pub static KEYS: [&(dyn AnyKey + Sync); 89] = [
     &AUTH_URL,
     &ADMIN_ROLES,
     &KBASE_STAFF_ROLE,
@@ -1035,6 +1054,8 @@ pub static KEYS: [&(dyn AnyKey + Sync); 87] = [
     &CONDOR_MAX_VACATE,
     &REFSERVER_URL,
     &REFSERVER_TOKEN,
+    &REFDATA_BY_EXECUTORS,
+    &REFDATA_EXECUTOR_PATH,
     &REFDATA_HOST_PATH,
     &UPDATE_TIMEOUT,
     &MOUNT_PREFIX,

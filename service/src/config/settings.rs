@@ -20,6 +20,7 @@ use crate::condor::commands::CommandSettings;
 use crate::condor::submit_description::{Extras, FileUrl, SubmitError, SubmitSettings};
 use crate::identity::KbaseAuthSettings;
 use crate::mongo::MongoSettings;
+use crate::refdata_stager::ServerStagerSettings;
 use crate::stores::StoreSettings;
 use crate::telemetry::{LogFormat, LogLevel};
 
@@ -108,6 +109,8 @@ pub struct LocalSiteChoice {
 pub struct CondorSiteChoice {
     /// What every submission says.
     pub submit: SubmitSettings,
+    /// Who stages reference data.
+    pub refdata: RefdataStagingChoice,
     /// How the pool is reached.
     pub commands: CommandSettings,
     /// Between two comparisons of the jobs with the pool.
@@ -116,6 +119,17 @@ pub struct CondorSiteChoice {
     pub max_releases: u32,
     /// What workers could not be given because no setting says where it is.
     pub lacking: Vec<&'static str>,
+}
+
+/// Who stages reference data for the site `kbase`.
+#[derive(Debug, Clone)]
+pub enum RefdataStagingChoice {
+    /// A server.
+    Server(ServerStagerSettings),
+    /// Each executor, for its worker.
+    Executors,
+    /// Nobody: what is registered goes to state `error` there.
+    Nobody,
 }
 
 /// A configuration as read.
@@ -315,6 +329,7 @@ fn condor_site(reader: &mut Reader) -> Option<CondorSiteChoice> {
         &keys::ARCHIVE_URL,
         FileUrl::default_code_archive(&root_url),
     );
+    let refdata = refdata_staging(reader)?;
     let path = |reader: &Reader, key| {
         let path: PathBuf = reader.get(key)?;
         Some(path.to_string_lossy().into_owned())
@@ -324,6 +339,11 @@ fn condor_site(reader: &mut Reader) -> Option<CondorSiteChoice> {
     };
     Some(CondorSiteChoice {
         submit: SubmitSettings {
+            refdata_executor_dir: match refdata {
+                RefdataStagingChoice::Executors => path(reader, &keys::REFDATA_EXECUTOR_PATH)
+                    .or_else(|| path(reader, &keys::REFDATA_HOST_PATH)),
+                RefdataStagingChoice::Server(_) | RefdataStagingChoice::Nobody => None,
+            },
             initial_dir: path(reader, &keys::CONDOR_INITIALDIR)?,
             service_root_url: root_url,
             executable_url: executable_url?,
@@ -351,6 +371,7 @@ fn condor_site(reader: &mut Reader) -> Option<CondorSiteChoice> {
                 max_vacate_time: unless_zero(reader.get(&keys::CONDOR_MAX_VACATE)?, 1),
             },
         },
+        refdata,
         commands: CommandSettings {
             directory: reader.get(&keys::CONDOR_COMMAND_DIR),
             schedd: reader.get(&keys::CONDOR_SCHEDD),
@@ -360,6 +381,21 @@ fn condor_site(reader: &mut Reader) -> Option<CondorSiteChoice> {
         max_releases: reader.get(&keys::CONDOR_MAX_RELEASES)?,
         lacking: lacking(reader),
     })
+}
+
+fn refdata_staging(reader: &mut Reader) -> Option<RefdataStagingChoice> {
+    if let Some(url) = reader.get(&keys::REFSERVER_URL) {
+        let why = "ExternalExecution.refserver_url is set, which needs it";
+        let token = reader.needed(&keys::REFSERVER_TOKEN, why)?;
+        let settings = ServerStagerSettings::new(url, token);
+        return Some(RefdataStagingChoice::Server(settings));
+    }
+    if !reader.get(&keys::REFDATA_BY_EXECUTORS)? {
+        return Some(RefdataStagingChoice::Nobody);
+    }
+    let why = "ExternalExecution.refdata_staged_by_executors is true, which needs it";
+    reader.needed(&keys::REFDATA_HOST_PATH, why)?;
+    Some(RefdataStagingChoice::Executors)
 }
 
 /// The service serves the files itself, or says where else they are.

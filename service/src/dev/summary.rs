@@ -40,6 +40,7 @@ CDM Task Service is ready.
   S3         {s3_url}   bucket {bucket}, access key {access_key}
              secret key in {secret}
   runs jobs  {site}
+  refdata    {data_dir}/refdata   (staged here; what a staging says: {data_dir}/staging)
 
 Register an image and submit a job:
 

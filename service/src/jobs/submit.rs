@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::identity::User;
 use crate::job_store::NewJob;
 use crate::object_store::{ObjectHead, WRITE_TEST_NAME, try_writing};
-use crate::{images, jobs};
+use crate::{images, jobs, refdata};
 
 /// Input objects of one job asked about at the same time.
 const CONCURRENT_HEADS: usize = 64;
@@ -46,7 +46,7 @@ pub async fn submit_job(
 ) -> Result<JobId, Error> {
     check_limits(&app.config, &job_input)?;
     let image = registered_image(app, &job_input).await?;
-    check_refdata(&job_input, &image)?;
+    check_refdata(app, &job_input, &image).await?;
     check_output_dir(app, &job_input).await?;
     let (files, sizes) = check_input_files(app, job_input.input_files.to_files()).await?;
     check_mounts(&job_input, &image)?;
@@ -131,7 +131,7 @@ async fn registered_image(app: &App, job_input: &JobInput) -> Result<JobImage, E
     Ok(image)
 }
 
-fn check_refdata(job_input: &JobInput, image: &JobImage) -> Result<(), Error> {
+async fn check_refdata(app: &App, job_input: &JobInput, image: &JobImage) -> Result<(), Error> {
     let Some(refdata_id) = &image.refdata_id else {
         return Ok(());
     };
@@ -146,10 +146,7 @@ fn check_refdata(job_input: &JobInput, image: &JobImage) -> Result<(), Error> {
             ),
         ));
     }
-    Err(Error::refused(
-        ErrorCode::NoSuchRefdata,
-        format!("No reference data with ID '{refdata_id}' exists"),
-    ))
+    refdata::check_staged(app, refdata_id, job_input.cluster).await
 }
 
 /// The executor refuses the same, but only after the job has queued.

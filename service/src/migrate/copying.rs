@@ -10,12 +10,13 @@ use std::sync::{Mutex, PoisonError};
 use futures::future::{ready, try_join};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use cts_shared::id::JobId;
+use cts_shared::id::{JobId, RefdataId};
 use cts_shared::wire::image::Image;
 
 use crate::image_store::Inserted;
 use crate::job_store::StoreError;
 use crate::lease_store::LeaseRequest;
+use crate::refdata_store::Refdata;
 use crate::store_copy::{KeptLease, Sizes, StoreCopy, TimeUnit, WholeJob, read_whole_job};
 
 use super::progress::Progress;
@@ -51,7 +52,7 @@ pub enum CopyError {
     OtherTarget(Faults),
     /// Records that could not be copied.
     #[error(
-        "not everything could be copied:\n{0}all other jobs and images are there; correct or remove these, and \
+        "not everything could be copied:\n{0}all other records are there; correct or remove these, and \
          start the same command again"
     )]
     NotCopied(Faults),
@@ -110,6 +111,8 @@ pub struct Counts {
     pub transitions: u64,
     /// Images.
     pub images: u64,
+    /// Reference data.
+    pub refdata: u64,
     /// Sites that are switched off.
     pub inactive_sites: u64,
 }
@@ -135,6 +138,7 @@ pub async fn copy(
     pair.copy_leases().await?;
     pair.copy_sites().await?;
     pair.copy_images().await?;
+    pair.copy_refdata().await?;
     pair.copy_jobs().await?;
     pair.faults_as(CopyError::NotCopied)?;
 
@@ -276,6 +280,7 @@ impl<'a> Pair<'a> {
         }
         let inactive_sites = self.compare_sites(missing).await?;
         let images = self.compare_images(missing).await?;
+        let refdata = self.compare_refdata(missing).await?;
         let seen = Seen::default();
         let seen_too = &seen;
         self.for_each_job(|id, sides| async move {
@@ -291,6 +296,7 @@ impl<'a> Pair<'a> {
             containers: count(&seen.containers),
             transitions: count(&seen.transitions),
             images,
+            refdata,
             inactive_sites,
         })
     }
@@ -442,6 +448,54 @@ impl<'a> Pair<'a> {
         Ok(images)
     }
 
+    async fn compare_refdata(&self, missing: Missing) -> Result<u64, CopyError> {
+        let (mut ours, mut theirs) = (BTreeMap::new(), BTreeMap::new());
+        for (side, all) in [(Side::Source, &mut ours), (Side::Target, &mut theirs)] {
+            for refdata in self.refdata(side).await? {
+                // What cannot be read in the source is told when it is to be copied.
+                let refdata = match refdata {
+                    Err(_) if side == Side::Source && missing == Missing::IsFine => continue,
+                    refdata => self.note(side, "reference data", refdata)?,
+                };
+                if let Some(refdata) = refdata {
+                    all.insert(refdata.id.clone(), refdata);
+                }
+            }
+        }
+        let mut same = 0;
+        for (id, refdata) in &theirs {
+            let fault = match ours.get(id) {
+                None => "is in the target and not in the source",
+                Some(ours) if ours != refdata => "is another in the target",
+                Some(_) => {
+                    same += 1;
+                    continue;
+                }
+            };
+            self.fault(format!("reference data {id} {fault}"));
+        }
+        if missing == Missing::IsAFault {
+            for id in ours.keys().filter(|id| !theirs.contains_key(id)) {
+                self.fault(format!("reference data {id} is not in the target"));
+            }
+        }
+        Ok(same)
+    }
+
+    /// The reference data as it is compared.
+    async fn refdata(&self, side: Side) -> Result<Vec<Result<Refdata, StoreError>>, CopyError> {
+        let store = self.store(side);
+        let mut all = store.all_refdata().await.map_err(failed(side))?;
+        for refdata in all.iter_mut().flatten() {
+            refdata.registered_on = self.unit.cut(refdata.registered_on);
+            let statuses = refdata.statuses.iter_mut();
+            for transition in statuses.flat_map(|status| &mut status.status.transition_times) {
+                transition.time = self.unit.cut(transition.time);
+            }
+        }
+        Ok(all)
+    }
+
     async fn compare_sites(&self, missing: Missing) -> Result<u64, CopyError> {
         let ours = self.source.inactive_sites().await;
         let ours = ours.map_err(failed(Side::Source))?;
@@ -522,6 +576,28 @@ impl<'a> Pair<'a> {
             if inserted.map_err(failed(Side::Target))? != Inserted::Yes {
                 self.fault(format!(
                     "image {name}@{digest}: the target has another of that name and tag"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    async fn copy_refdata(&self) -> Result<(), CopyError> {
+        let there = self.refdata(Side::Target).await?.into_iter().flatten();
+        let there: BTreeSet<RefdataId> = there.map(|refdata| refdata.id).collect();
+        let store = self.store(Side::Source);
+        for refdata in store.all_refdata().await.map_err(failed(Side::Source))? {
+            let Some(refdata) = self.note(Side::Source, "reference data", refdata)? else {
+                continue;
+            };
+            if there.contains(&refdata.id) {
+                continue;
+            }
+            let (id, file) = (refdata.id.clone(), refdata.file.clone());
+            let inserted = self.target.insert_refdata(refdata).await;
+            if !inserted.map_err(failed(Side::Target))? {
+                self.fault(format!(
+                    "reference data {id}: the target has other reference data of the file {file}"
                 ));
             }
         }

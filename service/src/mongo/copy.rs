@@ -16,9 +16,11 @@ use cts_shared::wire::image::Image;
 
 use crate::job_store::{JobSummary, NewJob, StoreError};
 use crate::outbox::Outbox;
+use crate::refdata_store::Refdata;
 use crate::store_copy::{KeptLease, LogEntry, Sizes, StoreCopy, TimeUnit, WholeJob, as_new};
 
 use super::documents::{self, OURS, Redo, date, from_json, read};
+use super::refdata::read_refdata;
 use super::retry::{retried, store_error};
 use super::{MongoStore, Name};
 
@@ -146,6 +148,13 @@ impl StoreCopy for MongoStore {
                     read(&format!("image {name}"), document)
                 })
                 .collect())
+        })
+    }
+
+    fn all_refdata(&self) -> BoxFuture<'_, Result<Vec<Result<Refdata, StoreError>>, StoreError>> {
+        Box::pin(async {
+            let found = self.refdata_where("read the reference data", doc! {});
+            Ok(found.await?.into_iter().map(read_refdata).collect())
         })
     }
 

@@ -12,7 +12,7 @@ use cts_shared::state::JobState;
 use crate::job_store::StoreError;
 
 use super::retry::{code, timely};
-use super::{MongoStore, Name};
+use super::{MongoStore, Name, refdata};
 
 const ACTION: &str = "create the indexes";
 /// Over a large collection it takes minutes, once.
@@ -141,6 +141,22 @@ fn all() -> Vec<(Name, Vec<IndexModel>)> {
                         .sparse(true)
                         .name("UNIQUE_IMAGE_TAG_INDEX".to_owned())
                         .build(),
+                ),
+            ],
+        ),
+        (
+            Name::Refdata,
+            vec![
+                unique(doc! {"id": 1}),
+                plain(doc! {"file": 1}),
+                partial(
+                    doc! {
+                        "statuses.cleaned": 1, "statuses.state": 1, "statuses._update_time": 1
+                    },
+                    doc! {
+                        "statuses.cleaned": false,
+                        "statuses.state": {"$in": refdata::terminal_states()},
+                    },
                 ),
             ],
         ),

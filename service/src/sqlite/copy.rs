@@ -11,6 +11,7 @@ use rusqlite::{Connection, ErrorCode};
 use cts_shared::wire::image::Image;
 
 use crate::job_store::{JobSummary, StoreError};
+use crate::refdata_store::Refdata;
 use crate::store_copy::{KeptLease, LogEntry, Sizes, StoreCopy, TimeUnit, WholeJob, as_new};
 
 use super::images::parse;
@@ -114,6 +115,10 @@ impl StoreCopy for SqliteStore {
                 .collect::<Result<_, _>>()
                 .map_err(ReadError::from)
         }))
+    }
+
+    fn all_refdata(&self) -> BoxFuture<'_, Result<Vec<Result<Refdata, StoreError>>, StoreError>> {
+        Box::pin(self.every_refdata("read the reference data"))
     }
 
     fn leases(&self) -> BoxFuture<'_, Result<Vec<KeptLease>, StoreError>> {

@@ -11,6 +11,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_large_parts_apart.sql"),
     include_str!("migrations/0003_outbox_and_sites.sql"),
     include_str!("migrations/0004_batch_system.sql"),
+    include_str!("migrations/0005_refdata.sql"),
 ];
 
 /// Applies the steps the file lacks, each in a transaction.

@@ -257,6 +257,7 @@ fn settings() -> SubmitSettings {
         additional_path: None,
         mount_prefix_override: None,
         refdata_host_path: "/refdata".to_owned(),
+        refdata_executor_dir: None,
         s3_url: "http://s3.example.org".to_owned(),
         s3_access_key: "ak".to_owned(),
         s3_insecure: false,

@@ -98,6 +98,7 @@ fn settings(row: &Row) -> SubmitSettings {
         additional_path: text("config", "additional_path"),
         mount_prefix_override: text("config", "mount_prefix_override"),
         refdata_host_path: config("refdata_host_path", "/refdata/data"),
+        refdata_executor_dir: None,
         s3_url: if external {
             s3("external_url", "https://s3.example.org")
         } else {

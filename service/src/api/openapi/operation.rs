@@ -23,6 +23,8 @@ pub(super) enum Access {
     AdminOrExecutor,
     /// Executors.
     Executor,
+    /// Whoever stages reference data.
+    RefdataService,
 }
 
 impl Access {
@@ -34,6 +36,7 @@ impl Access {
             Self::Admin => "For administrators.",
             Self::AdminOrExecutor => "For administrators and executors.",
             Self::Executor => "For executors.",
+            Self::RefdataService => "For servers that stage reference data.",
         }
     }
 }

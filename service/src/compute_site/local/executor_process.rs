@@ -2,9 +2,8 @@
 //! and found again after a restart of the service.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
@@ -12,12 +11,10 @@ use tokio::process::{Child, Command};
 
 use cts_shared::id::{ContainerNumber, JobId};
 
+use crate::child_process::{describe, tail};
 use crate::process_identity::{ProcessIdentity, child_pid};
 
 use super::LocalSiteSettings;
-
-/// How much of the end of an executor's error output is kept in a report.
-const TAIL_BYTES: u64 = 2048;
 
 /// How often a process that is not our child is looked at.
 const ORPHAN_POLL: Duration = Duration::from_secs(1);
@@ -250,33 +247,4 @@ pub(super) fn container_directory(
     container: ContainerNumber,
 ) -> PathBuf {
     job_directory(settings, job).join(container.to_string())
-}
-
-fn describe(status: ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt;
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("it ended with exit status {code}"),
-        (None, Some(signal)) => format!("it was killed by signal {signal}"),
-        (None, None) => "it ended with an unknown exit status".to_owned(),
-    }
-}
-
-/// The last lines of a file. Empty if it cannot be read.
-fn tail(path: &Path) -> String {
-    let read = || -> std::io::Result<String> {
-        let mut file = File::open(path)?;
-        let size = file.metadata()?.len();
-        file.seek(SeekFrom::Start(size.saturating_sub(TAIL_BYTES)))?;
-        let mut bytes = Vec::new();
-        file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    // Control characters (colours) have no place in a report.
-    let lines: Vec<String> = read()
-        .unwrap_or_default()
-        .lines()
-        .map(|line| line.trim().replace(char::is_control, " "))
-        .filter(|line| !line.is_empty())
-        .collect();
-    lines.join("\n")
 }

@@ -1,0 +1,620 @@
+//! The store of reference data: what is on the disk after each way in which a staging can end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cts_executor::object_store::faulty::{Fault, FaultyStore, Operation};
+use cts_executor::object_store::memory::MemoryStore;
+use cts_executor::object_store::{ObjectChecksum, ObjectName, ObjectStore};
+use cts_executor::refdata::listing::Listing;
+use cts_executor::refdata::unpack::remove_tree;
+use cts_executor::refdata::{
+    Item, ItemState, RefdataError, RefdataStore, Staged, StagingCounters, StagingError,
+    StagingLimits,
+};
+use cts_executor::transfer::{RetryPolicy, TransferEngine, TransferOptions, TransferRuntime};
+use cts_shared::crc64nvme::Crc64Nvme;
+use cts_shared::id::RefdataId;
+use cts_shared::wire::refdata::RefdataLocalState;
+use tokio_util::sync::CancellationToken;
+
+use super::bed::DEADLINE;
+
+/// Files of an archive by path.
+pub(crate) const FILES: [(&str, &str); 3] = [
+    ("db/VERSION", "7\n"),
+    ("db/models/a.hmm", "HMMER3/f"),
+    ("readme", "text"),
+];
+
+/// A `.tar.gz` of [`FILES`].
+pub(crate) fn archive() -> Vec<u8> {
+    let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    let mut tar = tar::Builder::new(gzip);
+    for (path, text) in FILES {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        tar.append_data(&mut header, path, text.as_bytes()).unwrap();
+    }
+    tar.into_inner().unwrap().finish().unwrap()
+}
+
+/// Every file below a directory.
+pub(crate) fn tree(directory: &Path) -> BTreeMap<String, String> {
+    let mut files = BTreeMap::new();
+    let mut directories = vec![directory.to_owned()];
+    while let Some(next) = directories.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else {
+                let name = path.strip_prefix(directory).unwrap().to_str().unwrap();
+                files.insert(name.to_owned(), fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    files
+}
+
+/// What [`archive`] unpacks to.
+pub(crate) fn files() -> BTreeMap<String, String> {
+    FILES
+        .iter()
+        .map(|(path, text)| ((*path).to_owned(), (*text).to_owned()))
+        .collect()
+}
+
+/// Names in a directory.
+pub(crate) fn names(directory: &Path) -> BTreeSet<String> {
+    fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+fn set<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
+    names.map(str::to_owned).into()
+}
+
+struct Bed {
+    dir: tempfile::TempDir,
+    memory: Arc<MemoryStore>,
+    faulty: Arc<FaultyStore>,
+    limits: StagingLimits,
+    options: TransferOptions,
+    counters: Arc<StagingCounters>,
+    cancel: CancellationToken,
+    runtime: TransferRuntime,
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        // Read-only trees: only root removes them without more ado.
+        remove_tree(self.dir.path()).unwrap();
+    }
+}
+
+impl Bed {
+    fn new() -> Self {
+        Self::with(|store| store)
+    }
+
+    /// With faults planned. Parts have 64 bytes.
+    fn with(plan: impl FnOnce(FaultyStore) -> FaultyStore) -> Self {
+        let memory = Arc::new(MemoryStore::with_buckets(&["b"]).with_chunk_bytes(16));
+        let inner: Arc<dyn ObjectStore> = Arc::clone(&memory) as _;
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            memory,
+            faulty: Arc::new(plan(FaultyStore::new(inner))),
+            limits: StagingLimits {
+                reserve_bytes: 0,
+                ..StagingLimits::default()
+            },
+            options: TransferOptions {
+                stream_part_bytes: 64,
+                retry: RetryPolicy {
+                    max_attempts: 3,
+                    base_delay: Duration::from_millis(1),
+                    max_delay: Duration::from_millis(2),
+                    ..RetryPolicy::default()
+                },
+                ..TransferOptions::default()
+            },
+            counters: Arc::new(StagingCounters::default()),
+            cancel: CancellationToken::new(),
+            runtime: TransferRuntime::start().unwrap(),
+        }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().to_owned()
+    }
+
+    fn store(&self) -> RefdataStore {
+        let metadata = RefdataStore::default_metadata(&self.root());
+        RefdataStore::new(self.root(), metadata, self.limits)
+    }
+
+    fn engine(&self) -> TransferEngine {
+        let store: Arc<dyn ObjectStore> = Arc::clone(&self.faulty) as _;
+        TransferEngine::new(store, self.options.clone(), &self.runtime)
+    }
+
+    /// Puts an object there; returns its item, `x`.
+    fn item(&self, key: &str, body: &[u8]) -> Item {
+        let object = ObjectName::new("b", key);
+        let expected = Crc64Nvme::of(body);
+        self.memory
+            .insert(&object, body.to_vec(), ObjectChecksum::FullObject(expected));
+        Item {
+            id: id("x"),
+            object,
+            expected,
+            unpack: true,
+        }
+    }
+
+    async fn stage(&self, item: &Item) -> Result<Staged, StagingError> {
+        let (store, engine) = (self.store(), self.engine());
+        let counters = Arc::clone(&self.counters);
+        let staging = store.stage(item, &engine, counters, &self.cancel);
+        tokio::time::timeout(DEADLINE, staging).await.unwrap()
+    }
+
+    fn gets(&self) -> usize {
+        self.faulty.calls().len()
+    }
+
+    /// There is a finished `x` with the archive's files, and nothing else.
+    fn assert_staged(&self) {
+        assert_eq!(names(&self.root()), set([".metadata", "x"]));
+        assert_eq!(tree(&self.root().join("x")), files());
+        let metadata = self.store().metadata_of(&id("x"));
+        assert_eq!(names(&metadata), set(["lock", "md5.json", "verified.json"]));
+    }
+
+    /// Nothing is left that could be taken for anything.
+    fn assert_nothing_is_left(&self) {
+        assert_eq!(names(&self.root()), set([".metadata"]));
+        let metadata = self.store().metadata_of(&id("x"));
+        assert_eq!(names(&metadata), set(["lock"]));
+        let status = self.store().status(&id("x")).unwrap();
+        assert_eq!(status.state, RefdataLocalState::None);
+        assert!(self.store().list().unwrap().is_empty());
+    }
+}
+
+fn id(text: &str) -> RefdataId {
+    text.parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_staged_archive_is_complete_listed_read_only_and_staged_once() {
+    let bed = Bed::new();
+    let body = archive();
+    let item = bed.item("data/db.tar.gz", &body);
+    let staged = bed.stage(&item).await.unwrap();
+    assert_eq!(
+        (staged.files, staged.bytes, staged.was_there),
+        (3, 14, false)
+    );
+    assert_eq!(staged.tree, bed.root().join("x"));
+    bed.assert_staged();
+    let mode = |path: &str| {
+        let path = bed.root().join("x").join(path);
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    };
+    assert_eq!(
+        (mode("db/VERSION"), mode("db"), mode("")),
+        (0o444, 0o555, 0o555)
+    );
+
+    let status = bed.store().status(&item.id).unwrap();
+    assert_eq!(status.state, RefdataLocalState::Done);
+    let listed = status.files.unwrap();
+    assert_eq!(listed[0].file, "db/VERSION");
+    assert_eq!(listed[0].md5, "84bc3da1b3e33a18e8d5e1bdd7a18d7a");
+    assert_eq!(listed[0].crc64nvme, Some(Crc64Nvme::of(b"7\n")));
+    let progress = bed.counters.snapshot();
+    assert_eq!(progress.downloaded_bytes, body.len() as u64);
+    assert_eq!((progress.unpacked_files, progress.unpacked_bytes), (3, 14));
+
+    let gets = bed.gets();
+    let again = bed.stage(&item).await.unwrap();
+    assert_eq!((again.files, again.bytes, again.was_there), (3, 14, true));
+    assert_eq!(bed.gets(), gets, "nothing is fetched again");
+}
+
+#[tokio::test]
+async fn an_object_that_is_no_archive_is_staged_as_it_is() {
+    let bed = Bed::new();
+    let mut item = bed.item("data/model.bin", b"model");
+    item.unpack = false;
+    bed.stage(&item).await.unwrap();
+    let expected = BTreeMap::from([("model.bin".to_owned(), "model".to_owned())]);
+    assert_eq!(tree(&bed.root().join("x")), expected);
+}
+
+#[tokio::test]
+async fn names_that_cannot_be_used_are_refused_before_anything_is_done() {
+    let bed = Bed::new();
+    for (key, unpack, part) in [
+        ("data/", false, "file name"),
+        ("data/..", false, "file name"),
+        ("data/a\nb.tar", true, "file name"),
+        ("data/db.tar.xz", true, ".tar.gz, .tgz"),
+        ("data/db", true, ".zip"),
+    ] {
+        let mut item = bed.item(key, b"body");
+        item.unpack = unpack;
+        let error = bed.stage(&item).await.unwrap_err().to_string();
+        assert!(
+            error.contains("s3://b/data") && error.contains(part),
+            "{error}"
+        );
+        assert!(names(&bed.root()).is_empty());
+    }
+    assert_eq!(bed.gets(), 0);
+}
+
+#[tokio::test]
+async fn a_root_that_is_not_there_is_never_made() {
+    let bed = Bed::new();
+    let item = bed.item("db.tar.gz", &archive());
+    let root = bed.root().join("disk");
+    let store = RefdataStore::new(
+        root.clone(),
+        RefdataStore::default_metadata(&root),
+        bed.limits,
+    );
+    let counters = Arc::clone(&bed.counters);
+    let error = store
+        .stage(&item, &bed.engine(), counters, &bed.cancel)
+        .await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains(root.to_str().unwrap()), "{error}");
+    assert!(!root.exists());
+}
+
+#[tokio::test]
+async fn another_object_than_was_registered_is_refused_after_a_second_look() {
+    let bed = Bed::new();
+    let mut item = bed.item("db.tar.gz", &archive());
+    let actual = item.expected;
+    item.expected = Crc64Nvme::of(b"other");
+    let error = bed.stage(&item).await.unwrap_err();
+    let words = error.to_string();
+    for part in [
+        "s3://b/db.tar.gz",
+        &actual.to_string(),
+        &item.expected.to_string(),
+    ] {
+        assert!(words.contains(part), "{words}");
+    }
+    assert!(matches!(
+        error,
+        StagingError::ChecksumMismatch {
+            is_other_content: true,
+            ..
+        }
+    ));
+    let parts = archive().len().div_ceil(64);
+    assert_eq!(bed.gets(), 2 * parts);
+    bed.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn a_bit_that_flips_on_the_way_is_mended_by_a_second_try() {
+    // In the gzip header, the compressed data, the end: the unpacker or the checksum notices.
+    for part in [0, 1, 2] {
+        let bed = Bed::with(|store| store.on(Operation::Get, part, Fault::FlipBit(1)));
+        let body = archive();
+        let item = bed.item("db.tar.gz", &body);
+        bed.stage(&item).await.unwrap();
+        bed.assert_staged();
+        let progress = bed.counters.snapshot();
+        assert_eq!(progress.downloaded_bytes, body.len() as u64);
+        assert_eq!(progress.unpacked_files, 3);
+    }
+}
+
+#[tokio::test]
+async fn an_archive_that_was_damaged_before_it_was_registered_is_named() {
+    let bed = Bed::new();
+    let mut body = archive();
+    body.truncate(100);
+    let item = bed.item("db.tar.gz", &body);
+    let error = bed.stage(&item).await.unwrap_err();
+    assert!(matches!(error, StagingError::Unpack { .. }), "{error}");
+    let words = error.to_string();
+    assert!(
+        words.contains("s3://b/db.tar.gz cannot be unpacked"),
+        "{words}"
+    );
+    bed.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn an_archive_beyond_the_limits_leaves_nothing() {
+    let mut bed = Bed::new();
+    bed.limits.max_entries = 2;
+    let item = bed.item("db.tar.gz", &archive());
+    let error = bed.stage(&item).await.unwrap_err().to_string();
+    assert!(error.contains("max_entries"), "{error}");
+    bed.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_refused_before_a_file_is_made() {
+    let mut bed = Bed::new();
+    bed.limits.reserve_bytes = u64::MAX / 2;
+    let item = bed.item("db.tar.gz", &archive());
+    let error = bed.stage(&item).await.unwrap_err();
+    assert!(matches!(error, StagingError::NoSpace(_)), "{error}");
+    bed.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn a_store_that_stays_away_leaves_nothing() {
+    let bed = Bed::with(|store| {
+        let kind = cts_executor::object_store::StoreErrorKind::Unavailable;
+        (1..40).fold(store, |store, n| {
+            store.on(Operation::Get, n, Fault::Fail(kind))
+        })
+    });
+    let item = bed.item("db.tar.gz", &archive());
+    let error = bed.stage(&item).await.unwrap_err();
+    assert!(matches!(error, StagingError::Transfer(_)), "{error}");
+    bed.assert_nothing_is_left();
+}
+
+/// What is on the disk when a process dies, step by step.
+#[tokio::test]
+async fn whatever_a_killed_staging_or_removal_left_the_next_one_is_whole() {
+    let write = |path: PathBuf, text: &str| {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    let half = |root: &Path| write(root.join(".staging-x/db/half"), "half");
+    let unfinished = |root: &Path| write(root.join(".metadata/x/md5.json.tmp"), "{\"files\":[");
+    let named = |root: &Path| {
+        write(root.join("x/db/VERSION"), "old");
+        fs::set_permissions(root.join("x/db"), PermissionsExt::from_mode(0o555)).unwrap();
+        fs::set_permissions(root.join("x"), PermissionsExt::from_mode(0o555)).unwrap();
+    };
+    let listed = |root: &Path| {
+        write(root.join(".metadata/x/md5.json"), "{\"files\":[]}");
+        write(root.join(".metadata/x/verified.json"), "{}");
+    };
+    let going = |root: &Path| write(root.join(".removing-x/db/VERSION"), "old");
+    type Make<'a> = &'a dyn Fn(&Path);
+    let states: [(&str, &[Make<'_>]); 6] = [
+        ("while unpacking", &[&half]),
+        ("while listing", &[&half, &unfinished]),
+        ("before the listing has its name", &[&named, &unfinished]),
+        ("a removal, after the tree moved", &[&going]),
+        ("a removal, before the tree moved", &[&named]),
+        ("a listing without its tree", &[&listed]),
+    ];
+    for (when, made) in states {
+        let bed = Bed::new();
+        made.iter().for_each(|make| make(&bed.root()));
+        let listed = bed.store().list().unwrap();
+        assert_eq!(listed.len(), 1, "{when}");
+        assert_eq!(listed[0].state, ItemState::Damaged, "{when}");
+        let status = bed.store().status(&id("x")).unwrap();
+        assert_ne!(status.state, RefdataLocalState::Done, "{when}");
+
+        let staged = bed.stage(&bed.item("db.tar.gz", &archive())).await.unwrap();
+        assert!(!staged.was_there, "{when}");
+        bed.assert_staged();
+    }
+}
+
+#[tokio::test]
+async fn a_tree_without_its_fingerprint_is_read_before_it_is_trusted_again() {
+    let bed = Bed::new();
+    let item = bed.item("db.tar.gz", &archive());
+    bed.stage(&item).await.unwrap();
+    let gets = bed.gets();
+    fs::remove_file(bed.store().metadata_of(&item.id).join("verified.json")).unwrap();
+    assert!(bed.stage(&item).await.unwrap().was_there);
+    assert_eq!(bed.gets(), gets);
+    bed.assert_staged();
+}
+
+#[tokio::test]
+async fn a_tree_that_is_not_what_was_staged_is_not_used_and_can_be_staged_again() {
+    let bed = Bed::new();
+    let item = bed.item("db.tar.gz", &archive());
+    let (store, root) = (bed.store(), bed.root());
+    bed.stage(&item).await.unwrap();
+    let victim = root.join("x/db/VERSION");
+    fs::set_permissions(&victim, PermissionsExt::from_mode(0o644)).unwrap();
+    fs::write(&victim, "8\n").unwrap();
+    let error = bed.stage(&item).await.unwrap_err();
+    assert!(matches!(error, StagingError::Damaged { .. }), "{error}");
+    let words = error.to_string();
+    assert!(words.contains("\"db/VERSION\" has CRC64NVME"), "{words}");
+    let listing = store.metadata_of(&item.id).join("md5.json");
+    assert!(words.contains(listing.to_str().unwrap()), "{words}");
+
+    // As the message says.
+    fs::remove_file(listing).unwrap();
+    assert!(!bed.stage(&item).await.unwrap().was_there);
+    bed.assert_staged();
+}
+
+#[tokio::test]
+async fn two_at_once_stage_it_once() {
+    let bed = Bed::new();
+    let item = bed.item("db.tar.gz", &archive());
+    let (one, two) = tokio::join!(bed.stage(&item), bed.stage(&item));
+    let were_there = [one.unwrap().was_there, two.unwrap().was_there];
+    assert!(were_there.contains(&true) && were_there.contains(&false));
+    assert_eq!(bed.gets(), archive().len().div_ceil(64));
+    bed.assert_staged();
+}
+
+#[tokio::test]
+async fn several_items_are_staged_side_by_side() {
+    let bed = Bed::new();
+    let item = bed.item("db.tar.gz", &archive());
+    let items = ["x", "y", "z"].map(|name| Item {
+        id: id(name),
+        ..item.clone()
+    });
+    let staged = futures::future::join_all(items.iter().map(|item| bed.stage(item))).await;
+    for (item, staged) in items.iter().zip(staged) {
+        assert_eq!(tree(&staged.unwrap().tree), files());
+        assert!(
+            bed.store()
+                .verify(&item.id, true, &bed.cancel)
+                .unwrap()
+                .is_good()
+        );
+    }
+}
+
+#[tokio::test]
+async fn cancelling_leaves_nothing_within_seconds() {
+    let mut bed = Bed::with(|store| store.on(Operation::Get, 1, Fault::StallBody(3)));
+    bed.options.stall_window = DEADLINE;
+    let item = bed.item("db.tar.gz", &archive());
+    let cancel = bed.cancel.clone();
+    let begun = async {
+        while bed.counters.snapshot().downloaded_bytes == 0 {
+            tokio::task::yield_now().await;
+        }
+        cancel.cancel();
+        Instant::now()
+    };
+    let (staged, cancelled) = tokio::join!(bed.stage(&item), begun);
+    assert!(cancelled.elapsed() < Duration::from_secs(2));
+    let error = staged.unwrap_err();
+    assert!(error.is_cancelled(), "{error}");
+    bed.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn dropping_the_future_leaves_nothing_and_frees_the_lock() {
+    let mut bed = Bed::with(|store| store.on(Operation::Get, 1, Fault::StallBody(3)));
+    bed.options.stall_window = DEADLINE;
+    let item = bed.item("db.tar.gz", &archive());
+    let begun = async {
+        while bed.counters.snapshot().downloaded_bytes == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        _ = bed.stage(&item) => panic!("it stalls"),
+        () = begun => {}
+    }
+    // Waits for the lock until the first one has cleaned up, and then stages.
+    assert!(!bed.stage(&item).await.unwrap().was_there);
+    bed.assert_staged();
+}
+
+#[tokio::test]
+async fn verification_names_everything_that_differs() {
+    let bed = Bed::new();
+    let item = bed.item("db.tar.gz", &archive());
+    bed.stage(&item).await.unwrap();
+    let store = bed.store();
+    let tree = store.tree(&item.id);
+    for (path, mode) in [
+        ("", 0o755),
+        ("db", 0o755),
+        ("db/models", 0o755),
+        ("readme", 0o644),
+    ] {
+        fs::set_permissions(tree.join(path), PermissionsExt::from_mode(mode)).unwrap();
+    }
+    assert!(store.verify(&item.id, true, &bed.cancel).unwrap().is_good());
+
+    fs::write(tree.join("readme"), "tixt").unwrap();
+    assert!(
+        store
+            .verify(&item.id, false, &bed.cancel)
+            .unwrap()
+            .is_good(),
+        "sizes only"
+    );
+    fs::remove_file(tree.join("db/VERSION")).unwrap();
+    fs::write(tree.join("db/models/new"), "").unwrap();
+    let verification = store.verify(&item.id, true, &bed.cancel).unwrap();
+    let words = verification.to_string();
+    assert_eq!(verification.different, 3, "{words}");
+    for part in [
+        "\"db/VERSION\" is missing",
+        "\"db/models/new\" is not in the listing",
+        "\"readme\" has CRC64NVME",
+    ] {
+        assert!(words.contains(part), "{words}");
+    }
+    let absent = store.verify(&id("absent"), true, &bed.cancel).unwrap_err();
+    assert!(matches!(absent, RefdataError::NotStaged { .. }), "{absent}");
+}
+
+/// The existing staging server's listings have no CRC64NVME.
+#[tokio::test]
+async fn a_tree_of_the_existing_server_is_verified_by_its_md5() {
+    let bed = Bed::new();
+    let item = bed.item("db.tar.gz", &archive());
+    bed.stage(&item).await.unwrap();
+    let listing = bed.store().metadata_of(&item.id).join("md5.json");
+    let mut listed = Listing::load(&listing).unwrap();
+    for file in &mut listed.files {
+        file.crc64nvme = None;
+    }
+    listed.save(&listing).unwrap();
+    assert!(bed.stage(&item).await.unwrap().was_there);
+    listed.files[0].md5 = "0".repeat(32);
+    listed.save(&listing).unwrap();
+    let error = bed.stage(&item).await.unwrap_err().to_string();
+    assert!(error.contains("\"db/VERSION\" has MD5 84bc"), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_not_kept_can_be_removed_but_not_while_it_is_worked_on() {
+    let bed = Bed::new();
+    let item = bed.item("db.tar.gz", &archive());
+    for name in ["x", "y", "noted"] {
+        let item = Item {
+            id: id(name),
+            ..item.clone()
+        };
+        bed.stage(&item).await.unwrap();
+    }
+    let store = bed.store();
+    fs::write(store.note(&id("noted")), "{}").unwrap();
+    fs::create_dir_all(bed.root().join(".removing-gone/db")).unwrap();
+    let prunable = |keep: &[&str]| {
+        let keep = keep.iter().map(|name| id(name)).collect();
+        let items = store.prunable(&keep).unwrap().into_iter();
+        items.map(|item| item.id.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(prunable(&[]), ["gone", "x", "y"]);
+    assert_eq!(prunable(&["y"]), ["gone", "x"]);
+
+    let lock = fs::File::open(store.metadata_of(&id("x")).join("lock")).unwrap();
+    lock.lock().unwrap();
+    assert_eq!(prunable(&[]), ["gone", "y"]);
+    let busy = store.remove(&id("x")).unwrap_err();
+    assert!(matches!(busy, RefdataError::Busy { .. }), "{busy}");
+    drop(lock);
+
+    for name in ["x", "gone"] {
+        store.remove(&id(name)).unwrap();
+    }
+    assert_eq!(names(&bed.root()), set([".metadata", "noted", "y"]));
+    assert_eq!(names(&bed.root().join(".metadata")), set(["noted", "y"]));
+}
