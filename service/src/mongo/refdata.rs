@@ -257,8 +257,12 @@ impl MongoStore {
                 "transition_times": {"$size": i64::try_from(transitions).unwrap_or(i64::MAX)},
             }},
         };
-        let replace = doc! {"$set": {"statuses.$": status_document(after)}};
-        self.update_refdata(unchanged, replace).await
+        // Member by member: what a later version of the existing service adds stays.
+        let members: Document = status_document(after)
+            .into_iter()
+            .map(|(name, value)| (format!("statuses.$.{name}"), value))
+            .collect();
+        self.update_refdata(unchanged, doc! {"$set": members}).await
     }
 
     /// Adds a status. False if there is one for its site.

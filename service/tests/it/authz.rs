@@ -71,6 +71,17 @@ const TABLE: &[(&str, &str, [&str; 6])] = &[
     ("GET",  "/callback/errlogs/{job_id}",                         [UNSUPPORTED; 6]),
     ("GET",  "/external_exec/files/condor/executable.sh",          [NO_FILE; 6]),
     ("GET",  "/external_exec/files/code_archive.tgz",              [NO_FILE; 6]),
+    ("GET",  "/refdata",                                           ["200", "200", "200", "200", "200", "200"]),
+    ("GET",  "/refdata/id/{refdata_id}",                           ["200", "200", "200", "200", "200", "200"]),
+    ("GET",  "/refdata/path/{*rest}",                              ["200", "200", "200", "200", "200", "200"]),
+    ("POST", "/admin/refdata/{*rest}",                             [NONE,  NO,    NO,    "200", NO,    NO]),
+    ("GET",  "/admin/refdata/{*rest}",                             [NONE,  NO,    NO,    "200", NO,    NO]),
+    // It is there and has not failed.
+    ("PUT",  "/admin/refdata/{*rest}",                             [NONE,  NO,    NO,    "404 40060", NO, NO]),
+    ("DELETE", "/admin/refdata/{*rest}",                           [NONE,  NO,    NO,    "400 30400", NO, NO]),
+    ("PUT",  "/external_exec/refdata/{refdata_id}/{cluster}/update/{new_state}",
+                                                                   [NONE,  NO,    NO,    NO,    NO,    "204"]),
+    ("GET",  "/callback/refdata_download/{refdata_id}/{cluster}",  [UNSUPPORTED; 6]),
     ("DELETE", "/admin/images/{*rest}",                            [NONE,  NO,    NO,    "404 40030", NO, NO]),
     ("POST", "/admin/images/{*rest}",                              [NONE,  NO,    NO,    "200", NO,    NO]),
     ("PUT",  "/external_exec/jobs/{job_id}/container/{container_num}/update/{new_state}",
@@ -88,6 +99,7 @@ fn body(method: &str, path: &str) -> Option<Value> {
         (_, path) if path.contains("/attempts") => {
             Some(json!({"time": "2031-01-01T00:00:00Z", "instance": "a"}))
         }
+        ("PUT", path) if path.contains("/refdata/") => None,
         ("PUT", path) if path.contains("/update/") => Some(json!({"time": "2031-01-01T00:00:00Z"})),
         _ => None,
     }
@@ -105,20 +117,30 @@ async fn outcome(response: Response) -> String {
     format!("{} {}", status.as_u16(), body["error"]["appcode"])
 }
 
-fn fill_in(path: &str, job: &str) -> String {
-    let image = if path.starts_with("/admin/") {
+fn fill_in(method: &str, path: &str, job: &str, refdata: &str) -> String {
+    let rest = match (method, path) {
+        ("GET", "/admin/refdata/{*rest}") => refdata.to_owned(),
+        ("PUT", "/admin/refdata/{*rest}") => format!("{refdata}/local/recover"),
+        ("DELETE", "/admin/refdata/{*rest}") => format!("{refdata}/local/clean"),
         // Not registered yet.
-        "reg.example.org/kbase/sh:2"
+        (_, "/admin/refdata/{*rest}") => "cts/refdata/new".to_owned(),
+        (_, path) if path.starts_with("/admin/") => "reg.example.org/kbase/sh:2".to_owned(),
+        _ => "reg.example.org/kbase/sh:1".to_owned(),
+    };
+    let state = if path.contains("/refdata/") {
+        "download_submitted"
     } else {
-        "reg.example.org/kbase/sh:1"
+        "job_submitting"
     };
     path.replace("{job_id}", job)
         .replace("{container_num}", "0")
         .replace("{site}", "kbase")
-        .replace("{new_state}", "job_submitting")
+        .replace("{new_state}", state)
+        .replace("{refdata_id}", refdata)
+        .replace("{cluster}", "local")
         .replace("{attempt}", "1")
         .replace("{file}", "initializer.js")
-        .replace("{*rest}", image)
+        .replace("{*rest}", &rest)
 }
 
 #[tokio::test]
@@ -127,15 +149,22 @@ async fn every_route_lets_in_whom_it_should() {
         let app = TestApp::new();
         app.register_image().await;
         app.submit(1).await;
-        app.objects
-            .insert("cts/io/in/a.txt", "x", Some(crate::test_app::CRC));
+        for object in ["cts/io/in/a.txt", "cts/refdata/new"] {
+            app.objects.insert(object, "x", Some(crate::test_app::CRC));
+        }
+        let refdata = app.register_refdata("cts/refdata/old").await;
         let ask = async |caller: &str| {
             let job = app.submit(1).await;
-            if path.contains("/update/") {
+            if path.contains("/jobs/") && path.contains("/update/") {
                 app.update(&job, 0, "download_submitted", body("PUT", path).unwrap())
                     .await;
             }
-            let request = request(caller, method, &fill_in(path, &job), body(method, path));
+            let request = request(
+                caller,
+                method,
+                &fill_in(method, path, &job, &refdata),
+                body(method, path),
+            );
             outcome(app.respond(request).await).await
         };
         for (caller, expected) in CALLERS.iter().zip(expected) {
@@ -158,7 +187,12 @@ async fn every_route_has_a_row() {
     for path in router::paths() {
         // No path has this method: the answer names those it has.
         let answer = app
-            .call("", Method::TRACE.as_str(), &fill_in(&path, "x"), None)
+            .call(
+                "",
+                Method::TRACE.as_str(),
+                &fill_in("", &path, "x", "x"),
+                None,
+            )
             .await
             .expect(405);
         for method in answer.headers[header::ALLOW].to_str().unwrap().split(',') {

@@ -216,7 +216,7 @@ async fn odd_paths() {
 }
 
 /// All parameters that any route takes in the query.
-const QUERY_NAMES: [&str; 14] = [
+const QUERY_NAMES: [&str; 16] = [
     "cluster",
     "state",
     "after",
@@ -231,6 +231,8 @@ const QUERY_NAMES: [&str; 14] = [
     "require_lifetime",
     "refdata_id",
     "default_refdata_mount_point",
+    "crc64nvme",
+    "unpack",
 ];
 
 #[tokio::test]
@@ -257,7 +259,7 @@ async fn odd_queries() {
 }
 
 /// Routes that read a body, with one they take.
-fn with_bodies(id: &str) -> [(&'static str, &'static str, String, Value); 6] {
+fn with_bodies(id: &str) -> [(&'static str, &'static str, String, Value); 7] {
     [
         ("alice", "POST", "/jobs".to_owned(), job_input()),
         (
@@ -281,6 +283,12 @@ fn with_bodies(id: &str) -> [(&'static str, &'static str, String, Value); 6] {
             "PUT",
             format!("/external_exec/jobs/{id}/container/0/attempts/1"),
             json!({"time": "2031-01-01T00:00:00Z", "instance": "a", "host": "b"}),
+        ),
+        (
+            "refdata",
+            "PUT",
+            format!("/external_exec/refdata/{id}/local/update/error"),
+            json!({"admin_error": "x", "traceback": "y"}),
         ),
         (
             "admin",

@@ -107,8 +107,7 @@ pub(crate) fn described_body(method: &Method, path: &str, head: &Parts) -> Resul
         return Ok(Body::Any);
     }
     let status = head.status;
-    let operation =
-        described_path(path).and_then(|methods| methods.get(method.as_str().to_lowercase()));
+    let operation = described_operation(&method.as_str().to_lowercase(), path);
     let operation = match operation {
         Some(operation) => operation,
         None if status.is_redirection() => return Ok(Body::Empty),
@@ -183,13 +182,14 @@ fn is_documentation(path: &str) -> bool {
         .any(|template| matches(template, path, false))
 }
 
-/// The methods of the path, if the document has it.
-fn described_path(path: &str) -> Option<&'static Value> {
+/// The operation, if the document has it.
+fn described_operation(method: &str, path: &str) -> Option<&'static Value> {
     members(&DOCUMENT["paths"])
         .filter(|(template, methods)| matches(template, path, takes_rest(methods)))
+        .filter_map(|(template, methods)| Some((template, methods.get(method)?)))
         // `/a/b` is `/a/b` rather than `/a/{x}`.
         .min_by_key(|(template, _)| template.matches('{').count())
-        .map(|(_, methods)| methods)
+        .map(|(_, operation)| operation)
 }
 
 /// Whether the last parameter of the path takes all that is left of it.

@@ -229,16 +229,13 @@ fn lists_are_split_sorted_and_each_once() {
 
 #[test]
 fn what_has_no_effect_is_told_in_a_line_each() {
-    let file = format!(
-        "{MINIMAL}[NERSC]\nsfapi_cred_path = 5\n[JAWS]\nurl = \"no url\"\n[ExternalExecution]\nrefserver_url = \"http://r\"\n"
-    );
-    let lines = read(&file, &[("KBCTS_REFDATA_SERVER_TOKEN", "t")]).without_effect;
+    let file = format!("{MINIMAL}[NERSC]\nsfapi_cred_path = 5\n[JAWS]\nurl = \"no url\"\n");
+    let lines = read(&file, &[("KBCTS_VERIFY_S3_EXTERNAL_URL", "false")]).without_effect;
     assert_eq!(
         lines,
         [
             "settings that have no effect in this service: NERSC.sfapi_cred_path, JAWS.url",
-            "settings that are not used yet by this version: ExternalExecution.refserver_url, \
-             ExternalExecution.refserver_token",
+            "settings that are not used yet by this version: S3.verify_external_url",
         ]
     );
     assert_eq!(read(MINIMAL, &[]).without_effect, Vec::<String>::new());

@@ -32,6 +32,7 @@ use cts_service::job_store::CountedJobStore;
 use cts_service::metrics::Metrics;
 use cts_service::object_store::{MemoryObjectStore, MeteredObjectStore};
 use cts_service::readiness::Readiness;
+use cts_service::refdata_stager::RefdataStagers;
 use cts_service::router;
 use cts_service::sites::{SiteStatus, Sites};
 use cts_service::sqlite::SqliteStore;
@@ -44,6 +45,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::description;
+use crate::pool_app::eventually;
+use crate::stager_double::StagerDouble;
 
 pub(crate) const CRC: &str = "6YwqZlRfOM4=";
 pub(crate) const OUTPUT_CRC: &str = "akP7S61aVgc=";
@@ -176,6 +179,8 @@ pub(crate) struct TestApp {
     service: std::sync::Mutex<BoxCloneService<Request, Response, Infallible>>,
     pub(crate) objects: Arc<MemoryObjectStore>,
     pub(crate) site: Arc<RecordingSite>,
+    /// Of the site `local`.
+    pub(crate) stager: Arc<StagerDouble>,
     pub(crate) clock: Arc<TestClock>,
     pub(crate) store: SqliteStore,
     directory: tempfile::TempDir,
@@ -275,6 +280,7 @@ impl TestApp {
     ) -> Self {
         let store = SqliteStore::open(&directory.path().join("cts.sqlite")).unwrap();
         let site = Arc::new(RecordingSite::default());
+        let stager = Arc::new(StagerDouble::default());
         let kbase = SiteStatus::Unavailable {
             reason: "no pool is configured".to_owned(),
         };
@@ -291,11 +297,14 @@ impl TestApp {
                 metrics.job_transitions(),
             )),
             images: Arc::new(store.clone()),
+            refdata: Arc::new(store.clone()),
             site_store: Arc::new(store.clone()),
             outbox: Arc::new(store.clone()),
+            leases: Arc::new(store.clone()),
             broker: None,
             identity: Arc::new(users()),
             sites: Sites::new(std::iter::once((Site::Kbase, kbase)).chain(available)),
+            refdata_stagers: RefdataStagers::new([(Site::Local, Arc::clone(&stager) as _)]),
             object_store: Arc::new(MeteredObjectStore::new(
                 Arc::clone(&objects) as _,
                 metrics.dependency_calls(),
@@ -332,6 +341,7 @@ impl TestApp {
             app,
             objects,
             site,
+            stager,
             clock,
             store,
             directory,
@@ -341,6 +351,11 @@ impl TestApp {
 
     /// The same data directory under a new service.
     pub(crate) fn restart(self) -> Self {
+        self.restart_with(|_| {})
+    }
+
+    /// The same, with other parts or settings.
+    pub(crate) fn restart_with(self, customise: impl FnOnce(&mut App)) -> Self {
         let Self {
             app,
             objects,
@@ -352,6 +367,7 @@ impl TestApp {
         drop((app, store));
         Self::build(directory, objects, &[Site::Local], |app, _store| {
             app.config = config;
+            customise(app);
         })
     }
 
@@ -453,6 +469,30 @@ impl TestApp {
         let id = answer.json()["job_id"].as_str().unwrap().to_owned();
         self.site.wait_for(&id).await;
         id
+    }
+
+    /// Registers an object that is made for it; the id. Its staging goes as [`Self::stager`] plans.
+    pub(crate) async fn register_refdata(&self, file: &str) -> String {
+        self.objects.insert(file, "refdata", Some(CRC));
+        let path = format!("/admin/refdata/{file}");
+        let answer = self.call("admin", "POST", &path, None).await.expect(200);
+        answer.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// What administrators see of reference data at its first site.
+    pub(crate) async fn refdata_status(&self, id: &str) -> Value {
+        let path = format!("/admin/refdata/{id}");
+        let answer = self.get("admin", &path).await.expect(200);
+        answer.json()["statuses"][0].clone()
+    }
+
+    /// Waits until reference data is in a state at its first site.
+    pub(crate) async fn wait_for_refdata(&self, id: &str, state: &str) -> Value {
+        eventually(&format!("reference data {id} is {state}"), async || {
+            self.refdata_status(id).await["state"] == state
+        })
+        .await;
+        self.refdata_status(id).await
     }
 
     pub(crate) async fn update(

@@ -18,6 +18,7 @@ mod migrate;
 mod model;
 mod mongo;
 mod outbox;
+mod refdata;
 mod sites;
 mod sqlite;
 
@@ -25,15 +26,19 @@ use cts_service::image_store::ImageStore;
 use cts_service::job_store::JobStore;
 use cts_service::lease_store::LeaseStore;
 use cts_service::outbox::Outbox;
+use cts_service::refdata_store::RefdataStore;
 use cts_service::site_store::SiteStore;
 
 /// Keeps everything that the service remembers.
 pub(crate) trait Store:
-    JobStore + ImageStore + SiteStore + LeaseStore + Outbox + Clone + 'static
+    JobStore + ImageStore + RefdataStore + SiteStore + LeaseStore + Outbox + Clone + 'static
 {
 }
 
-impl<T: JobStore + ImageStore + SiteStore + LeaseStore + Outbox + Clone + 'static> Store for T {}
+impl<T: JobStore + ImageStore + RefdataStore + SiteStore + LeaseStore + Outbox + Clone + 'static>
+    Store for T
+{
+}
 
 /// Runs every case on a store of its own.
 pub(crate) async fn check<S: Store, F: Future<Output = S>>(mut fresh: impl FnMut() -> F) {
@@ -41,6 +46,7 @@ pub(crate) async fn check<S: Store, F: Future<Output = S>>(mut fresh: impl FnMut
     lists::check(&mut fresh).await;
     outbox::check(&mut fresh).await;
     images::check(&mut fresh).await;
+    refdata::check(&mut fresh).await;
     sites::check(&fresh().await).await;
     leases::check(&fresh().await).await;
 }

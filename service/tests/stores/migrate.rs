@@ -15,6 +15,7 @@ use cts_service::lease_store::{Lease, LeaseRequest};
 use cts_service::migrate::Progress;
 use cts_service::migrate::copying::{self, CopyError, Counts};
 use cts_service::outbox::{Event, Outbox};
+use cts_service::refdata_store::{Recorded, RefdataStore};
 use cts_service::site_store::SiteStore;
 use cts_service::sqlite::SqliteStore;
 use cts_service::store_copy::{StoreCopy, WholeJob, read_whole_job};
@@ -23,6 +24,7 @@ use cts_shared::site::Site;
 use cts_shared::state::JobState;
 use cts_shared::state::attempts::Announcement;
 use cts_shared::state::job_flow::{Change, Evidence, JobRecord, Refusal, Reporter, Statistics};
+use cts_shared::state::refdata::RefdataState;
 use cts_shared::timestamp::UtcTime;
 use cts_shared::wire::container::ContainerUsage;
 use cts_shared::wire::job::{S3File, SiteNotice};
@@ -31,6 +33,7 @@ use crate::Store;
 use crate::fixtures::{at, failed, insert, new_job, report, reported};
 use crate::images::{digest, image};
 use crate::model;
+use crate::refdata::{event as refdata_event, refdata};
 
 /// A database file in a directory of its own.
 struct TestFile {
@@ -111,6 +114,21 @@ async fn furnish(store: &impl Store) -> Vec<JobId> {
         image("other", None, digest(3)),
     ] {
         assert_eq!(store.insert_image(image).await.unwrap(), Inserted::Yes);
+    }
+    for (file, ways) in [
+        (
+            "db",
+            &[RefdataState::DownloadSubmitted, RefdataState::Complete][..],
+        ),
+        ("broken", &[RefdataState::Error]),
+    ] {
+        let one = refdata(file, exactly(50));
+        assert!(store.insert_refdata(one.clone()).await.unwrap());
+        for state in ways {
+            let event = refdata_event(*state, exactly(51));
+            let recorded = store.record_refdata(one.id.clone(), Site::Local, event);
+            assert_eq!(recorded.await.unwrap(), Recorded::Entered);
+        }
     }
     store.set_site_active(Site::Kbase, false).await.unwrap();
     store.set_site_active(Site::Local, false).await.unwrap();
@@ -236,6 +254,7 @@ const FURNISHED: Counts = Counts {
     containers: 9,
     transitions: 14,
     images: 4,
+    refdata: 2,
     inactive_sites: 1,
 };
 
@@ -284,6 +303,20 @@ async fn is_copied(
         target.images().await.unwrap(),
         source.images().await.unwrap()
     );
+    let (ours, theirs) = (
+        source_copy.all_refdata().await.unwrap(),
+        target_copy.all_refdata().await.unwrap(),
+    );
+    assert_eq!(theirs.len(), 2);
+    for (ours, theirs) in ours.into_iter().zip(theirs) {
+        let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
+        assert_eq!(
+            ours.statuses[0].status.state,
+            theirs.statuses[0].status.state
+        );
+        assert_eq!(ours.statuses[0].admin_error, theirs.statuses[0].admin_error);
+        assert_eq!((ours.id, ours.file), (theirs.id, theirs.file));
+    }
     assert_eq!(
         target.inactive_sites().await.unwrap(),
         source.inactive_sites().await.unwrap()
@@ -395,6 +428,8 @@ async fn a_begun_copy_is_completed() {
     }
     let first = source.images().await.unwrap().remove(0);
     target.insert_image(first).await.unwrap();
+    let first = source.list_refdata().await.unwrap().remove(0);
+    assert!(target.insert_refdata(first).await.unwrap());
     assert_eq!(copy(&source, &target).await.unwrap(), FURNISHED);
     assert_eq!(events(&target).await, events(&source).await);
 }
@@ -442,6 +477,14 @@ async fn a_check_writes_nothing_and_names_what_is_missing() {
             "DELETE FROM images WHERE tag IS NULL",
             "is not in the target",
         ),
+        (
+            "UPDATE refdata SET record = json_set(record, '$.unpack', json('false'))",
+            "is another in the target",
+        ),
+        (
+            "DELETE FROM refdata WHERE file = 'buk/db'",
+            "is not in the target",
+        ),
     ] {
         let file = TestFile::new();
         let target = file.open();
@@ -470,17 +513,21 @@ async fn what_cannot_be_read_is_named_and_the_rest_copied() {
     connection
         .execute("UPDATE images SET record = '{}' WHERE tag = '2'", ())
         .unwrap();
+    connection
+        .execute("UPDATE refdata SET record = '{}' WHERE file = 'buk/db'", ())
+        .unwrap();
     let failed = copy(&source, &target).await.unwrap_err();
     assert!(matches!(failed, CopyError::NotCopied(_)), "{failed}");
     let text = failed.to_string();
     for wanted in [
+        "reference data in the source: ",
         &format!("job {} in the source: ", jobs[1]),
         &format!("job {} in the source: ", jobs[4]),
         "an image in the source: ",
     ] {
         assert!(text.contains(wanted), "{wanted:?} in {text}");
     }
-    assert_eq!(text.matches(" in the source: ").count(), 3, "{text}");
+    assert_eq!(text.matches(" in the source: ").count(), 4, "{text}");
     assert_eq!(target.sizes().await.unwrap().jobs, 4);
 
     damage("UPDATE jobs SET outcome = '{}' WHERE id = ?1", jobs[1]);
@@ -492,7 +539,11 @@ async fn what_cannot_be_read_is_named_and_the_rest_copied() {
     connection
         .execute("DELETE FROM images WHERE record = '{}'", ())
         .unwrap();
+    connection
+        .execute("DELETE FROM refdata WHERE record = '{}'", ())
+        .unwrap();
     let counts = copy(&source, &target).await.unwrap();
     assert_eq!(counts.jobs, FURNISHED.jobs);
     assert_eq!(counts.images, FURNISHED.images - 1);
+    assert_eq!(counts.refdata, FURNISHED.refdata - 1);
 }

@@ -24,6 +24,7 @@ use crate::model;
 mod connection;
 mod documents;
 mod faults;
+pub(crate) mod refdata;
 
 /// A database that is dropped with this, or is another's to drop.
 pub(crate) struct TestDatabase {

@@ -267,60 +267,85 @@ fn good_archives_become_exactly_what_they_hold() {
     }
 }
 
+/// What is refused: the archive, why, and the member (`-`: the archive as a whole).
+fn refusal(name: &str, error: &UnpackError) -> String {
+    let code = error.reason().map_or("no reason", Reason::code);
+    let member = match error {
+        UnpackError::Member { name, .. } => name,
+        UnpackError::Archive { name: archive, .. } if archive == name => "-",
+        _ => "no member",
+    };
+    format!("{name}\t{code}\t{member}")
+}
+
 #[test]
 fn hostile_archives_are_refused_by_name() {
     let table = fs::read_to_string(corpus().join("hostile.tsv")).unwrap();
-    let mut rows = BTreeSet::new();
-    for row in table.lines().skip(1) {
-        let [name, reason, member] = row.split('\t').collect::<Vec<_>>().try_into().unwrap();
-        assert!(rows.insert(name.to_owned()), "{name} twice");
-        let bytes = fs::read(corpus().join("hostile").join(name)).unwrap();
+    let rows: Vec<&str> = table.lines().skip(1).collect();
+    let mut refused = Vec::new();
+    for name in names_in("hostile") {
+        let bytes = fs::read(corpus().join("hostile").join(&name)).unwrap();
         let place = Place::new();
-        let error =
-            unpack_within(&mut Memory::new(bytes), name, &place.tree(), &LIMITS).expect_err(name);
-        let message = error.to_string();
-        match &error {
-            UnpackError::Member { name: found, .. } => {
-                assert_eq!(found, member, "{name}: {message}")
+        match unpack_within(&mut Memory::new(bytes), &name, &place.tree(), &LIMITS) {
+            Ok(listing) => refused.push(format!("{name} is unpacked: {listing:?}")),
+            Err(error) => {
+                let row = refusal(&name, &error);
+                let message = error.to_string();
+                let named = row.split('\t').nth(2).filter(|member| *member != "-");
+                assert!(message.contains(named.unwrap_or(&name)), "{message}");
+                assert!(!message.chars().any(char::is_control), "{message:?}");
+                refused.push(row);
             }
-            UnpackError::Archive { name: found, .. } => {
-                assert_eq!((found.as_str(), member), (name, "-"), "{name}: {message}");
-            }
-            other => panic!("{name}: {other:?}"),
         }
-        assert_eq!(
-            error.reason().map(Reason::code),
-            Some(reason),
-            "{name}: {message}"
-        );
-        let named = if member == "-" { name } else { member };
-        assert!(message.contains(named), "{name}: {message}");
-        assert!(!message.chars().any(char::is_control), "{message:?}");
-        place.assert_nothing_outside_changed(name);
+        place.assert_nothing_outside_changed(&name);
         make_read_only(&place.tree()).unwrap();
         remove_tree(&place.tree()).unwrap();
     }
-    assert_eq!(names_in("hostile"), rows);
+    let rows: BTreeSet<String> = rows.into_iter().map(str::to_owned).collect();
+    let refused: BTreeSet<String> = refused.into_iter().collect();
+    let unlike: Vec<&String> = rows.symmetric_difference(&refused).collect();
+    assert!(
+        unlike.is_empty(),
+        "in one of table and tests only: {unlike:#?}"
+    );
+}
+
+/// Lengths to which an archive can be cut without loss, or without a trace: zeros after the end, and gzip
+/// members, which stand for themselves (what is lost with those only the object's checksum tells).
+fn untraceable_cuts(name: &str, bytes: &[u8]) -> Vec<usize> {
+    if name.ends_with(".tar") || name.starts_with("padded") {
+        let used = bytes
+            .iter()
+            .rposition(|byte| *byte != 0)
+            .map_or(0, |last| last + 1);
+        // A tar's end begins with one block of zeros at the least.
+        let needed = if name.ends_with(".tar") {
+            used.next_multiple_of(512) + 512
+        } else {
+            // A gzip's last four bytes are its size.
+            used.max(bytes.len() - 600)
+        };
+        return (needed..bytes.len()).collect();
+    }
+    let is_member = |at: &usize| bytes[*at..].starts_with(b"\x1f\x8b\x08");
+    match packing_of(name) {
+        Packing::Archive(ArchiveFormat::Gz) => (1..bytes.len()).filter(is_member).collect(),
+        _ => vec![],
+    }
 }
 
 #[test]
 fn no_good_archive_is_accepted_when_it_is_cut() {
     for (name, _) in good() {
         let bytes = Bytes::from(fs::read(corpus().join("good").join(&name)).unwrap());
-        // What may go: zeros after the end, and whole gzip members or frames without bytes.
-        let spare = match name.as_str() {
-            "bgzf.fasta.gz" => vec![bytes.len() - 20],
-            _ if name.ends_with(".tar") || name.starts_with("padded") => {
-                let used = bytes
-                    .iter()
-                    .rposition(|byte| *byte != 0)
-                    .map_or(0, |last| last + 1);
-                (used..bytes.len()).collect()
-            }
-            _ => vec![],
-        };
+        let untraceable = untraceable_cuts(&name, &bytes);
         let place = Place::new();
-        for length in (0..bytes.len()).filter(|length| !spare.contains(length)) {
+        // Every length near the ends, where the headers are, and some of those between.
+        let tried = |length: &usize| {
+            let from_end = length.min(&(bytes.len() - length)).to_owned();
+            (from_end < 100 || length.is_multiple_of(41)) && !untraceable.contains(length)
+        };
+        for length in (0..bytes.len()).filter(tried) {
             let mut source = Memory::new(bytes.slice(..length));
             let tree = place.tree();
             let result = unpack_within(&mut source, &name, &tree, &LIMITS);

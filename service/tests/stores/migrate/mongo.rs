@@ -17,6 +17,7 @@ use super::program::{fill, kill_again_and_again, migrate, output, place};
 use super::{TestFile, check, copy, events, furnish, is_copied, whole};
 use crate::fixtures::{at, insert, reported};
 use crate::model;
+use crate::mongo::refdata::old_refdata;
 use crate::mongo::{TestDatabase, old_job, old_subjob, way_to};
 
 #[tokio::test]
@@ -234,11 +235,14 @@ async fn documents_of_the_existing_service_are_copied() {
         "urls": Bson::Null, "usage_notes": "read this",
     };
     images.insert_one(image).await.unwrap();
+    let refdata = database.collection("refdata").await;
+    refdata.insert_one(old_refdata("r1")).await.unwrap();
     let (file, again) = (TestFile::new(), TestDatabase::new().unwrap());
     let (source, target) = (database.open().await, file.open());
     let counts = copy(&source, &target).await.unwrap();
     assert_eq!(counts.jobs, u64::try_from(ids.len()).unwrap());
     assert_eq!(counts.images, 1);
+    assert_eq!(counts.refdata, 1);
     for (id, _) in &ids {
         let (ours, theirs) = (
             source.job(*id).await.unwrap(),

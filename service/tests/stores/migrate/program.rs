@@ -115,7 +115,7 @@ async fn it_says_what_was_copied_and_checks() {
 
     let (status, text) = output(migrate(&from, &to, &[]));
     assert_eq!(status, Some(0), "{text}");
-    let counted = "6 jobs with 9 containers and 14 transitions, 4 images, 1 sites switched off";
+    let counted = "6 jobs with 9 containers and 14 transitions, 4 images, 2 reference data, 1 sites switched off";
     assert!(text.contains(counted), "{text}");
 
     let strange = insert(&target.open(), 1).await.id.to_string();

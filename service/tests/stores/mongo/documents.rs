@@ -15,6 +15,7 @@ use cts_shared::id::JobId;
 use cts_shared::site::Site;
 use cts_shared::state::JobState;
 use cts_shared::state::job_flow::{Evidence, Statistics};
+use cts_shared::state::refdata::RefdataState;
 use cts_shared::wire::job::S3File;
 
 use super::{TestDatabase, old_job, old_subjob, way_to};
@@ -251,6 +252,48 @@ async fn images_have_all_fields_the_absent_ones_null() {
     );
 }
 
+#[tokio::test]
+async fn reference_data_has_all_fields_the_absent_ones_null() {
+    use cts_service::refdata_store::RefdataStore;
+    let Some(database) = TestDatabase::new() else {
+        return;
+    };
+    let store = database.open().await;
+    let refdata = crate::refdata::refdata("a", at(10));
+    store.insert_refdata(refdata.clone()).await.unwrap();
+    let documents = database.collection("refdata").await;
+    let stored = async || documents.find_one(doc! {}).await.unwrap().unwrap();
+    let common = |absent| {
+        table([
+            ("id", Text),
+            ("file", Text),
+            ("crc64nvme", Text),
+            ("unpack", Boolean),
+            ("registered_by", Text),
+            ("registered_on", DateTime),
+            ("statuses", Array),
+            ("statuses[]", EmbeddedDocument),
+            ("statuses[].cluster", Text),
+            ("statuses[].state", Text),
+            ("statuses[].transition_times", Array),
+            ("statuses[].transition_times[]", EmbeddedDocument),
+            ("statuses[].transition_times[].state", Text),
+            ("statuses[].transition_times[].time", DateTime),
+            ("statuses[].cleaned", Boolean),
+            ("statuses[].nersc_download_task_id", Null),
+            ("statuses[].error", absent),
+            ("statuses[].admin_error", absent),
+            ("statuses[].traceback", absent),
+            ("statuses[]._update_time", DateTime),
+        ])
+    };
+    assert_eq!(types_of(&stored().await), common(Null));
+    let failed = crate::refdata::event(RefdataState::Error, at(20));
+    let recorded = store.record_refdata(refdata.id, Site::Local, failed);
+    recorded.await.unwrap();
+    assert_eq!(types_of(&stored().await), common(Text));
+}
+
 /// Name, keys, what is unique, sparse and partial.
 #[tokio::test]
 async fn indexes_are_the_contracts() {
@@ -359,6 +402,23 @@ async fn indexes_are_the_contracts() {
         [
             named("UNIQUE_IMAGE_DIGEST_INDEX", "name 1, digest 1", unique),
             named("UNIQUE_IMAGE_TAG_INDEX", "name 1, tag 1", (true, true)),
+        ]
+    );
+    let ended = doc! {
+        "statuses.cleaned": false, "statuses.state": {"$in": ["complete", "error"]},
+    };
+    let mut refdata = found("refdata").await;
+    refdata.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(
+        refdata,
+        [
+            row("file 1", plain, None),
+            row("id 1", unique, None),
+            row(
+                "statuses.cleaned 1, statuses.state 1, statuses._update_time 1",
+                plain,
+                Some(ended)
+            ),
         ]
     );
     assert_eq!(found("sites").await, [row("site 1", unique, None)]);
