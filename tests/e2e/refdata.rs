@@ -396,7 +396,12 @@ async fn a_killed_server_begins_again() {
     service
         .wait_for_refdata(&id, "kbase", &["download_submitted"], STAGED_WITHIN)
         .await;
-    server.wait_for_bytes(&id, MIB as u64).await;
+    proxy.struck().await;
+    let progress = &server.status(&id).await["progress"];
+    assert!(
+        progress["object_bytes"].as_u64() > Some(8 * MIB as u64),
+        "{progress}"
+    );
     server.kill().await;
     assert!(!server.tree(&id).exists(), "half a tree looks finished");
     assert_eq!(
@@ -423,7 +428,12 @@ async fn the_end_is_reported_when_the_service_is_back() {
     service
         .wait_for_refdata(&id, "kbase", &["download_submitted"], STAGED_WITHIN)
         .await;
-    server.wait_for_bytes(&id, MIB as u64).await;
+    proxy.struck().await;
+    let progress = &server.status(&id).await["progress"];
+    assert!(
+        progress["object_bytes"].as_u64() > Some(8 * MIB as u64),
+        "{progress}"
+    );
     service.kill().await.unwrap();
     // The stalled connections are given up by the kill only: the next ones get through.
     server.kill().await;

@@ -12,6 +12,7 @@ use cts_shared::site::Site;
 use cts_shared::timestamp::UtcTime;
 use cts_shared::wire::refdata::RefdataUpdate;
 use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
 
 use crate::object_store::ObjectName;
 use crate::refdata::Item;
@@ -90,11 +91,11 @@ impl Journal {
         let write = || {
             fs::create_dir_all(&directory)?;
             let text = serde_json::to_vec(note)?;
-            let unfinished = path.with_extension("json.tmp");
-            let mut file = File::create(&unfinished)?;
+            // A name of its own: another server over the same directories may write the same note.
+            let mut file = NamedTempFile::with_prefix_in("staging.json.", &directory)?;
             file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&unfinished, &path)?;
+            file.as_file().sync_all()?;
+            file.persist(&path)?;
             sync(&directory)?;
             sync(&self.metadata)
         };
@@ -207,6 +208,24 @@ mod tests {
         journal.remove(&older.id).unwrap();
         journal.remove(&older.id).unwrap();
         assert_eq!(journal.read_all().unwrap(), [newer]);
+    }
+
+    #[test]
+    fn two_servers_may_write_the_same_note() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::new(directory.path().to_owned());
+        std::thread::scope(|scope| {
+            for _server in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        journal
+                            .write(&note("same", "2031-01-01T00:00:00Z"))
+                            .unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(journal.read_all().unwrap().len(), 1);
     }
 
     #[test]

@@ -199,20 +199,6 @@ impl RefdataServer {
         answer.json().await.unwrap()
     }
 
-    /// Waits until so many bytes of an object have arrived.
-    pub(crate) async fn wait_for_bytes(&self, id: &str, bytes: u64) {
-        eventually("bytes of the archive", READY_WITHIN, async || {
-            let status = self.status(id).await;
-            let arrived = status["progress"]["downloaded_bytes"].as_u64();
-            if arrived.is_some_and(|arrived| arrived >= bytes) {
-                Ok(())
-            } else {
-                Err(status.to_string())
-            }
-        })
-        .await;
-    }
-
     /// The names in the directory of staged data, as the server sees it.
     pub(crate) fn names(&self) -> Vec<String> {
         let pid = self.child.as_ref().and_then(Child::id).unwrap();
