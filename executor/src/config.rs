@@ -339,7 +339,8 @@ impl RunConfig {
     }
 }
 
-fn is_this_machine(url: &Url) -> bool {
+/// Whether what is sent there stays on this machine.
+pub(crate) fn is_this_machine(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
         Some(Host::Ipv4(address)) => address.is_loopback(),

@@ -16,7 +16,9 @@ use cts_net::tls::Verify;
 use url::Url;
 
 use super::auth::Roles;
-use crate::config::{ConfigError, Lookup, Reader, S3Config, between, http_url, non_empty};
+use crate::config::{
+    ConfigError, Lookup, Reader, S3Config, between, http_url, is_this_machine, non_empty,
+};
 use crate::refdata::StagingLimits;
 use crate::telemetry::{LogFormat, LogLevel};
 use crate::variables::{CTS_LOG_FORMAT, CTS_LOG_LEVEL, Variable};
@@ -191,6 +193,14 @@ impl RefdataServerConfig {
                  that SSL_CERT_FILE can verify",
                 S3_INSECURE.asked.name
             ));
+        }
+        for (url, setting) in [(&self.service, SERVICE_URL), (&self.auth2, AUTH_URL)] {
+            if url.scheme() == "http" && !is_this_machine(url) {
+                warnings.push(format!(
+                    "{} is not https: tokens travel unencrypted",
+                    setting.asked.name
+                ));
+            }
         }
         if self.roles.full_admin.is_empty() {
             warnings.push(format!(
@@ -458,7 +468,21 @@ mod tests {
         assert_eq!(config.concurrency.get(), 5);
         assert_eq!(config.limits.max_unpacked_bytes, 1024 * MIB);
         assert_eq!(config.unknown, ["Other.x", "Refdata.spare"]);
-        assert_eq!(config.warnings().len(), 1);
+        assert_eq!(config.warnings().len(), 1, "the store's certificate");
+    }
+
+    #[test]
+    fn tokens_on_the_network_in_the_clear_are_warned_about() {
+        let warned = |url| {
+            let config = read_with(&[
+                ("KBCTS_KBASE_AUTH2_ADMIN_ROLES", "A"),
+                ("KBCTS_SERVICE_ROOT_URL", url),
+            ]);
+            config.unwrap().warnings().join("\n")
+        };
+        assert!(warned("http://cts.example.org").contains("CTS.cts_root_url"));
+        assert_eq!(warned("http://127.0.0.1:5000"), "");
+        assert_eq!(warned("https://cts.example.org"), "");
     }
 
     #[test]

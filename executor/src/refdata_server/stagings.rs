@@ -197,7 +197,12 @@ impl Stagings {
             let counters = self.enlist(&note);
             let this = self.clone();
             self.0.tasks.spawn(async move {
-                if this.is_still_wanted(&note).await {
+                let is_wanted = tokio::select! {
+                    biased;
+                    () = this.0.stop.cancelled() => return,
+                    is_wanted = this.is_still_wanted(&note) => is_wanted,
+                };
+                if is_wanted {
                     this.carry_out(note, counters).await;
                 } else {
                     this.end(&note, None).await;
