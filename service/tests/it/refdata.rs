@@ -134,10 +134,7 @@ async fn what_cannot_be_registered_in_the_contracts_order() {
         "cts/%27",
     ] {
         let answer = register(&app, &format!("{path}?unpack=true")).await;
-        assert!(
-            answer.expect_error(400, 30020).message().contains("S3"),
-            "{path}"
-        );
+        answer.expect_error(400, 30020);
     }
     for name in ["db", "db.GZ", "db.tar.xz", "db.gz.txt"] {
         let answer = register(&app, &format!("cts/{name}?unpack=true")).await;
