@@ -467,6 +467,17 @@ mod tests {
     }
 
     #[test]
+    fn executors_are_told_where_to_stage_only_where_they_do() {
+        let environment = |settings: &SubmitSettings| {
+            attribute(&describe(settings, "alice").unwrap(), "environment")
+        };
+        let mut settings = settings();
+        assert!(!environment(&settings).contains("CTS_REFDATA_DIR"));
+        settings.refdata_executor_dir = Some("/nfs/refdata".to_owned());
+        assert!(environment(&settings).contains(" CTS_REFDATA_DIR=/nfs/refdata"));
+    }
+
+    #[test]
     fn values_that_change_their_line_are_refused() {
         for value in ["/a\ngetenv = true", "/a\\", "$$(Memory)"] {
             let mut settings = settings();

@@ -11,6 +11,7 @@ use cts_service::refdata_stager::RefdataStagers;
 use cts_shared::s3_path::S3Path;
 use cts_shared::site::Site;
 
+use crate::pool_app::eventually;
 use crate::stager_double::Plan;
 use crate::test_app::{Answer, CRC, OUTPUT_CRC, TestApp};
 
@@ -134,10 +135,7 @@ async fn what_cannot_be_registered_in_the_contracts_order() {
         "cts/%27",
     ] {
         let answer = register(&app, &format!("{path}?unpack=true")).await;
-        assert!(
-            answer.expect_error(400, 30020).message().contains("S3"),
-            "{path}"
-        );
+        answer.expect_error(400, 30020);
     }
     for name in ["db", "db.GZ", "db.tar.xz", "db.gz.txt"] {
         let answer = register(&app, &format!("cts/{name}?unpack=true")).await;
@@ -181,7 +179,7 @@ async fn what_cannot_be_registered_in_the_contracts_order() {
             .expect(200);
     }
     register(&app, "cts/b.gz").await.expect_error(400, 50100);
-    assert_eq!(app.stager.asked().len(), 7);
+    eventually("all are staged", async || app.stager.asked().len() == 7).await;
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use cts_service::app::App;
 use cts_service::background::refdata_stager::stage_waiting_refdata;
 use cts_service::lease_store::{LeaseRequest, LeaseStore};
 use cts_service::refdata_stager::{RefdataStager, RefdataStagers};
+use cts_service::sites::{SiteStatus, Sites};
 use cts_shared::site::Site;
 use serde_json::{Value, json};
 
@@ -93,6 +94,23 @@ async fn what_was_under_way_is_begun_again() {
     assert_eq!(app.stager.asked().len(), 1);
 }
 
+/// Another service has the site: of its stagings nobody here knows how far they are.
+#[tokio::test]
+async fn a_site_that_is_anothers_is_left_alone() {
+    let app = TestApp::new();
+    let id = app.register_refdata(FILE).await;
+    app.wait_for_refdata(&id, "download_submitted").await;
+    let app = app.restart_with(|app| {
+        let reason = "another service has it".to_owned();
+        app.sites = Sites::new([(Site::Local, SiteStatus::Unavailable { reason })]);
+    });
+    app.store.lapse_leases().await.unwrap();
+    app.stager.plan(Plan::Succeed);
+    sweep(&app.app, Duration::ZERO).await;
+    assert_eq!(app.stager.asked(), []);
+    assert_eq!(app.refdata_status(&id).await["state"], "download_submitted");
+}
+
 /// The service stops while it stages.
 #[tokio::test]
 async fn a_stop_is_no_failure() {
@@ -110,34 +128,30 @@ async fn a_stop_is_no_failure() {
     .await;
 }
 
-/// Two services over one store, each asked again and again.
-#[tokio::test]
+/// Two services over one store, each of which tries again and again.
+#[tokio::test(flavor = "multi_thread")]
 async fn of_several_services_one_stages() {
     let app = TestApp::with_config(|config| config.start_jobs = false);
     let id = app.register_refdata(FILE).await;
     let app = app.restart_with(|app| app.config.start_jobs = true);
-    let mut rounds = Vec::new();
-    for _ in 0..8 {
-        rounds.extend(
-            stage_waiting_refdata(&app.app, Duration::ZERO)
-                .await
-                .unwrap(),
-        );
-    }
+    let stager = Arc::clone(&app.stager);
+    let other = app.beside(|other| {
+        other.refdata_stagers = RefdataStagers::new([(Site::Local, stager as _)]);
+    });
+    let sweeps = |_| {
+        [&app, &other].map(|service| {
+            let service = Arc::clone(&service.app);
+            tokio::spawn(async move { sweep(&service, Duration::ZERO).await })
+        })
+    };
+    let mut begun: Vec<_> = (0..8).flat_map(sweeps).collect();
     app.wait_for_refdata(&id, "download_submitted").await;
-    for _ in 0..8 {
-        rounds.extend(
-            stage_waiting_refdata(&app.app, Duration::ZERO)
-                .await
-                .unwrap(),
-        );
-    }
-    assert_eq!(rounds.len(), 16);
+    begun.extend((0..8).flat_map(sweeps));
     app.stager.plan(Plan::Succeed);
-    for round in rounds {
-        round.await.unwrap();
+    for sweep in begun {
+        sweep.await.unwrap();
     }
-    assert_eq!(app.refdata_status(&id).await["state"], "complete");
+    assert_eq!(other.refdata_status(&id).await["state"], "complete");
     assert_eq!(app.stager.asked().len(), 1);
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cts_net::tls::Verify;
 use cts_service::config::keys::{KEYS, Need};
-use cts_service::config::settings::{IdentitySettings, Loaded, Settings};
+use cts_service::config::settings::{IdentitySettings, Loaded, RefdataStagingChoice, Settings};
 use cts_service::config::{PathPrefix, Sources, explain};
 use cts_service::stores::StoreSettings;
 use cts_service::telemetry::{LogFormat, LogLevel};
@@ -239,6 +239,48 @@ fn what_has_no_effect_is_told_in_a_line_each() {
         ]
     );
     assert_eq!(read(MINIMAL, &[]).without_effect, Vec::<String>::new());
+}
+
+#[test]
+fn who_stages_reference_data_is_who_there_are_settings_of() {
+    let section = "ExternalExecution";
+    let staging = |lines: &str| {
+        let condor = good(&with(section, lines), &[]).condor_site.unwrap();
+        (condor.refdata, condor.submit.refdata_executor_dir)
+    };
+    let (nobody, directory) = staging("refdata_host_path = \"/refdata\"");
+    assert!(matches!(nobody, RefdataStagingChoice::Nobody));
+    assert_eq!(directory, None);
+
+    let by_executors = "refdata_staged_by_executors = \"True\"\nrefdata_host_path = \"/refdata\"";
+    let (executors, directory) = staging(by_executors);
+    assert!(matches!(executors, RefdataStagingChoice::Executors));
+    assert_eq!(directory.as_deref(), Some("/refdata"));
+    let elsewhere = format!("{by_executors}\nrefdata_executor_path = \"/nfs/refdata\"");
+    assert_eq!(staging(&elsewhere).1.as_deref(), Some("/nfs/refdata"));
+
+    let server = "refserver_url = \"http://r/x\"\nrefserver_token = \"CANARY\"";
+    let (by_server, directory) = staging(&format!("{server}\n{by_executors}"));
+    assert_eq!(directory, None);
+    let RefdataStagingChoice::Server(settings) = by_server else {
+        panic!("not the server")
+    };
+    assert_eq!(settings.url.as_str(), "http://r/x");
+    assert!(!format!("{settings:?}").contains("CANARY"));
+
+    for (lines, wanted) in [
+        (
+            "refserver_url = \"http://r/x\"",
+            "ExternalExecution.refserver_token",
+        ),
+        (
+            "refdata_staged_by_executors = \"true\"",
+            "ExternalExecution.refdata_host_path",
+        ),
+    ] {
+        let found = faults(&with(section, lines), &[]);
+        assert!(found.len() == 1 && found[0].contains(wanted), "{found:?}");
+    }
 }
 
 #[test]

@@ -279,6 +279,16 @@ impl TestApp {
         customise: impl FnOnce(&mut App, &SqliteStore),
     ) -> Self {
         let store = SqliteStore::open(&directory.path().join("cts.sqlite")).unwrap();
+        Self::over(store, directory, objects, available, customise)
+    }
+
+    fn over(
+        store: SqliteStore,
+        directory: tempfile::TempDir,
+        objects: Arc<MemoryObjectStore>,
+        available: &[Site],
+        customise: impl FnOnce(&mut App, &SqliteStore),
+    ) -> Self {
         let site = Arc::new(RecordingSite::default());
         let stager = Arc::new(StagerDouble::default());
         let kbase = SiteStatus::Unavailable {
@@ -367,6 +377,16 @@ impl TestApp {
         drop((app, store));
         Self::build(directory, objects, &[Site::Local], |app, _store| {
             app.config = config;
+            customise(app);
+        })
+    }
+
+    /// Another service over the same store.
+    pub(crate) fn beside(&self, customise: impl FnOnce(&mut App)) -> Self {
+        let store = SqliteStore::open(&self.directory.path().join("cts.sqlite")).unwrap();
+        let objects = Arc::clone(&self.objects);
+        let directory = tempfile::tempdir().unwrap();
+        Self::over(store, directory, objects, &[Site::Local], |app, _store| {
             customise(app);
         })
     }
