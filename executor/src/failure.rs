@@ -88,7 +88,7 @@ impl Classify for StagingError {
             Self::ChecksumMismatch { .. } => FailureCode::InputCorrupt,
             Self::Transfer(error) => error.code(),
             Self::Unpack { cause, .. } => cause.code(),
-            Self::NoSpace(_) => FailureCode::DiskFull,
+            Self::NoSpace { .. } => FailureCode::DiskFull,
             Self::Damaged { .. } => FailureCode::RefdataDamaged,
             Self::Store(error) => error.code(),
             Self::Cancelled => FailureCode::Stopped,

@@ -126,8 +126,13 @@ pub enum StagingError {
         cause: UnpackError,
     },
     /// It does not fit.
-    #[error(transparent)]
-    NoSpace(NoSpace),
+    #[error("{object} cannot be staged: {cause}")]
+    NoSpace {
+        /// The object.
+        object: ObjectName,
+        /// What there is and what is needed.
+        cause: NoSpace,
+    },
     /// What is there is not what was staged.
     #[error(
         "reference data {id} in {} is not what was staged: {verification}; when no container uses it any \
@@ -204,11 +209,11 @@ impl From<TransferError> for StagingError {
 }
 
 impl StagingError {
-    /// From the answer of the space ledger about `directory`.
-    pub(super) fn space(directory: &Path) -> impl FnOnce(SpaceError) -> Self {
-        let directory = directory.to_owned();
+    /// From the answer of the space ledger about `directory`, where `object` is to be staged.
+    pub(super) fn space(object: &ObjectName, directory: &Path) -> impl FnOnce(SpaceError) -> Self {
+        let (object, directory) = (object.clone(), directory.to_owned());
         move |error| match error {
-            SpaceError::NoSpace(error) => Self::NoSpace(error),
+            SpaceError::NoSpace(cause) => Self::NoSpace { object, cause },
             SpaceError::Io(cause) => Self::Store(RefdataError::Local {
                 action: "see how much space is free in",
                 path: directory,

@@ -213,7 +213,7 @@ impl Staging {
             .store
             .space
             .promise(root, stream.size())
-            .map_err(StagingError::space(root))?;
+            .map_err(StagingError::space(&self.item.object, root))?;
         let tree = self.store.layout.staging(&self.item.id);
         fs::create_dir(&tree).map_err(RefdataError::local("make", &tree))?;
         let unpacked = unpack(
@@ -239,11 +239,13 @@ impl Staging {
 
     /// What to say of an unpacking that failed: the first thing that went wrong.
     fn explain(&self, cause: UnpackError, stream: ObjectStream, share: &Share) -> StagingError {
+        let no_space = |needed_bytes| StagingError::NoSpace {
+            object: self.item.object.clone(),
+            cause: share.refusal(needed_bytes),
+        };
         match cause {
-            UnpackError::Reserve { needed_bytes, .. } => {
-                return StagingError::NoSpace(share.refusal(needed_bytes));
-            }
-            UnpackError::DiskFull { .. } => return StagingError::NoSpace(share.refusal(1)),
+            UnpackError::Reserve { needed_bytes, .. } => return no_space(needed_bytes),
+            UnpackError::DiskFull { .. } => return no_space(1),
             UnpackError::Cancelled if self.stop.is_cancelled() => return StagingError::Cancelled,
             _ => {}
         }
