@@ -5,8 +5,8 @@
 //!  the caller's thread                                                        a thread of its own
 //! ```
 //!
-//! What an archive may hold is decided in one place each: names and targets in [`member`], amounts in
-//! [`sink`] and [`stream`], what is in the way of what by the file system in [`writer`].
+//! What an archive may hold is decided in one place each: names and targets in `member`, amounts in
+//! `sink` and `stream`, what is in the way of what by the file system in `writer`.
 //!
 //! The object is read to its very end, also where the archive ends before: its checksum is over all bytes, and
 //! is whoever's that gives the [`ArchiveSource`]. Nothing here is trusted for it: a plain tar has no checksums

@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(mode_of(&tree.join("a/tool")), 0o555);
         assert_eq!(mode_of(&outside), 0o640);
 
-        fs::set_permissions(tree.join("a/b"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(tree.join("a/b"), fs::Permissions::from_mode(0o000)).unwrap();
         remove_tree(&tree).unwrap();
         assert!(!tree.exists());
         remove_tree(&tree).unwrap();

@@ -322,7 +322,8 @@ impl<'a> Writer<'a> {
             self.at = Some((directory.to_owned(), fd));
             return Ok(());
         }
-        // Name by name: makes what is not there, and finds which name is in the way.
+        // Name by name: makes what is not there, and finds which name is in the way. The name of where this is
+        // only becomes true with the last; an error before ends the writer.
         self.at = None;
         for name in directory.split('/') {
             match rustix::fs::mkdirat(self.at(), name, directory_mode()) {
