@@ -152,7 +152,7 @@ pub enum StagingError {
     },
     /// The disk.
     #[error(transparent)]
-    Store(#[from] RefdataError),
+    Store(RefdataError),
     /// Told to stop.
     #[error("the staging was cancelled")]
     Cancelled,
@@ -180,6 +180,15 @@ fn mismatch_advice(is_other_content: bool) -> &'static str {
         "the object is another one than was registered: register it again"
     } else {
         "its bytes were damaged on the way, twice: check the network and the store, and stage it again"
+    }
+}
+
+impl From<RefdataError> for StagingError {
+    fn from(error: RefdataError) -> Self {
+        match error {
+            RefdataError::Cancelled => Self::Cancelled,
+            other => Self::Store(other),
+        }
     }
 }
 
@@ -225,6 +234,6 @@ impl StagingError {
     /// Whether the caller asked for it.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        matches!(self, Self::Cancelled | Self::Store(RefdataError::Cancelled))
+        matches!(self, Self::Cancelled)
     }
 }

@@ -150,7 +150,8 @@ mod tests {
         assert_eq!(check(&layout, &id).unwrap(), Some(contents));
 
         let file = tree.join("a/b/file");
-        let changes: [(&str, Box<dyn Fn()>); 5] = [
+        type Change<'a> = (&'a str, Box<dyn Fn() + 'a>);
+        let changes: [Change<'_>; 5] = [
             ("content", Box::new(|| fs::write(&file, "tixt").unwrap())),
             (
                 "mode",

@@ -110,7 +110,8 @@ impl Lock {
         }
     }
 
-    /// Whether someone holds the lock at this moment. Makes no file.
+    /// Whether someone holds the lock at this moment. Makes no file. For lists only: a [`try_take`](Self::try_take)
+    /// at the very same moment may fail because of it.
     pub(super) fn is_held(path: &Path) -> io::Result<bool> {
         let file = match File::open(path) {
             Ok(file) => file,

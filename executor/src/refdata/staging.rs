@@ -13,13 +13,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{RefdataError, StagingError};
 use super::fingerprint::{self, Contents};
-use super::listing::Listing;
+use super::listing::{Listing, ListingError};
 use super::lock::{self, Lock};
 use super::progress::StagingCounters;
 use super::space::{Share, SpaceError};
 use super::status::Found;
 use super::unpack::{ArchiveSource, Packing, UnpackError, Unpacking, make_read_only, unpack};
-use super::{Item, RefdataStore, Staged, prune, verify};
+use super::verify::{self, Verification};
+use super::{Item, RefdataStore, Staged, prune};
 use crate::progress::Counters;
 use crate::transfer::{ObjectStream, StreamRequest, TransferEngine};
 
@@ -170,7 +171,13 @@ impl Staging {
             return Ok(Some(contents));
         }
         tracing::info!("reading reference data {id} whole before it is used");
-        let verification = verify::compare(layout, id, true, &self.stop)?;
+        let verification = match verify::compare(layout, id, true, &self.stop) {
+            // Whatever the tree has, nothing says what it should have.
+            Err(RefdataError::Listing(
+                error @ (ListingError::Malformed { .. } | ListingError::TooLarge { .. }),
+            )) => Verification::without_listing(&RefdataError::from(error)),
+            compared => compared?,
+        };
         if !verification.is_good() {
             return Err(StagingError::Damaged {
                 id: id.clone(),

@@ -62,6 +62,18 @@ impl Verification {
 }
 
 impl Verification {
+    /// Of a tree whose listing is of no use.
+    pub(super) fn without_listing(error: &RefdataError) -> Self {
+        Self {
+            different: 1,
+            differences: vec![Difference {
+                path: "md5.json".to_owned(),
+                problem: format!("is no listing ({error})"),
+            }],
+            ..Self::default()
+        }
+    }
+
     pub(super) const fn contents(&self) -> Contents {
         Contents {
             files: self.files,

@@ -454,6 +454,22 @@ async fn a_tree_that_is_not_what_was_staged_is_not_used_and_can_be_staged_again(
 }
 
 #[tokio::test]
+async fn a_listing_that_is_none_is_told_with_what_to_do() {
+    let bed = Bed::new();
+    let item = bed.item("db.tar.gz", &archive());
+    bed.stage(&item).await.unwrap();
+    let listing = bed.store().metadata_of(&item.id).join("md5.json");
+    fs::write(&listing, "{\"files\":").unwrap();
+    let error = bed.stage(&item).await.unwrap_err();
+    assert!(matches!(error, StagingError::Damaged { .. }), "{error}");
+    let listed = bed.store().list().unwrap();
+    assert_eq!(listed[0].state, ItemState::Damaged);
+    fs::remove_file(listing).unwrap();
+    bed.stage(&item).await.unwrap();
+    bed.assert_staged();
+}
+
+#[tokio::test]
 async fn two_at_once_stage_it_once() {
     let bed = Bed::new();
     let item = bed.item("db.tar.gz", &archive());
