@@ -1,6 +1,7 @@
 //! Free space, shared out: stagings side by side must not count on the same bytes.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -107,20 +108,25 @@ impl SpaceLedger {
 }
 
 impl Share {
-    /// Whether `next_bytes` more may be written, which then count as written. What was promised needs only
-    /// the disk to have kept it; what goes beyond must be free beside what others were promised.
-    pub(super) fn spend(&self, next_bytes: u64) -> Result<(), SpaceError> {
+    /// How many of the bytes that are wanted, at least and at most, may be written; they then count as written.
+    /// What was promised needs only the disk to have kept it; what goes beyond must be free beside what others
+    /// were promised.
+    pub(super) fn spend(&self, wanted: RangeInclusive<u64>) -> Result<u64, SpaceError> {
         let free_bytes = disk::free_bytes(&self.directory)?;
         let mut left = lock(&self.left_bytes);
         let mut promised = lock(&self.ledger.promised_bytes);
         let others = promised.saturating_sub(*left);
-        let need = next_bytes.max(*left);
+        let need = (*wanted.start()).max(*left);
         self.ledger
             .check(&self.directory, need, free_bytes, others)?;
-        let spent = next_bytes.min(*left);
+        let available = free_bytes
+            .saturating_sub(self.ledger.reserve_bytes)
+            .saturating_sub(others);
+        let granted = (*wanted.end()).min(available);
+        let spent = granted.min(*left);
         *left -= spent;
         *promised = promised.saturating_sub(spent);
-        Ok(())
+        Ok(granted)
     }
 
     /// What to say when there is no space for `next_bytes` more, or the system said so itself.
@@ -173,13 +179,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Arc::new(SpaceLedger::new(0));
         let share = ledger.promise(dir.path(), 100).unwrap();
-        share.spend(60).unwrap();
+        assert_eq!(share.spend(1..=60).unwrap(), 60);
         assert_eq!(*lock(&ledger.promised_bytes), 40);
-        share.spend(60).unwrap();
+        share.spend(60..=60).unwrap();
         assert_eq!(*lock(&ledger.promised_bytes), 0);
         let other = ledger.promise(dir.path(), 7).unwrap();
         drop(share);
         assert_eq!(*lock(&ledger.promised_bytes), 7);
+        // All that is free, where that is less than the most that is wanted; but the others' seven bytes.
+        let share = ledger.promise(dir.path(), 0).unwrap();
+        let free = disk::free_bytes(dir.path()).unwrap();
+        let granted = share.spend(1..=u64::MAX).unwrap();
+        assert!(granted <= free && granted > free / 2, "{granted} of {free}");
+        assert!(share.spend(u64::MAX..=u64::MAX).is_err());
+        drop(share);
         drop(other);
         assert_eq!(*lock(&ledger.promised_bytes), 0);
         assert!(matches!(

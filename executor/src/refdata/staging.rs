@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -231,7 +232,7 @@ impl Staging {
                 tree: &tree,
                 limits: &self.store.limits,
                 counters: &self.counters,
-                has_space: &|bytes| spend(&share, bytes),
+                has_space: &|wanted| spend(&share, wanted),
                 cancelled: &|| self.stop.is_cancelled(),
             },
         );
@@ -296,8 +297,8 @@ fn sync_directory(directory: &Path) -> Result<(), RefdataError> {
         .map_err(RefdataError::local("sync", directory))
 }
 
-fn spend(share: &Share, bytes: u64) -> Result<(), UnpackError> {
-    share.spend(bytes).map_err(|error| match error {
+fn spend(share: &Share, wanted: RangeInclusive<u64>) -> Result<u64, UnpackError> {
+    share.spend(wanted).map_err(|error| match error {
         SpaceError::NoSpace(refused) => UnpackError::Reserve {
             path: refused.directory,
             free_bytes: refused.free_bytes,

@@ -28,6 +28,7 @@ mod zip;
 
 use std::fmt;
 use std::io::{self, BufReader, Read};
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::mpsc;
 
@@ -84,8 +85,9 @@ pub struct Unpacking<'a> {
     pub limits: &'a StagingLimits,
     /// Told what is done.
     pub counters: &'a StagingCounters,
-    /// Asked before so many more bytes are written.
-    pub has_space: &'a (dyn Fn(u64) -> Result<(), UnpackError> + Sync),
+    /// Asked before more bytes are written, with the least and the most that are wanted; says how many may be, which
+    /// are then no longer asked about.
+    pub has_space: &'a (dyn Fn(RangeInclusive<u64>) -> Result<u64, UnpackError> + Sync),
     /// Asked now and then whether to stop.
     pub cancelled: &'a (dyn Fn() -> bool + Sync),
 }

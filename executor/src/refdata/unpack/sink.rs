@@ -123,10 +123,10 @@ impl<'a> Sink<'a> {
             return Err(refused(name, Reason::TooLarge { limit }));
         }
         if self.granted < bytes {
-            (self.how.has_space)(SPACE_STEP_BYTES)?;
-            self.granted = SPACE_STEP_BYTES;
+            let most = bytes.max(SPACE_STEP_BYTES);
+            self.granted = (self.how.has_space)(bytes..=most)?;
         }
-        self.granted -= bytes;
+        self.granted = self.granted.saturating_sub(bytes);
         Ok(())
     }
 
