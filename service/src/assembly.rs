@@ -443,14 +443,15 @@ impl RunningService {
 
     /// Stops executors, stagings, background work and requests, in this order.
     pub(crate) async fn stop(self) {
-        tracing::info!("stopping: executors first, then requests in progress");
+        tracing::info!("stopping: stagings and executors first, then requests in progress");
         self.draining.cancel();
+        // Stagings are begun again by the next service, and must not be taken to have failed.
+        for (_, stager) in self.refdata_stagers.iter() {
+            stager.shut_down().await;
+        }
         // The server still answers: executors report their end while they stop.
         if let Some(site) = &self.local {
             site.shut_down().await;
-        }
-        for (_, stager) in self.refdata_stagers.iter() {
-            stager.shut_down().await;
         }
         self.background_stop.cancel();
         let deadline = tokio::time::Instant::now() + BACKGROUND_STOPS_WITHIN;
@@ -592,10 +593,8 @@ fn local_site_settings(parts: &Parts, url: &str) -> Result<LocalSiteSettings, St
         s3_secret_path: parts.s3_secret_path.clone(),
         s3_insecure: parts.s3.verify == cts_net::tls::Verify::Nothing,
         log_dir: parts.config.log_dir.clone(),
-        refdata_host_path: choice
-            .refdata_host_path
-            .clone()
-            .unwrap_or_else(|| parts.data_dir.join("refdata")),
+        // Never the workers' directory: whoever stages there keeps its listings elsewhere.
+        refdata_host_path: parts.data_dir.join("refdata"),
         job_update_timeout_min: choice.job_update_timeout_min,
         log_level: parts.log_level.as_str().to_owned(),
         path: std::env::var_os("PATH"),

@@ -144,7 +144,6 @@ async fn serve(
             max_executors: args.max_executors.map(usize::from),
             token_path: data_dir.join("tokens").join("executor"),
             docker_host: args.docker_host,
-            refdata_host_path: None,
             job_update_timeout_min: args.job_update_timeout_min,
         }),
         condor_site: Err(

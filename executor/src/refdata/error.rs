@@ -150,6 +150,21 @@ pub enum StagingError {
         /// What differs.
         verification: Verification,
     },
+    /// A tree is there that was staged with other metadata, or by other means.
+    #[error(
+        "reference data {id}: there is a tree at {} that {} knows nothing of; name the metadata directory it was \
+         staged with, or remove it if nothing uses it",
+        tree.display(),
+        metadata.display()
+    )]
+    ForeignTree {
+        /// Which.
+        id: RefdataId,
+        /// The tree.
+        tree: PathBuf,
+        /// Where its listing was looked for.
+        metadata: PathBuf,
+    },
     /// The disk.
     #[error(transparent)]
     Store(RefdataError),

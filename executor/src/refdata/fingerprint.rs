@@ -5,20 +5,24 @@
 //! Whoever reads files does not change it; copying the tree to another disk does, and has the tree read again.
 
 use std::ffi::OsString;
-use std::fs::{self, Metadata};
-use std::io;
+use std::fs::{self, Metadata, Permissions};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::layout::Layout;
+use super::lock::open_to_read;
 use cts_shared::id::RefdataId;
 
 /// Changes when the fingerprint is made of something else.
 const SCHEME: &[u8] = b"cts-refdata-fingerprint-1";
+
+/// Some hundred bytes.
+const MAX_FILE_BYTES: u64 = 64 * 1024;
 
 /// How much a tree holds, so that nobody needs to read its listing for that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,8 +56,9 @@ pub(super) fn of(layout: &Layout, id: &RefdataId) -> io::Result<String> {
 
 /// What the tree holds, if it is what it was when it was last verified.
 pub(super) fn check(layout: &Layout, id: &RefdataId) -> io::Result<Option<Contents>> {
-    let text = match fs::read(layout.fingerprint(id)) {
-        Ok(text) => text,
+    let mut text = Vec::new();
+    match open_to_read(&layout.fingerprint(id)) {
+        Ok(file) => file.take(MAX_FILE_BYTES).read_to_end(&mut text)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
@@ -65,17 +70,28 @@ pub(super) fn check(layout: &Layout, id: &RefdataId) -> io::Result<Option<Conten
     Ok(is_current.then_some(verified.contents))
 }
 
-/// Writes down that every byte is right, now.
-pub(super) fn write(layout: &Layout, id: &RefdataId, contents: Contents) -> io::Result<()> {
+/// Writes down that every byte of what has that fingerprint is right.
+pub(super) fn write(
+    layout: &Layout,
+    id: &RefdataId,
+    fingerprint: String,
+    contents: Contents,
+) -> io::Result<()> {
     let verified = Verified {
-        fingerprint: of(layout, id)?,
+        fingerprint,
         contents,
         time: jiff::Timestamp::now().to_string(),
     };
     let path = layout.fingerprint(id);
-    let unfinished = path.with_extension("json.tmp");
-    fs::write(&unfinished, serde_json::to_vec(&verified)?)?;
-    fs::rename(unfinished, path)
+    let directory = layout.metadata_of(id);
+    // A new file of a name that nobody can foresee: others may write in the directory, too.
+    let mut file = tempfile::Builder::new()
+        .prefix("verified.json.")
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile_in(directory)?;
+    file.write_all(&serde_json::to_vec(&verified)?)?;
+    file.persist(path)?;
+    Ok(())
 }
 
 /// Adds all entries below a directory, by name, each directory before what is in it: the memory is that of
@@ -145,7 +161,7 @@ mod tests {
         fs::write(layout.listing(&id), "{}").unwrap();
         let contents = Contents { files: 1, bytes: 4 };
         assert_eq!(check(&layout, &id).unwrap(), None, "never verified");
-        write(&layout, &id, contents).unwrap();
+        write(&layout, &id, of(&layout, &id).unwrap(), contents).unwrap();
         fs::read(tree.join("a/b/file")).unwrap();
         assert_eq!(check(&layout, &id).unwrap(), Some(contents));
 
@@ -173,7 +189,7 @@ mod tests {
         for (what, change) in changes {
             change();
             assert_eq!(check(&layout, &id).unwrap(), None, "{what}");
-            write(&layout, &id, contents).unwrap();
+            write(&layout, &id, of(&layout, &id).unwrap(), contents).unwrap();
             assert_eq!(check(&layout, &id).unwrap(), Some(contents), "{what}");
         }
         fs::write(layout.fingerprint(&id), "half a no").unwrap();

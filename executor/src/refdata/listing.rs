@@ -3,7 +3,7 @@
 //! On disk it is the contract's `md5.json` (contract service.md, section 10), with the CRC64NVME of each
 //! file and the links as additions.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -119,7 +119,13 @@ impl Listing {
             action: "written",
             source,
         };
-        let mut writer = BufWriter::new(File::create(path).map_err(io_error)?);
+        // A new file, and never what somebody else has put there.
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
+            _ => {}
+        }
+        let file = File::create_new(path).map_err(io_error)?;
+        let mut writer = BufWriter::new(file);
         serde_json::to_writer(&mut writer, self).map_err(|error| io_error(error.into()))?;
         writer.flush().map_err(io_error)?;
         writer.get_ref().sync_all().map_err(io_error)

@@ -7,11 +7,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -113,7 +113,7 @@ impl Lock {
     /// Whether someone holds the lock at this moment. Makes no file. For lists only: a [`try_take`](Self::try_take)
     /// at the very same moment may fail because of it.
     pub(super) fn is_held(path: &Path) -> io::Result<bool> {
-        let file = match File::open(path) {
+        let file = match open_to_read(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(error),
@@ -144,7 +144,7 @@ pub(super) fn is_read_only(error: &io::Error) -> bool {
 pub(super) fn holder(path: &Path) -> String {
     let read = || {
         let mut text = Vec::new();
-        File::open(path)?
+        open_to_read(path)?
             .take(MAX_NOTE_BYTES)
             .read_to_end(&mut text)?;
         Ok::<_, io::Error>(text)
@@ -162,6 +162,7 @@ fn open(path: &Path) -> io::Result<File> {
             .write(true)
             .create(true)
             .truncate(false)
+            .custom_flags(NO_FOLLOWING)
             .open(path)
     };
     match open() {
@@ -174,12 +175,36 @@ fn open(path: &Path) -> io::Result<File> {
         }
         opened => opened,
     }
+    .and_then(regular)
+}
+
+/// Neither through a link nor waiting for a pipe's other end: others may write in the directory, too.
+const NO_FOLLOWING: i32 = OFlags::NOFOLLOW
+    .union(OFlags::NONBLOCK)
+    .bits()
+    .cast_signed();
+
+/// Opens a small file of the metadata for reading.
+pub(super) fn open_to_read(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(NO_FOLLOWING)
+        .open(path)
+        .and_then(regular)
+}
+
+fn regular(file: File) -> io::Result<File> {
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is no regular file; remove it"))
+    }
 }
 
 /// Whether this file is the one at the path.
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let ours = file.metadata()?;
-    match fs::metadata(path) {
+    match fs::symlink_metadata(path) {
         Ok(there) => Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),

@@ -51,13 +51,7 @@ pub(super) fn remove(layout: &Layout, id: &RefdataId) -> Result<(), RefdataError
 
 /// Removes tree and metadata, done or not. Only under the lock.
 pub(super) fn clear(layout: &Layout, id: &RefdataId) -> Result<(), RefdataError> {
-    for path in [
-        layout.listing(id),
-        layout.unfinished_listing(id),
-        layout.fingerprint(id),
-    ] {
-        remove_file(&path)?;
-    }
+    remove_file(&layout.listing(id))?;
     let (tree, removing) = (layout.tree(id), layout.removing(id));
     // What an earlier, killed removal left.
     remove_whole(&removing)?;
@@ -66,7 +60,10 @@ pub(super) fn clear(layout: &Layout, id: &RefdataId) -> Result<(), RefdataError>
         renamed => renamed.map_err(RefdataError::local("move away", &tree))?,
     }
     remove_whole(&removing)?;
-    remove_whole(&layout.staging(id))
+    remove_whole(&layout.staging(id))?;
+    // Last: as long as one of them is there, the tree is known to be this metadata's.
+    remove_file(&layout.unfinished_listing(id))?;
+    remove_file(&layout.fingerprint(id))
 }
 
 fn remove_file(path: &Path) -> Result<(), RefdataError> {

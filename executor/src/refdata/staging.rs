@@ -133,6 +133,7 @@ impl Staging {
         }
         let _lock = lock?;
         let layout = &self.store.layout;
+        self.refuse_foreign_tree()?;
         // What a killed staging left.
         prune::clear(layout, &self.item.id)?;
         let staged = self.fetch().and_then(|listing| self.publish(&listing));
@@ -149,6 +150,27 @@ impl Staging {
                 })
             }
         }
+    }
+
+    /// A tree that this metadata knows nothing of was staged with other metadata, and may be in use.
+    fn refuse_foreign_tree(&self) -> Result<(), StagingError> {
+        let (layout, id) = (&self.store.layout, &self.item.id);
+        let tree = layout.tree(id);
+        let is_ours = [
+            layout.listing(id),
+            layout.unfinished_listing(id),
+            layout.fingerprint(id),
+        ]
+        .iter()
+        .any(|file| file.symlink_metadata().is_ok());
+        if is_ours || tree.symlink_metadata().is_err() {
+            return Ok(());
+        }
+        Err(StagingError::ForeignTree {
+            id: id.clone(),
+            tree,
+            metadata: layout.metadata.clone(),
+        })
     }
 
     fn staged(&self, contents: Contents, was_there: bool) -> Staged {
@@ -172,7 +194,7 @@ impl Staging {
             return Ok(Some(contents));
         }
         tracing::info!("reading reference data {id} whole before it is used");
-        let verification = match verify::compare(layout, id, true, &self.stop) {
+        let verification = match verify::compare_and_note(layout, id, may_write, &self.stop) {
             // Whatever the tree has, nothing says what it should have.
             Err(RefdataError::Listing(
                 error @ (ListingError::Malformed { .. } | ListingError::TooLarge { .. }),
@@ -186,9 +208,6 @@ impl Staging {
                 listing: layout.listing(id),
                 verification,
             });
-        }
-        if may_write {
-            verify::note_as_verified(layout, id, verification.contents());
         }
         Ok(Some(verification.contents()))
     }
@@ -276,6 +295,7 @@ impl Staging {
         let (unfinished, finished) = (layout.unfinished_listing(id), layout.listing(id));
         listing.save(&unfinished).map_err(RefdataError::from)?;
         make_read_only(&staging).map_err(RefdataError::local("make read-only", &staging))?;
+        sync_file_system(&staging)?;
         fs::rename(&staging, &tree).map_err(RefdataError::local("give its name to", &staging))?;
         sync_directory(&layout.root)?;
         fs::rename(&unfinished, &finished)
@@ -285,7 +305,9 @@ impl Staging {
             files: listing.files.len() as u64,
             bytes: listing.bytes(),
         };
-        verify::note_as_verified(layout, id, contents);
+        let fingerprint =
+            fingerprint::of(layout, id).map_err(RefdataError::local("look at", &tree))?;
+        verify::note_as_verified(layout, id, fingerprint, contents);
         Ok(contents)
     }
 }
@@ -294,6 +316,13 @@ impl Staging {
 fn sync_directory(directory: &Path) -> Result<(), RefdataError> {
     File::open(directory)
         .and_then(|directory| directory.sync_all())
+        .map_err(RefdataError::local("sync", directory))
+}
+
+/// Has everything reach the disk, modes too, before the tree can be seen.
+fn sync_file_system(directory: &Path) -> Result<(), RefdataError> {
+    File::open(directory)
+        .and_then(|directory| Ok(rustix::fs::syncfs(directory)?))
         .map_err(RefdataError::local("sync", directory))
 }
 

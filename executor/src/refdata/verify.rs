@@ -123,16 +123,37 @@ pub(super) fn verify(
         Err(error) if lock::is_read_only(&error) => None,
         Err(error) => return Err(RefdataError::local("take the lock", &path)(error)),
     };
-    let verification = compare(layout, id, deep, cancel)?;
-    if deep && lock.is_some() && verification.is_good() {
-        note_as_verified(layout, id, verification.contents());
+    if !deep {
+        return compare(layout, id, false, cancel);
+    }
+    compare_and_note(layout, id, lock.is_some(), cancel)
+}
+
+/// Reads the whole tree; if it is right and has not been touched meanwhile, it is trusted from now on.
+pub(super) fn compare_and_note(
+    layout: &Layout,
+    id: &RefdataId,
+    may_write: bool,
+    cancel: &CancellationToken,
+) -> Result<Verification, RefdataError> {
+    let tree = layout.tree(id);
+    let fingerprint = || fingerprint::of(layout, id).map_err(RefdataError::local("look at", &tree));
+    let before = fingerprint()?;
+    let verification = compare(layout, id, true, cancel)?;
+    if may_write && verification.is_good() && before == fingerprint()? {
+        note_as_verified(layout, id, before, verification.contents());
     }
     Ok(verification)
 }
 
 /// Writes the fingerprint; without it the next one reads the tree again, which is no reason to fail.
-pub(super) fn note_as_verified(layout: &Layout, id: &RefdataId, contents: Contents) {
-    if let Err(error) = fingerprint::write(layout, id, contents) {
+pub(super) fn note_as_verified(
+    layout: &Layout,
+    id: &RefdataId,
+    fingerprint: String,
+    contents: Contents,
+) {
+    if let Err(error) = fingerprint::write(layout, id, fingerprint, contents) {
         tracing::warn!(
             "cannot write {}: {error}; reference data {id} will be read whole again before its next use",
             layout.fingerprint(id).display()

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -258,10 +259,13 @@ impl Stagings {
     }
 
     async fn accept(self, id: RefdataId, site: Site) -> Result<(), ApiError> {
-        let noted = tokio::time::timeout(ASKING_TIMEOUT, self.check_and_note(&id, site))
+        let wrote = AtomicBool::new(false);
+        let noted = tokio::time::timeout(ASKING_TIMEOUT, self.check_and_note(&id, site, &wrote))
             .await
             .unwrap_or_else(|_elapsed| Err(unavailable("the service is too slow".to_owned())));
+        // Only what this call wrote: another server over the same directories may have noted it.
         if noted.is_err()
+            && wrote.load(Ordering::Relaxed)
             && let Err(error) = self.forget_note(&id).await
         {
             tracing::error!(refdata.id = %id, %error, "a note that promises nothing is left");
@@ -273,13 +277,20 @@ impl Stagings {
     }
 
     /// Whether the item is wanted; if so it is noted, and the service told that the staging begins.
-    async fn check_and_note(&self, id: &RefdataId, site: Site) -> Result<Note, ApiError> {
+    /// `wrote`: set once the note is this call's.
+    async fn check_and_note(
+        &self,
+        id: &RefdataId,
+        site: Site,
+        wrote: &AtomicBool,
+    ) -> Result<Note, ApiError> {
         let refdata = self.0.service.refdata(id).await.map_err(from_service)?;
         let note = self.note(id, site, refdata)?;
         let written = note.clone();
         self.with_journal(move |journal| journal.write(&written))
             .await
             .map_err(|error| ApiError::Internal(error.to_string()))?;
+        wrote.store(true, Ordering::Relaxed);
         let report = Report {
             id,
             site,

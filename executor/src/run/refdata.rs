@@ -21,6 +21,10 @@ use crate::report;
 /// What the service says about reference data cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum RecordError {
+    #[error(
+        "the service answers for reference data {wanted} with {got}; look at what stands between"
+    )]
+    Another { wanted: RefdataId, got: RefdataId },
     #[error("the file of reference data {id} is no S3 path: {cause}; register it again")]
     Path { id: RefdataId, cause: InvalidS3Path },
     #[error("reference data {0} has no CRC64NVME to check it by; register it again")]
@@ -58,7 +62,7 @@ impl Run<'_> {
             .unless_halted(asked)
             .await?
             .map_err(failed("ask for the reference data"))?;
-        let item = item(record).map_err(failed("read the record of the reference data"))?;
+        let item = item(id, record).map_err(failed("read the record of the reference data"))?;
         let root = settings.directory.clone();
         let metadata = RefdataStore::default_metadata(&root);
         let trees = RefdataStore::new(root, metadata, settings.limits);
@@ -83,8 +87,12 @@ impl Run<'_> {
 }
 
 /// What is to be staged, from the service's record of it.
-fn item(record: ReferenceData) -> Result<Item, RecordError> {
+fn item(wanted: &RefdataId, record: ReferenceData) -> Result<Item, RecordError> {
     let id = record.id;
+    if id != *wanted {
+        let wanted = wanted.clone();
+        return Err(RecordError::Another { wanted, got: id });
+    }
     let path = S3Path::parse(&record.file).map_err(|cause| RecordError::Path {
         id: id.clone(),
         cause,

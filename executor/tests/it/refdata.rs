@@ -394,6 +394,7 @@ async fn whatever_a_killed_staging_or_removal_left_the_next_one_is_whole() {
         write(root.join(".metadata/x/md5.json"), "{\"files\":[]}");
         write(root.join(".metadata/x/verified.json"), "{}");
     };
+    let verified = |root: &Path| write(root.join(".metadata/x/verified.json"), "{}");
     let going = |root: &Path| write(root.join(".removing-x/db/VERSION"), "old");
     type Make<'a> = &'a dyn Fn(&Path);
     let states: [(&str, &[Make<'_>]); 6] = [
@@ -401,7 +402,7 @@ async fn whatever_a_killed_staging_or_removal_left_the_next_one_is_whole() {
         ("while listing", &[&half, &unfinished]),
         ("before the listing has its name", &[&named, &unfinished]),
         ("a removal, after the tree moved", &[&going]),
-        ("a removal, before the tree moved", &[&named]),
+        ("a removal, before the tree moved", &[&named, &verified]),
         ("a listing without its tree", &[&listed]),
     ];
     for (when, made) in states {
@@ -417,6 +418,43 @@ async fn whatever_a_killed_staging_or_removal_left_the_next_one_is_whole() {
         assert!(!staged.was_there, "{when}");
         bed.assert_staged();
     }
+}
+
+/// Staged by a server that keeps its listings elsewhere, and maybe mounted.
+#[tokio::test]
+async fn a_tree_of_other_metadata_is_left_alone() {
+    let bed = Bed::new();
+    let item = bed.item("db.tar.gz", &archive());
+    bed.stage(&item).await.unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let store = RefdataStore::new(bed.root(), elsewhere.path().to_owned(), bed.limits);
+    let engine = bed.engine();
+    let staging = store.stage(&item, &engine, Arc::default(), &bed.cancel);
+    let error = staging.await.unwrap_err();
+    assert!(matches!(error, StagingError::ForeignTree { .. }), "{error}");
+    bed.assert_staged();
+    assert!(bed.stage(&item).await.unwrap().was_there);
+}
+
+/// Others may write in the metadata, too.
+#[tokio::test]
+async fn no_planted_link_is_followed() {
+    let bed = Bed::new();
+    let item = bed.item("db.tar.gz", &archive());
+    let elsewhere = tempfile::tempdir().unwrap();
+    let victim = elsewhere.path().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    let metadata = bed.store().metadata_of(&item.id);
+    fs::create_dir_all(&metadata).unwrap();
+    for name in ["md5.json.tmp", "verified.json"] {
+        std::os::unix::fs::symlink(&victim, metadata.join(name)).unwrap();
+    }
+    bed.stage(&item).await.unwrap();
+    bed.assert_staged();
+    fs::remove_file(metadata.join("lock")).unwrap();
+    std::os::unix::fs::symlink(&victim, metadata.join("lock")).unwrap();
+    bed.stage(&item).await.unwrap_err();
+    assert_eq!(fs::read_to_string(victim).unwrap(), "precious");
 }
 
 #[tokio::test]
@@ -526,7 +564,8 @@ async fn dropping_the_future_leaves_nothing_and_frees_the_lock() {
     bed.options.stall_window = DEADLINE;
     let item = bed.item("db.tar.gz", &archive());
     let begun = async {
-        while bed.counters.snapshot().downloaded_bytes == 0 {
+        // The stalled one must have been asked for: else it is the second staging that meets it.
+        while bed.counters.snapshot().downloaded_bytes == 0 || bed.gets() < 2 {
             tokio::task::yield_now().await;
         }
     };

@@ -530,7 +530,7 @@ pub static REFDATA_HOST_PATH: Key<PathBuf> = used(
     "refdata_host_path",
     "KBCTS_REFDATA_HOST_PATH",
     kind::ABSOLUTE_PATH,
-    "root of the reference data on container hosts; `refdata` in the data directory if absent",
+    "root of the reference data on container hosts of site `kbase`",
 );
 
 /// See [`KEYS`].

@@ -98,8 +98,6 @@ pub struct LocalSiteChoice {
     pub token_path: PathBuf,
     /// Container engine; the executor's default if absent.
     pub docker_host: Option<String>,
-    /// Root of the reference data; `refdata` in the data directory if absent.
-    pub refdata_host_path: Option<PathBuf>,
     /// Minutes an executor keeps trying to report a state.
     pub job_update_timeout_min: u32,
 }
@@ -302,7 +300,6 @@ fn local_site(reader: &mut Reader) -> Option<LocalSiteChoice> {
             .and_then(|executors| usize::try_from(executors).ok()),
         token_path: token_path?,
         docker_host: reader.get(&keys::LOCAL_DOCKER_HOST),
-        refdata_host_path: reader.get(&keys::REFDATA_HOST_PATH),
         job_update_timeout_min: reader.get(&keys::UPDATE_TIMEOUT)?,
     })
 }
@@ -387,6 +384,8 @@ fn refdata_staging(reader: &mut Reader) -> Option<RefdataStagingChoice> {
     if let Some(url) = reader.get(&keys::REFSERVER_URL) {
         let why = "ExternalExecution.refserver_url is set, which needs it";
         let token = reader.needed(&keys::REFSERVER_TOKEN, why)?;
+        let why = "ExternalExecution.refserver_url is set: workers must see what its server stages";
+        reader.needed(&keys::REFDATA_HOST_PATH, why)?;
         let settings = ServerStagerSettings::new(url, token);
         return Some(RefdataStagingChoice::Server(settings));
     }

@@ -3,18 +3,22 @@
 use cts_shared::error_code::ErrorCode;
 use cts_shared::id::RefdataId;
 use cts_shared::site::Site;
+use cts_shared::state::refdata::RefdataState;
+use cts_shared::wire::refdata::RefdataUpdate;
 
 use crate::app::App;
 use crate::error::Error;
 use crate::refdata_store::status_at;
 
 use super::get;
+use super::update::update;
 
 /// Notes on a staging that has ended that it was cleaned. Does nothing where it was.
 ///
 /// There is nothing to remove at the sites of this service: who stages tidies up by themselves, and what was
-/// staged stays for jobs until an operator removes it (`cts-executor refdata prune`). So `force` only has a
-/// staging that is under way pass.
+/// staged stays until an operator removes it (`cts-executor refdata prune`). `force` gives a staging up, whatever
+/// its state: it becomes `error`, no new job gets the data, and it can be recovered. It is the way out for data
+/// that is lost or damaged, and for a staging that nobody carries out any more.
 ///
 /// # Errors
 /// 40060; 30400 (no status for the site, or the staging has not ended); 60020; or a failure of the store.
@@ -41,7 +45,16 @@ pub async fn clean_refdata(
         ));
     }
     app.sites.available(site)?;
-    if state.is_terminal() {
+    if force && state != RefdataState::Error {
+        let report = RefdataUpdate {
+            admin_error: Some(format!(
+                "an administrator gave it up by force while it was {state}; recover it to stage it again"
+            )),
+            traceback: None,
+        };
+        update(app, id, site, RefdataState::Error, report).await?;
+    }
+    if state.is_terminal() || force {
         let cleaned = app.refdata.mark_refdata_cleaned(id.clone(), site);
         cleaned.await?;
         tracing::info!(refdata.id = %id, %site, refdata.state = %state, "reference data cleaned");

@@ -5,8 +5,9 @@
 //! service it waits for one that has outlived the service.
 
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,17 +130,46 @@ async fn run(
     };
     let ended = match status {
         Ok(status) if status.success() => return Ok(()),
+        Ok(status) if was_told_to_end(status) => {
+            tracing::warn!(refdata.id = %item.id, "somebody ended the staging; it is begun again");
+            return Err(StagingError::Stopped);
+        }
         Ok(status) => describe(status),
         Err(error) => format!("it ended, cannot tell how: {error}"),
     };
-    let last_output = tail(&log);
-    Err(StagingError::Failed(match last_output.lines().last() {
-        Some(line) => line.to_owned(),
-        None => format!(
-            "the executor did not stage reference data {}: {ended}, and wrote nothing to its standard error",
-            item.id
-        ),
-    }))
+    let id = &item.id;
+    let output = tail(&log);
+    let said = |prefix: &str| {
+        output
+            .lines()
+            .rev()
+            .find_map(|line| line.strip_prefix(prefix))
+    };
+    Err(StagingError::Failed(
+        match (
+            said("cts-executor: ").or_else(|| said("error: ")),
+            output.lines().last(),
+        ) {
+            (Some(words), _) => words.to_owned(),
+            (None, Some(line)) => {
+                format!(
+                    "the executor did not stage reference data {id}: {ended}; its last words: {line}"
+                )
+            }
+            (None, None) => format!(
+                "the executor did not stage reference data {id}: {ended}, and wrote nothing to its standard error"
+            ),
+        },
+    ))
+}
+
+/// Whether a process ended because of SIGTERM or SIGINT: killed by it, or in order with the status that tells.
+fn was_told_to_end(status: ExitStatus) -> bool {
+    let by = |signal: Signal| {
+        let signal = signal.as_raw();
+        status.signal() == Some(signal) || status.code() == Some(128 + signal)
+    };
+    by(Signal::TERM) || by(Signal::INT)
 }
 
 fn spawn(settings: &LocalStagerSettings, item: &StagingItem, log: &Path) -> Result<Child, String> {
@@ -171,9 +201,10 @@ fn command(settings: &LocalStagerSettings, item: &StagingItem, crc64nvme: &str) 
     command
         .args(["refdata", "stage", "--root"])
         .arg(&settings.root)
-        .args(["--id", item.id.as_str()])
-        .args(["--object", &item.file])
-        .args(["--crc64nvme", crc64nvme]);
+        // With `=`: an id may begin with a hyphen.
+        .arg(format!("--id={}", item.id))
+        .arg(format!("--object={}", item.file))
+        .arg(format!("--crc64nvme={crc64nvme}"));
     if item.unpack {
         command.arg("--unpack");
     }

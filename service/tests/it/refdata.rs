@@ -350,12 +350,6 @@ async fn what_has_ended_is_cleaned() {
         .expect_error(400, 30400)
         .message();
     assert!(message.contains("download_submitted"), "{message}");
-    clean(&app, &id, "?force=true").await.expect(204);
-    assert_eq!(
-        app.refdata_status(&id).await["cleaned"],
-        false,
-        "it goes on"
-    );
     let path = format!("/admin/refdata/{id}/kbase/clean?force=true");
     let answer = app.call("admin", "DELETE", &path, None).await;
     answer.expect_error(400, 30400);
@@ -365,6 +359,31 @@ async fn what_has_ended_is_cleaned() {
         clean(&app, &id, "").await.expect(204);
         assert_eq!(app.refdata_status(&id).await["cleaned"], true);
     }
+}
+
+/// Data that is lost, or a staging that nobody carries out any more: whatever the state, there is a way out.
+#[tokio::test]
+async fn a_staging_is_given_up_by_force() {
+    let app = TestApp::new();
+    let id = app.register_refdata(FILE).await;
+    app.wait_for_refdata(&id, "download_submitted").await;
+    clean(&app, &id, "?force=true").await.expect(204);
+    let status = app.refdata_status(&id).await;
+    assert_eq!(status["state"], "error", "{status}");
+    assert_eq!(status["cleaned"], true, "{status}");
+    let why = status["admin_error"].as_str().unwrap();
+    assert!(why.contains("while it was download_submitted"), "{why}");
+
+    let app = TestApp::new();
+    app.stager.plan(Plan::Succeed);
+    let lost = app.register_refdata(FILE).await;
+    app.wait_for_refdata(&lost, "complete").await;
+    clean(&app, &lost, "?force=true").await.expect(204);
+    assert_eq!(app.refdata_status(&lost).await["state"], "error");
+    let recover = format!("/admin/refdata/{lost}/local/recover");
+    let answer = app.call("admin", "PUT", &recover, None).await;
+    answer.expect(204);
+    app.wait_for_refdata(&lost, "complete").await;
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ async fn the_executor_gets_what_it_needs_and_nothing_else() {
     };
     let arguments = |id: &str| {
         format!(
-            "refdata stage --root {} --id {id} --object {FILE} --crc64nvme {CRC}",
+            "refdata stage --root {} --id={id} --object={FILE} --crc64nvme={CRC}",
             root.display()
         )
     };
@@ -113,7 +113,8 @@ async fn what_is_registered_is_staged() {
 #[tokio::test]
 async fn the_last_words_of_a_failure_are_told() {
     let directory = tempfile::tempdir().unwrap();
-    let script = "echo starting >&2; echo 'the checksum differs' >&2; echo >&2; exit 65";
+    let script =
+        "echo starting >&2; echo 'cts-executor: the checksum differs' >&2; echo hint >&2; exit 65";
     let app = app(stager(directory.path(), script));
     let id = app.register_refdata(FILE).await;
     let status = app.wait_for_refdata(&id, "error").await;
@@ -133,6 +134,15 @@ async fn a_silent_failure_is_told_by_its_status() {
     let killed = stager(directory.path(), "kill -9 $$");
     let problem = failed(staged(&killed, item("a")).await.unwrap_err());
     assert!(problem.contains("signal 9"), "{problem}");
+    let ended = stager(directory.path(), "kill -TERM $$");
+    let error = staged(&ended, item("a")).await.unwrap_err();
+    assert!(matches!(error, StagingError::Stopped), "{error:?}");
+    let wordy = stager(directory.path(), "echo half >&2; exit 7");
+    let problem = failed(staged(&wordy, item("a")).await.unwrap_err());
+    assert!(
+        problem.contains("exit status 7") && problem.ends_with("half"),
+        "{problem}"
+    );
     let mut absent = settings(directory.path(), "");
     absent.executor = directory.path().join("none");
     let absent = LocalStager::new(absent);

@@ -190,6 +190,14 @@ pub enum Reason {
         /// The bound.
         limit: u64,
     },
+    /// The names and the links' targets of all entries together are too long.
+    #[error(
+        "is one name too many: all names together may have {limit} bytes (256 for each of max_entries)"
+    )]
+    NamesTooLong {
+        /// The bound in bytes.
+        limit: u64,
+    },
     /// More bytes than allowed, for an object of this size or at all.
     #[error(
         "unpacks to more than {limit} bytes, which is all an object of this size may (max_expansion, max_unpacked_bytes)"
@@ -281,6 +289,7 @@ impl Reason {
             Self::Sparse => "sparse",
             Self::UnknownType(_) => "unknown-type",
             Self::TooManyEntries { .. } => "too-many-entries",
+            Self::NamesTooLong { .. } => "names-too-long",
             Self::TooLarge { .. } => "too-large",
             Self::Truncated => "truncated",
             Self::TrailingBytes => "trailing-bytes",

@@ -24,6 +24,11 @@ use crate::refdata::limits::StagingLimits;
 use crate::refdata::listing::{Link, Listing};
 use crate::refdata::progress::StagingCounters;
 
+/// Names may have this many bytes for each entry that is allowed: ten times what real ones have.
+const NAME_BYTES_PER_ENTRY: u64 = 256;
+/// And so many in any case: a few long names are fine.
+const NAME_BYTES_AT_LEAST: u64 = 1024 * 1024;
+
 /// What is to be written next.
 #[derive(Debug)]
 pub(super) enum Step {
@@ -65,6 +70,8 @@ pub(super) struct Writer<'a> {
     at: Option<(String, OwnedFd)>,
     open: Option<OpenFile>,
     entries: u64,
+    /// Of the names and links' targets of all entries.
+    name_bytes: u64,
     listing: Listing,
     hard_links: Vec<(MemberPath, MemberPath)>,
 }
@@ -96,6 +103,7 @@ impl<'a> Writer<'a> {
             at: None,
             open: None,
             entries: 0,
+            name_bytes: 0,
             listing: Listing::default(),
             hard_links: Vec::new(),
         })
@@ -134,18 +142,26 @@ impl<'a> Writer<'a> {
         Ok(self.listing)
     }
 
-    fn count(&mut self, path: &str) -> Result<(), UnpackError> {
+    /// One entry more, with so many bytes of names: the listing keeps them in memory.
+    fn count(&mut self, path: &str, names: usize) -> Result<(), UnpackError> {
         self.entries += 1;
         let limit = self.limits.max_entries;
         if self.entries > limit {
             return Err(refused(path.as_bytes(), Reason::TooManyEntries { limit }));
+        }
+        self.name_bytes = self.name_bytes.saturating_add(names as u64);
+        let limit = limit
+            .saturating_mul(NAME_BYTES_PER_ENTRY)
+            .saturating_add(NAME_BYTES_AT_LEAST);
+        if self.name_bytes > limit {
+            return Err(refused(path.as_bytes(), Reason::NamesTooLong { limit }));
         }
         Ok(())
     }
 
     fn directory(&mut self, path: &MemberPath) -> Result<(), UnpackError> {
         let text = path.as_str();
-        self.count(text)?;
+        self.count(text, text.len())?;
         if text.is_empty() {
             return Ok(());
         }
@@ -164,7 +180,7 @@ impl<'a> Writer<'a> {
 
     fn file(&mut self, path: MemberPath, executable: bool) -> Result<(), UnpackError> {
         let text = path.as_str();
-        self.count(text)?;
+        self.count(text, text.len())?;
         let (parent, name) = path.split();
         self.enter(parent, text)?;
         let flags =
@@ -206,7 +222,7 @@ impl<'a> Writer<'a> {
 
     fn link(&mut self, path: &MemberPath, target: String) -> Result<(), UnpackError> {
         let text = path.as_str();
-        self.count(text)?;
+        self.count(text, text.len() + target.len())?;
         let (parent, name) = path.split();
         self.enter(parent, text)?;
         rustix::fs::symlinkat(target.as_str(), self.at(), name)
@@ -220,7 +236,7 @@ impl<'a> Writer<'a> {
 
     fn hard_link(&mut self, path: MemberPath, target: MemberPath) -> Result<(), UnpackError> {
         let text = path.as_str();
-        self.count(text)?;
+        self.count(text, text.len() + target.as_str().len())?;
         let no_target = || refused(text.as_bytes(), Reason::HardLinkTarget);
         let (target_parent, target_name) = target.split();
         let through = OFlags::PATH | OFlags::DIRECTORY;
@@ -327,7 +343,7 @@ impl<'a> Writer<'a> {
         self.at = None;
         for name in directory.split('/') {
             match rustix::fs::mkdirat(self.at(), name, directory_mode()) {
-                Ok(()) => self.count(member)?,
+                Ok(()) => self.count(member, member.len())?,
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(UnpackError::write(member, errno)),
             }

@@ -161,8 +161,10 @@ fn member(
     };
     let mut checked = CrcReader::new((&mut bytes).take(most));
     let size = match kind {
+        Kind::Directory if entry.size != 0 => return Err(wrong(Reason::SizeMismatch)),
         Kind::Directory => {
             sink.directory(path)?;
+            // One byte at most: more is a mismatch.
             io::copy(&mut checked, &mut io::sink()).map_err(in_member)?
         }
         Kind::File { executable } => {
