@@ -107,7 +107,7 @@ fn admin_operations() -> Vec<Operation> {
             .parameter(in_query(
                 "force",
                 with_default(boolean(), false),
-                "Do not mind a staging that has not ended.",
+                "Give the staging up, whatever its state: it becomes `error` and can be recovered.",
             ))
             .answers_nothing("It is clean."),
     ];
