@@ -82,7 +82,7 @@ build: ## Build the programs for development
 	$(CARGO) build --locked --workspace
 
 # Those that a store takes part in. Replicas are always over MongoDB, and alone: they take both processors for minutes.
-store_tests := condor:: notifications:: python_client:: service:: service_kills::
+store_tests := condor:: notifications:: python_client:: refdata:: service:: service_kills::
 
 .PHONY: e2e
 e2e: build ## End-to-end tests on real components; KEEP=1 leaves the testbed running

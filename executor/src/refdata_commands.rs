@@ -174,7 +174,13 @@ async fn verify(arguments: &VerifyArguments, shutdown: &Shutdown) -> Result<Exit
     if ids.is_empty() {
         let store = store.clone();
         let items = blocking(move || store.list()).await?;
-        ids.extend(items.into_iter().map(|item| item.id));
+        let (busy, others): (Vec<_>, Vec<_>) = items
+            .into_iter()
+            .partition(|item| item.state == ItemState::Staging);
+        for item in busy {
+            say(format_args!("STAGING   {}: left alone", item.id));
+        }
+        ids.extend(others.into_iter().map(|item| item.id));
     }
     let mut status = ExitStatus::Done;
     for id in ids {

@@ -5,10 +5,12 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use cts_shared::wire::refdata::RefdataFile;
 use serde::{Deserialize, Serialize};
+
+use super::lock::open_to_read;
 
 /// A listing's file of more bytes is not read: a million entries with paths of 800 bytes are within it.
 const MAX_FILE_BYTES: u64 = 1024 * 1024 * 1024;
@@ -70,6 +72,12 @@ impl Listing {
         self.files.iter().map(|file| file.size).sum()
     }
 
+    /// The paths of files and links.
+    fn paths(&self) -> impl Iterator<Item = &str> {
+        let files = self.files.iter().map(|file| file.file.as_str());
+        files.chain(self.links.iter().map(|link| link.file.as_str()))
+    }
+
     /// Sorts files and links by path.
     pub fn sort(&mut self) {
         self.files.sort_unstable_by(|a, b| a.file.cmp(&b.file));
@@ -86,7 +94,7 @@ impl Listing {
             action: "read",
             source,
         };
-        let file = File::open(path).map_err(io_error)?;
+        let file = open_to_read(path).map_err(io_error)?;
         if file.metadata().map_err(io_error)?.len() > MAX_FILE_BYTES {
             return Err(ListingError::TooLarge {
                 path: path.to_owned(),
@@ -104,6 +112,12 @@ impl Listing {
                 }
             }
         })?;
+        if let Some(bad) = listing.paths().find(|path| !is_inside(path)) {
+            return Err(ListingError::Malformed {
+                path: path.to_owned(),
+                source: serde::de::Error::custom(format!("{bad:?} is no path inside a tree")),
+            });
+        }
         listing.sort();
         Ok(listing)
     }
@@ -132,11 +146,32 @@ impl Listing {
     }
 }
 
+/// Whether a listed path stays below its tree: whoever can write a listing must not have other files read.
+fn is_inside(path: &str) -> bool {
+    let mut components = Path::new(path).components();
+    !path.is_empty() && components.all(|part| matches!(part, Component::Normal(_)))
+}
+
 #[cfg(test)]
 mod tests {
     use cts_shared::crc64nvme::Crc64Nvme;
 
     use super::*;
+
+    #[test]
+    fn no_listing_leads_out_of_its_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("md5.json");
+        for bad in ["/etc/hostname", "../x", "a/../../x", ""] {
+            let listing = serde_json::json!({"files": [{"file": bad, "md5": "0", "size": 1}]});
+            std::fs::write(&path, listing.to_string()).unwrap();
+            let error = Listing::load(&path).unwrap_err();
+            assert!(
+                matches!(error, ListingError::Malformed { .. }),
+                "{bad}: {error}"
+            );
+        }
+    }
 
     fn file(path: &str) -> RefdataFile {
         RefdataFile {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use cts_tests::auth2::{Auth2, TokenSpec};
 use cts_tests::binaries;
 use cts_tests::service_process::As;
-use cts_tests::testbed::free_port;
 use cts_tests::testbed::http;
+use cts_tests::testbed::{Layout, Packages, Testbed, free_port};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -106,11 +106,17 @@ impl RefdataServer {
         s3_url: &str,
         mib: u32,
     ) {
+        let layout = Layout::new(&Testbed::default_dir()).unwrap();
+        let packages = Packages::new(&layout, "refdata-server");
+        let mkfs =
+            packages.debian_installed("e2fsprogs", "mkfs.ext4", "a small disk is made with it");
+        let mkfs = mkfs.await.unwrap_or_else(|error| panic!("{error}"));
         let image = self.dir.path().join("disk");
         let script = format!(
-            "truncate -s {mib}M {image} && mkfs.ext4 -q {image} && mount -o loop {image} \"$KBCTS_REFDATA_LOCAL_PATH\" && \
+            "truncate -s {mib}M {image} && {mkfs} -q {image} && mount -o loop {image} \"$KBCTS_REFDATA_LOCAL_PATH\" && \
              exec \"$0\" refdata-server",
-            image = image.display()
+            image = image.display(),
+            mkfs = mkfs.display(),
         );
         self.start_by(case, service, s3_url, |executor| {
             let mut command = Command::new("unshare");

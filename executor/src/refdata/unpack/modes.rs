@@ -1,7 +1,7 @@
 //! Modes of a staged tree: read-only when it is finished, removable when it is not wanted any more.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
@@ -54,10 +54,13 @@ pub fn remove_tree(tree: &Path) -> io::Result<()> {
 
 /// Lets the owner list and change a directory and those in it.
 fn make_writable(at: impl AsFd, name: impl rustix::path::Arg + Copy) -> Result<(), Errno> {
-    // By name: a directory that may not be read cannot be opened. The caller has seen that it is none but
-    // a directory.
-    rustix::fs::chmodat(&at, name, Mode::RWXU, AtFlags::empty())?;
-    let directory = open_directory(&at, name)?;
+    // A directory that may not be read can be opened only so, and is then changed through the descriptor: its
+    // name may by now be a link of somebody else's.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let handle = rustix::fs::openat(&at, name, flags, Mode::empty())?;
+    let by_descriptor = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    rustix::fs::chmod(by_descriptor, Mode::RWXU)?;
+    let directory = open_directory(&handle, ".")?;
     for_each_entry(&directory, |name, file_type| match file_type {
         FileType::Directory => make_writable(&directory, name),
         _ => Ok(()),
