@@ -45,8 +45,8 @@ pub enum StagingError {
     /// It cannot be; a sentence for administrators.
     #[error("{0}")]
     Failed(String),
-    /// The service stops. It is taken up again at the next start.
-    #[error("the service stops")]
+    /// The service stops, or somebody ended the work. It is taken up again.
+    #[error("it was told to stop")]
     Stopped,
 }
 

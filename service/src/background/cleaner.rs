@@ -71,6 +71,10 @@ pub async fn clean_old_refdata(app: &App) -> Result<usize, Error> {
     let before = app.clock.now().minus(app.config.cleaning.age);
     let mut cleaned = 0;
     for (id, site) in app.refdata.refdata_to_clean(before).await? {
+        // Statuses of sites that only the existing service had stay as they are.
+        if app.sites.available(site).is_err() {
+            continue;
+        }
         match clean_refdata(app, &id, site, false).await {
             Ok(()) => cleaned += 1,
             Err(error) => {

@@ -3,6 +3,8 @@
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use cts_shared::crc64nvme::Crc64Nvme;
+
 use super::{RefdataStager, Staging, StagingError, StagingItem};
 
 /// Whether executors stage reference data themselves; if they do not, there is nobody who would.
@@ -20,8 +22,16 @@ impl StagedByExecutors {
 }
 
 impl RefdataStager for StagedByExecutors {
-    fn stage(&self, _item: StagingItem) -> BoxFuture<'_, Result<Staging, StagingError>> {
-        let staging = if self.enabled {
+    fn stage(&self, item: StagingItem) -> BoxFuture<'_, Result<Staging, StagingError>> {
+        let can_be_checked = item
+            .crc64nvme
+            .is_some_and(|checksum| Crc64Nvme::from_base64(&checksum).is_ok());
+        let staging = if self.enabled && !can_be_checked {
+            Err(StagingError::Failed(
+                "the object's checksum was not noted when it was registered; register it under another path"
+                    .to_owned(),
+            ))
+        } else if self.enabled {
             // Nothing has to be there before a job is.
             Ok(Staging::UnderWay(futures::future::ready(Ok(())).boxed()))
         } else {

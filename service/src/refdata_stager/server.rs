@@ -183,6 +183,11 @@ impl ServerStager {
         let body = read_bounded(response, MAX_ANSWER_BYTES).await;
         let body = body.map_err(|error| match error {
             BodyError::Transport(cause) => unavailable(&method, url, &cause),
+            // As a proxy's page for people.
+            BodyError::TooLarge { max_bytes } if may_pass(status) => {
+                let cause = format!("{status} with more than {max_bytes} bytes");
+                unavailable(&method, url, &cause)
+            }
             BodyError::TooLarge { max_bytes } => CallError::Refused(format!(
                 "{method} {url} was answered with more than {max_bytes} bytes"
             )),
@@ -191,12 +196,7 @@ impl ServerStager {
             return Ok(body.to_vec());
         }
         let words = words(&body);
-        let may_pass = status.is_server_error()
-            || matches!(
-                status,
-                StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
-            );
-        if may_pass {
+        if may_pass(status) {
             Err(unavailable(&method, url, &format!("{status}: {words}")))
         } else {
             Err(CallError::Refused(format!(
@@ -245,6 +245,15 @@ impl RefdataStager for ServerStager {
             })
             .boxed()
     }
+}
+
+/// Whether the same request may be answered otherwise later.
+fn may_pass(status: StatusCode) -> bool {
+    status.is_server_error()
+        || matches!(
+            status,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+        )
 }
 
 fn unavailable(method: &Method, url: &Url, cause: &str) -> CallError {

@@ -90,6 +90,7 @@ async fn an_executor_gets_the_contracts_environment_and_nothing_else() {
         format!("S3_ERROR_LOG_PATH=cts/logs/{job}"),
         "S3_INSECURE=false".to_owned(),
         "REFDATA_HOST_PATH=/refdata".to_owned(),
+        "CTS_REFDATA_DIR=/refdata".to_owned(),
         "JOB_UPDATE_TIMEOUT_MIN=5".to_owned(),
         "CTS_LOG_LEVEL=INFO".to_owned(),
         "PATH=/usr/bin:/bin".to_owned(),

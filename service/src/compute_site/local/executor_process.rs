@@ -218,6 +218,8 @@ fn command(settings: &LocalSiteSettings, job: JobId, container: ContainerNumber)
         .env("S3_ERROR_LOG_PATH", settings.log_dir.join(job))
         .env("S3_INSECURE", settings.s3_insecure.to_string())
         .env("REFDATA_HOST_PATH", &settings.refdata_host_path)
+        // The same directory: executors check what they find there before they mount it.
+        .env("CTS_REFDATA_DIR", &settings.refdata_host_path)
         .env(
             "JOB_UPDATE_TIMEOUT_MIN",
             settings.job_update_timeout_min.to_string(),
