@@ -16,6 +16,8 @@ use crate::harness::{
 /// Queue, start, and whatever the test has the job do.
 const JOB_DEADLINE: Duration = Duration::from_secs(120);
 const GONE_WITHIN: Duration = Duration::from_secs(30);
+/// The master waits before it starts a daemon again that was killed, and the shadow between its tries to reconnect.
+const WORKER_BACK_WITHIN: Duration = Duration::from_secs(240);
 
 /// A service whose jobs run on the pool.
 async fn service(case: &Case) -> TestService {
@@ -328,6 +330,52 @@ async fn what_an_administrator_holds_or_removes_ends_with_the_reason() {
     service.stop().await;
 }
 
+#[tokio::test]
+async fn a_job_is_canceled_while_it_stages() {
+    let _scheduler = scheduler_stays().await;
+    let case = Case::new("condor-cancel-stage", &["copy_inputs"]).await;
+    let case = case.input("a.bin", &vec![b'x'; 2_000_000]).await;
+    let fault = Fault::StallDownload { after: 1_000_000 };
+    let proxy = Proxy::start(&case.testbed.s3.url, fault).await;
+    let service = service_behind(&case, &proxy).await;
+    let id = service.submit(&case, "kbase").await;
+    proxy.struck().await;
+    cancel(&service, &id).await;
+    nothing_left(&case, &id).await;
+    assert_eq!(case.published().await, Vec::<String>::new());
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_is_canceled_while_it_is_held() {
+    let _scheduler = scheduler_stays().await;
+    let case = Case::new("condor-cancel-held", &["started_and_waiting"]).await;
+    let case = case.input("a.txt", b"a").await;
+    // The hold is the test's: the service does not look meanwhile.
+    let service = service_with(&case, |on_pool| {
+        on_pool.settings = vec![(
+            "CTS_HTC_RECONCILE_INTERVAL_SEC".to_owned(),
+            "3600".to_owned(),
+        )];
+    })
+    .await;
+    let pool = case.testbed.htcondor.pool();
+    let id = service.submit(&case, "kbase").await;
+    service
+        .wait_for(&id, &["job_submitted"], JOB_DEADLINE)
+        .await;
+    pool.hold(cluster(&service.job(&id).await)).await.unwrap();
+    eventually("held", JOB_DEADLINE, async || {
+        let ads = pool.q(&constraint(&id)).await.unwrap();
+        let is_held = ads.iter().any(|ad| ad["JobStatus"] == json!(5));
+        is_held.then_some(()).ok_or_else(|| format!("{ads:?}"))
+    })
+    .await;
+    cancel(&service, &id).await;
+    nothing_left(&case, &id).await;
+    service.stop().await;
+}
+
 /// The job is evicted when its executor's traffic with S3 has stalled.
 async fn completes_when_evicted_at(name: &str, fault: Fault) {
     let _scheduler = scheduler_stays().await;
@@ -424,6 +472,66 @@ async fn a_job_whose_starter_is_killed_completes() {
     let job = service.end_of(&id, JOB_DEADLINE).await;
     assert_copied(&case, &job, &[("a.txt", b"a")]);
     nothing_left(&case, &id).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_whose_worker_loses_power_completes() {
+    let _scheduler = scheduler_alone().await;
+    let case = Case::new("condor-power", &["sleep 6", "copy_inputs"]).await;
+    let case = case.input("a.txt", b"a").await;
+    let service = service(&case).await;
+    let id = service.submit(&case, "kbase").await;
+    let (pool, _, _) = running_executor(&case, &service, &id).await;
+    pool.cut_power_of_worker().unwrap();
+    let job = service.end_of(&id, WORKER_BACK_WITHIN).await;
+    assert_copied(&case, &job, &[("a.txt", b"a")]);
+    assert_eq!(attempts(&service, &id).await, 2);
+    nothing_left(&case, &id).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn odd_values_reach_the_worker_as_they_are() {
+    let _scheduler = scheduler_stays().await;
+    let case = Case::new("condor-odd", &["copy_inputs"]).await;
+    let case = case.input("a.txt", b"a").await;
+    // What means something to submit files, ClassAds, the old and the new form of environments, and shells.
+    let odd = r#"/opt/it's "odd"  $(HOME) $$(Memory) $$([1+1]) $ENV(HOME) %(x) a=b;c|d\e"f ünï/#g"#;
+    let logs = case
+        .testbed
+        .htcondor
+        .share_dir(&format!("odd-{}", uuid::Uuid::new_v4()))
+        .unwrap();
+    let service = service_with(&case, |on_pool| {
+        on_pool.settings = vec![
+            ("KBCTS_HTC_ADDL_PATH".to_owned(), odd.to_owned()),
+            (
+                "KBCTS_HTC_INITIAL_DIR".to_owned(),
+                logs.display().to_string(),
+            ),
+        ];
+    })
+    .await;
+    let id = service.submit(&case, "kbase").await;
+    let job = service.end_of(&id, JOB_DEADLINE).await;
+    assert_copied(&case, &job, &[("a.txt", b"a")]);
+    // The wrapper prints the variables, quoted for the shell.
+    let out = logs.join(format!("cts-{id}-0.out"));
+    let arrived = eventually("the wrapper's output", JOB_DEADLINE, async || {
+        let printed = std::fs::read_to_string(&out).unwrap_or_default();
+        let line = printed
+            .lines()
+            .find(|line| line.starts_with("ADDITIONAL_PATH="));
+        line.map(str::to_owned).ok_or(printed)
+    })
+    .await;
+    let script = "eval \"$1\"; printf %s \"$ADDITIONAL_PATH\"";
+    let read = std::process::Command::new("bash")
+        .args(["-c", script, "bash", &arrived])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(read.stdout).unwrap(), odd);
     service.stop().await;
 }
 

@@ -1,6 +1,6 @@
 //! The testbed's HTCondor pool does what the service's tests rely on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cts_tests::testbed::htcondor::{Ad, Pool};
@@ -192,4 +192,46 @@ async fn a_job_runs_on_while_the_scheduler_is_away() {
     let ad = job.in_history().await;
     assert_eq!(ad["JobStatus"], json!(COMPLETED), "{ad:?}");
     assert_eq!(job.read("runs"), "started\n", "it ran once");
+}
+
+#[tokio::test]
+async fn the_configuration_for_administrators_is_understood() {
+    let htcondor = &testbed().await.htcondor;
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../condor/config");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    let shared: Vec<PathBuf> = files
+        .iter()
+        .map(|file| {
+            let name = file.file_name().unwrap().to_str().unwrap();
+            let content = std::fs::read(file).unwrap();
+            htcondor.share_file(name, &content).unwrap()
+        })
+        .collect();
+    assert_eq!(shared.len(), 3, "{shared:?}");
+    let pool = htcondor.pool();
+    let value = async |setting| {
+        let value = pool.config_with(&shared, setting).await.unwrap();
+        value.trim().to_owned()
+    };
+    assert_eq!(value("CLIENTGROUP").await, "\"kbase\"");
+    // What was there stays: attributes, the worker's own rules.
+    assert_eq!(
+        value("STARTD_ATTRS").await.matches("CLIENTGROUP").count(),
+        2
+    );
+    assert_eq!(
+        value("START").await,
+        "(True) && (TARGET.CTSJobID =?= UNDEFINED || MY.CtsExecutorHealthy =?= True)"
+    );
+    assert_eq!(value("STARTD_CRON_JOBLIST").await, "CTS_DOCTOR CTS_REAP");
+    assert_eq!(value("MachineMaxVacateTime").await, "120");
+    assert_eq!(value("MAXJOBRETIREMENTTIME").await, "43200");
+    assert_eq!(value("MAX_HISTORY_ROTATIONS").await, "10");
+    assert_eq!(value("CONCURRENCY_LIMIT_DEFAULT").await, "200");
+    let missing = pool.config_with(&shared, "CTS_NO_SUCH_SETTING").await;
+    assert!(missing.is_err(), "{missing:?}");
 }

@@ -43,7 +43,8 @@ impl ProcessId {
         Self::of(self.pid).as_ref() == Some(self)
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends a signal, if it still runs.
+    pub(super) fn signal(&self, signal: Signal) {
         if let Some(pid) = Pid::from_raw(self.pid).filter(|_| self.is_running()) {
             // It may have ended since the check; the caller looks again anyway.
             let _ = kill_process(pid, signal);

@@ -150,6 +150,22 @@ impl Pool {
         self.start_schedd().await
     }
 
+    /// What HTCondor makes of a setting when it reads these configuration files after its own.
+    ///
+    /// # Errors
+    /// When it cannot read them, or the setting is not there.
+    pub async fn config_with(&self, files: &[PathBuf], setting: &str) -> Result<String, PoolError> {
+        let files: Vec<String> = files
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect();
+        let mut command = self.command("condor_config_val");
+        command
+            .env("_CONDOR_LOCAL_CONFIG_FILE", files.join(","))
+            .arg(setting);
+        self.run_command("condor_config_val", command, "").await
+    }
+
     /// The directory that a job runs in, as seen from outside; `None` if it does not run.
     pub fn job_dir(&self, cluster: u64, proc: u64) -> Option<PathBuf> {
         let wanted = [format!("ClusterId = {cluster}"), format!("ProcId = {proc}")];
@@ -202,6 +218,31 @@ impl Pool {
         }
         let pid = Pid::from_raw(pid).ok_or_else(|| failed("no pid".to_owned()))?;
         kill_process(pid, Signal::KILL).map_err(|error| failed(error.to_string()))
+    }
+
+    /// Ends the worker and all that it runs at once, as a power cut would. HTCondor's master starts the worker
+    /// again after some seconds; what it ran is lost.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn cut_power_of_worker(&self) -> Result<(), PoolError> {
+        let all = process::all();
+        let startd: Vec<ProcessId> = all
+            .iter()
+            .filter(|seen| seen.program == "condor_startd" && self.contains(seen))
+            .map(|seen| seen.id.clone())
+            .collect();
+        if startd.is_empty() {
+            return Err(PoolError {
+                command: "kill -9 condor_startd".to_owned(),
+                problem: "it does not run".to_owned(),
+            });
+        }
+        // Children first: nobody is left to tidy up, or to tell.
+        for process in process::with_descendants(&all, startd).iter().rev() {
+            process.signal(Signal::KILL);
+        }
+        Ok(())
     }
 
     /// The starter names the job's directory by its pid inside of the pool.
@@ -293,13 +334,23 @@ impl Pool {
         arguments: impl IntoIterator<Item = A>,
         input: &str,
     ) -> Result<String, PoolError> {
+        let mut command = self.command(name);
+        command.args(arguments);
+        self.run_command(name, command, input).await
+    }
+
+    async fn run_command(
+        &self,
+        name: &str,
+        mut command: Command,
+        input: &str,
+    ) -> Result<String, PoolError> {
         let failed = |problem: String| PoolError {
             command: name.to_owned(),
             problem,
         };
-        let mut command = self.command(name);
         command
-            .args(arguments)
+            .kill_on_drop(true)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
