@@ -203,18 +203,19 @@ async fn the_configuration_for_administrators_is_understood() {
         .map(|entry| entry.unwrap().path())
         .collect();
     files.sort();
-    let shared: Vec<PathBuf> = files
-        .iter()
-        .map(|file| {
-            let name = file.file_name().unwrap().to_str().unwrap();
-            let content = std::fs::read(file).unwrap();
-            htcondor.share_file(name, &content).unwrap()
-        })
-        .collect();
-    assert_eq!(shared.len(), 3, "{shared:?}");
+    assert_eq!(files.len(), 3, "{files:?}");
+    // After HTCondor's own, as in a directory of configuration.
+    let mut all = "include : /etc/condor/condor_config\n".to_owned();
+    for file in files {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let content = std::fs::read(&file).unwrap();
+        let shared = htcondor.share_file(name, &content).unwrap();
+        all.push_str(&format!("include : {}\n", shared.display()));
+    }
+    let all = htcondor.share_file("all.conf", all.as_bytes()).unwrap();
     let pool = htcondor.pool();
     let value = async |setting| {
-        let value = pool.config_with(&shared, setting).await.unwrap();
+        let value = pool.value_in(&all, setting).await.unwrap();
         value.trim().to_owned()
     };
     assert_eq!(value("CLIENTGROUP").await, "\"kbase\"");
@@ -232,6 +233,6 @@ async fn the_configuration_for_administrators_is_understood() {
     assert_eq!(value("MAXJOBRETIREMENTTIME").await, "43200");
     assert_eq!(value("MAX_HISTORY_ROTATIONS").await, "10");
     assert_eq!(value("CONCURRENCY_LIMIT_DEFAULT").await, "200");
-    let missing = pool.config_with(&shared, "CTS_NO_SUCH_SETTING").await;
+    let missing = pool.value_in(&all, "CTS_NO_SUCH_SETTING").await;
     assert!(missing.is_err(), "{missing:?}");
 }

@@ -1,7 +1,7 @@
 //! The pool as tests use it: HTCondor's commands, and from outside, a job's processes.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -150,19 +150,13 @@ impl Pool {
         self.start_schedd().await
     }
 
-    /// What HTCondor makes of a setting when it reads these configuration files after its own.
+    /// What HTCondor makes of a setting when it reads this configuration in the place of its own.
     ///
     /// # Errors
-    /// When it cannot read them, or the setting is not there.
-    pub async fn config_with(&self, files: &[PathBuf], setting: &str) -> Result<String, PoolError> {
-        let files: Vec<String> = files
-            .iter()
-            .map(|file| file.display().to_string())
-            .collect();
+    /// When it cannot be read, or the setting is not there.
+    pub async fn value_in(&self, config: &Path, setting: &str) -> Result<String, PoolError> {
         let mut command = self.command("condor_config_val");
-        command
-            .env("_CONDOR_LOCAL_CONFIG_FILE", files.join(","))
-            .arg(setting);
+        command.env("CONDOR_CONFIG", config).arg(setting);
         self.run_command("condor_config_val", command, "").await
     }
 
