@@ -349,10 +349,12 @@ impl Run<'_> {
     {
         let workdir = self.workdir.clone();
         let working = off_the_async_threads(self.parts, move || work(&workdir));
-        self.unless_halted(working)
-            .await?
-            .map_err(failed(step))?
-            .map_err(failed(step))
+        let done = self.unless_halted(working).await?.map_err(failed(step))?;
+        match done {
+            // What work says that was told to stop follows from that.
+            Err(_) if self.halt.is_cancelled() => Err(self.why_halted()),
+            done => done.map_err(failed(step)),
+        }
     }
 
     /// Waits until the service has taken every report.

@@ -96,14 +96,17 @@ pub struct Uploaded {
 }
 
 /// Says whether this process may still change what others see in the store. Asked before each request that
-/// makes an object visible or removes one (PUT, completing a multipart upload, DELETE), and before uploads are
-/// aborted that may be another's.
+/// makes an object visible or removes one (PUT, completing a multipart upload, DELETE), which is broken off when
+/// that becomes uncertain, and before uploads are aborted that may be another's.
 pub trait PublishGate: Send + Sync + std::fmt::Debug {
     /// Waits until it is known. Cancel safe.
     ///
     /// # Errors
     /// [`Closed`] when it may not any more.
     fn pass(&self) -> BoxFuture<'_, Result<(), Closed>>;
+
+    /// Waits until it is not known any more: [`pass`](Self::pass) would not say yes at once. Cancel safe.
+    fn lapsed(&self) -> BoxFuture<'_, ()>;
 }
 
 /// A [`PublishGate`] lets nothing through any more; who closed it knows why.

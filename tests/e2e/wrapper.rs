@@ -231,6 +231,7 @@ async fn variables_survive_into_the_file_for_debugging() {
     let values = [
         ("ADDITIONAL_PATH", "/opt/it's here:/a \"b\"/bin"),
         ("REFDATA_HOST_PATH", "/ref data/$(touch pwned)/`x`;&\n*"),
+        ("CTS_REFDATA_DIR", "/mnt/ref data"),
         ("MOUNT_PREFIX_OVERRIDE", "/a:/b"),
     ];
     // One that ends the run after the file was written.

@@ -17,7 +17,7 @@ use super::chirp::Chirp;
 use super::class_ad;
 use crate::config::Lookup;
 use crate::coordinator::Observer;
-use crate::progress::Counters;
+use crate::progress::Progress;
 use crate::run_state::Phase;
 
 /// Between two updates in one phase.
@@ -38,18 +38,24 @@ struct Shown {
     attempt: Option<u32>,
     container: Option<String>,
     message: String,
-    progress: Option<Arc<Counters>>,
+    /// Of everything that moves in this phase.
+    progress: Vec<Arc<dyn Progress>>,
 }
 
 impl Shown {
     /// As `ClassAd` expressions.
     fn attributes(&self) -> Vec<(&'static str, String)> {
         // Nothing can be taken out of an ad again: what does not hold any more becomes empty.
-        let progress = self.progress.as_ref().map_or_else(String::new, |counters| {
-            let now = counters.snapshot();
-            let total = HumanBytes(now.bytes_total.max(now.bytes_done));
-            format!("{} of {total}", HumanBytes(now.bytes_done))
-        });
+        let progress = if self.progress.is_empty() {
+            String::new()
+        } else {
+            let (mut done, mut total) = (0, 0);
+            for now in self.progress.iter().map(|counters| counters.snapshot()) {
+                done += now.bytes_done;
+                total += now.bytes_total.max(now.bytes_done);
+            }
+            format!("{} of {}", HumanBytes(done), HumanBytes(total))
+        };
         let mut attributes = vec![
             ("ChirpCtsPhase", class_ad::string(self.phase)),
             ("ChirpCtsProgress", class_ad::string(&progress)),
@@ -103,7 +109,7 @@ impl PoolView {
             let word = word(phase);
             if shown.phase != word {
                 shown.phase = word;
-                shown.progress = None;
+                shown.progress.clear();
             }
         });
     }
@@ -119,9 +125,10 @@ impl PoolView {
         self.change(|shown| shown.container = Some(short));
     }
 
-    /// What the phase moves.
-    pub fn progress(&self, counters: &Arc<Counters>) {
-        self.change(|shown| shown.progress = Some(Arc::clone(counters)));
+    /// What the phase moves, besides what was told already.
+    pub fn progress<P: Progress + 'static>(&self, counters: &Arc<P>) {
+        let counters: Arc<dyn Progress> = Arc::<P>::clone(counters);
+        self.change(|shown| shown.progress.push(counters));
     }
 
     /// What is wrong; nothing, when it is empty.
@@ -217,15 +224,18 @@ async fn follow(chirp: Chirp, mut shown: watch::Receiver<Shown>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::Counters;
+    use crate::refdata::StagingCounters;
 
     #[test]
     fn progress_is_what_has_moved_of_what_is_known() {
         let counters = Arc::new(Counters::default());
         counters.expect(2, 10 << 30);
         counters.add_bytes(1 << 30);
+        let refdata = Arc::new(StagingCounters::default());
         let mut shown = Shown {
             phase: "staging",
-            progress: Some(counters),
+            progress: vec![counters, Arc::<StagingCounters>::clone(&refdata) as _],
             ..Shown::default()
         };
         let progress = |shown: &Shown| {
@@ -236,7 +246,10 @@ mod tests {
             found.unwrap().1.clone()
         };
         assert_eq!(progress(&shown), "\"1.00 GiB of 10.00 GiB\"");
-        shown.progress = None;
+        refdata.set_object_bytes(4 << 30);
+        refdata.add_downloaded(2 << 30);
+        assert_eq!(progress(&shown), "\"3.00 GiB of 14.00 GiB\"");
+        shown.progress.clear();
         assert_eq!(progress(&shown), "\"\"");
     }
 }

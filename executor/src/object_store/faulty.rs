@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use cts_shared::crc64nvme::Crc64Nvme;
 use futures::{StreamExt, future, stream};
+use tokio::sync::watch;
 
 use super::{
     Body, CompletedPart, GetRequest, GetResponse, ObjectChecksum, ObjectInfo, ObjectName,
@@ -37,6 +38,8 @@ pub enum Fault {
     LoseAnswer(StoreErrorKind),
     /// It never answers.
     Stall,
+    /// The store does it when [`FaultyStore::release`] is called, if the caller still waits.
+    Hold,
     /// GET: the connection breaks after this many bytes of the body.
     BreakBody(u64),
     /// GET: the body ends, as if complete, after this many bytes.
@@ -56,6 +59,7 @@ pub enum Fault {
 pub struct FaultyStore {
     inner: Arc<dyn ObjectStore>,
     plan: Mutex<Plan>,
+    released: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +77,7 @@ impl FaultyStore {
         Self {
             inner,
             plan: Mutex::default(),
+            released: watch::Sender::new(false),
         }
     }
 
@@ -95,6 +100,17 @@ impl FaultyStore {
     pub fn always(self, operation: Operation, fault: Fault) -> Self {
         self.plan().always.insert(operation, fault);
         self
+    }
+
+    /// Lets the calls go on that are held.
+    pub fn release(&self) {
+        self.released.send_replace(true);
+    }
+
+    /// How many calls are held and still waited for.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.released.receiver_count()
     }
 
     /// The calls made so far.
@@ -136,6 +152,12 @@ impl FaultyStore {
                 Err(injected(kind))
             }
             Some(Fault::Stall) => future::pending().await,
+            Some(Fault::Hold) => {
+                let mut released = self.released.subscribe();
+                // Whose sender is this store's own, and not gone before.
+                drop(released.wait_for(|now| *now).await);
+                Ok((call.await?, None))
+            }
             fault => Ok((call.await?, fault)),
         }
     }

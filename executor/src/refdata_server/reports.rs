@@ -7,7 +7,7 @@ use cts_shared::id::RefdataId;
 use cts_shared::site::Site;
 use cts_shared::state::refdata::RefdataState;
 use cts_shared::wire::refdata::RefdataUpdate;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 
 use super::service::RefdataService;
 use crate::clock::Clock;
@@ -57,22 +57,24 @@ pub(super) async fn standing(
 }
 
 impl Report<'_> {
-    /// Tries until the service has taken it or does not want it; nothing if `stop` came first.
+    /// Tries until the service has taken it or does not want it; at once when `hurry` says that it asks. Of a
+    /// report that is not fresh the service may have heard.
     pub(super) async fn deliver(
         self,
         service: &RefdataService,
         clock: &dyn Clock,
-        stop: &CancellationToken,
-    ) -> Option<Told> {
+        hurry: &Notify,
+        is_fresh: bool,
+    ) -> Told {
         let mut tries = 0;
         loop {
-            let told = tokio::select! {
-                biased;
-                () = stop.cancelled() => return None,
-                told = self.try_once(service) => told,
+            let told = if is_fresh && tries == 0 {
+                self.try_once(service).await
+            } else {
+                self.try_again(service).await
             };
             let error = match told {
-                Ok(told) => return Some(told),
+                Ok(told) => return told,
                 Err(error) => error,
             };
             tries += 1;
@@ -82,11 +84,20 @@ impl Report<'_> {
                 "cannot report {}, trying again", self.state
             );
             tokio::select! {
-                biased;
-                () = stop.cancelled() => return None,
+                () = hurry.notified() => {}
                 () = clock.sleep(wait) => {}
             }
         }
+    }
+
+    /// A failure that the service has heard of may have been recovered since. It must not be told once more.
+    async fn try_again(self, service: &RefdataService) -> Result<Told, CoordinatorError> {
+        if self.state == RefdataState::Error
+            && standing(service, self.id, self.site).await? == Standing::Is(RefdataState::Created)
+        {
+            return Ok(Told::Unwanted("it was recovered meanwhile".to_owned()));
+        }
+        self.try_once(service).await
     }
 
     /// One try: the report, and what the service's state makes of a failure.

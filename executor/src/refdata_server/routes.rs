@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use axum::extract::{OriginalUri, Path, RawPathParams, State};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{any, get, post};
@@ -12,14 +12,13 @@ use axum::{Json, Router};
 use cts_shared::id::{InvalidRefdataId, RefdataId};
 use cts_shared::site::Site;
 use cts_shared::validation::{Checked, Fault, Faults};
-use cts_shared::wire::refdata::RefdataLocalStatus;
 use cts_shared::wire::root::{REFDATA_SERVICE_NAME, Root, WhoAmI};
 use serde::Serialize;
 
 use super::auth::Authenticator;
 use super::error::ApiError;
 use super::request::{Caller, PROBE, with_context};
-use super::stagings::{ItemView, Stagings};
+use super::stagings::{ItemView, Stagings, blocking};
 use crate::clock::Clock;
 
 /// What the handlers work with. Cheap to clone.
@@ -102,11 +101,17 @@ async fn status(
     State(api): State<Api>,
     caller: Caller,
     PathParams(id): PathParams<String>,
-) -> Result<Json<RefdataLocalStatus>, ApiError> {
+) -> Result<Response, ApiError> {
     caller.user()?;
     let id = refdata_id(&id).map_err(|faults| ApiError::Invalid(faults.into_details("path")))?;
     caller.require_full_admin()?;
-    api.stagings.status(&id).await.map(Json)
+    let status = api.stagings.status(&id).await?;
+    // A million files take a while.
+    let body = blocking(move || serde_json::to_vec(&status))
+        .await
+        .map_err(|error| ApiError::Internal(error.to_string()))?;
+    let json = (header::CONTENT_TYPE, "application/json");
+    Ok(([json], body).into_response())
 }
 
 /// Answer of `GET /refdata`, which is not in the contract.

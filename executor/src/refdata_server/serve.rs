@@ -39,8 +39,10 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 enum StartError {
     #[error(
-        "cannot write to {path}, {setting}: {cause}; make the directory, and let this user write to it"
+        "{0}, Refdata.local_path, is not there: is the file system mounted? This server makes no such directory"
     )]
+    NoRoot(PathBuf),
+    #[error("cannot write to {path}, {setting}: {cause}; let this user write to it")]
     Directory {
         setting: &'static str,
         path: PathBuf,
@@ -68,7 +70,7 @@ enum StartError {
 impl StartError {
     const fn status(&self) -> ExitStatus {
         match self {
-            Self::Directory { .. } | Self::Listen { .. } | Self::Store(_) => {
+            Self::NoRoot(_) | Self::Directory { .. } | Self::Listen { .. } | Self::Store(_) => {
                 ExitStatus::Configuration
             }
             Self::Signals(_) | Self::Threads(_) | Self::TakeUp(_) | Self::Tls(_) => {
@@ -113,8 +115,7 @@ pub async fn refdata_server(environment: Lookup<'_>) -> ExitStatus {
 /// Serves until a signal comes.
 async fn run(config: RefdataServerConfig) -> Result<(), StartError> {
     let shutdown = Shutdown::listen().map_err(StartError::Signals)?;
-    check_directory("Refdata.local_path", &config.root)?;
-    check_directory("Refdata.metadata_path", &config.metadata)?;
+    check_directories(&config.root, &config.metadata)?;
     let store = open_store(&config.s3)
         .map_err(|failure| StartError::Store(failure.failure.message().to_owned()))?;
     let threads = TransferRuntime::start().map_err(StartError::Threads)?;
@@ -222,17 +223,28 @@ impl RunningServer {
     }
 }
 
-/// Makes a directory unless it is there, and writes a file to it that is gone at once.
-fn check_directory(setting: &'static str, path: &Path) -> Result<(), StartError> {
-    let probe = || {
-        std::fs::create_dir_all(path)?;
-        tempfile::NamedTempFile::with_prefix_in(".writable-", path)?.close()
+/// Makes the directory of the metadata unless it is there, and writes a file to each that is gone at once. The
+/// root is never made: it would be the mount point of a file system that is not mounted.
+fn check_directories(root: &Path, metadata: &Path) -> Result<(), StartError> {
+    if matches!(root.try_exists(), Ok(false)) {
+        return Err(StartError::NoRoot(root.to_owned()));
+    }
+    let failed = |setting, path: &Path| {
+        let path = path.to_owned();
+        move |cause| StartError::Directory {
+            setting,
+            path,
+            cause,
+        }
     };
-    probe().map_err(|cause| StartError::Directory {
-        setting,
-        path: path.to_owned(),
-        cause,
-    })
+    probe(root).map_err(failed("Refdata.local_path", root))?;
+    std::fs::create_dir_all(metadata)
+        .and_then(|()| probe(metadata))
+        .map_err(failed("Refdata.metadata_path", metadata))
+}
+
+fn probe(directory: &Path) -> io::Result<()> {
+    tempfile::NamedTempFile::with_prefix_in(".writable-", directory)?.close()
 }
 
 /// Asks for an object that is not there: an answer of "no such object" proves address and keys.

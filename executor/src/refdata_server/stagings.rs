@@ -2,16 +2,15 @@
 //!
 //! ```text
 //!   ask ▶ checked at the service ▶ noted ▶ download_submitted told ▶ queued ▶ staging ▶ reporting ▶ forgotten
-//!                                    ▲
-//!   next start: every note ──────────┘
+//!                                    ▲                                                      │
+//!   next start: every note ──────────┴──────── asked again meanwhile, and still wanted ◀────┘
 //! ```
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use cts_shared::crc64nvme::Crc64Nvme;
@@ -27,7 +26,7 @@ use cts_shared::wire::refdata::{
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -42,6 +41,9 @@ use crate::refdata::{ItemState, RefdataError, StagedItem, StagingCounters};
 
 /// Longest time that a request waits for the service.
 const ASKING_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Longest time for the question whether the service has heard that a staging begins.
+const SECOND_LOOK_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// When to ask again if the service does not answer.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(30);
@@ -111,14 +113,24 @@ struct Live {
     since: UtcTime,
     phase: Phase,
     counters: Arc<StagingCounters>,
+    /// Asked for while it was too late, or too early, for that to make a difference.
+    asked_again: bool,
+    /// The report need not wait: the service is there, and asks.
+    hurry: Arc<Notify>,
+    /// Cancelled when the item is nobody's business any more.
+    forgotten: CancellationToken,
 }
 
 /// Where an item is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// The service is asked whether it still waits for it.
+    Checking,
     Queued,
     Staging,
     Reporting,
+    /// The note goes.
+    Ending,
 }
 
 /// An item as administrators see it.
@@ -162,6 +174,25 @@ enum ViewState {
     Damaged,
 }
 
+/// How an item that is asked for is found.
+enum Asking {
+    /// It is on its way.
+    Promised,
+    /// It is being checked at the service.
+    Underway(Answer),
+    /// Its note is about to go: only then it can be asked for.
+    Ending(CancellationToken),
+}
+
+/// Takes an item off the list of those that are being checked when that has ended, however it has.
+struct BeingAsked<'a>(&'a Stagings, &'a RefdataId);
+
+impl Drop for BeingAsked<'_> {
+    fn drop(&mut self) {
+        self.0.items().asked.remove(self.1);
+    }
+}
+
 /// The server stops: what is not finished is left to the next start.
 struct Interrupted;
 
@@ -195,110 +226,112 @@ impl Stagings {
                 refdata.id = %note.id, s3.object = %note.file,
                 "taking up what an earlier server left"
             );
-            let counters = self.enlist(&note);
+            self.enlist(&note);
             let this = self.clone();
-            self.0.tasks.spawn(async move {
-                let is_wanted = tokio::select! {
-                    biased;
-                    () = this.0.stop.cancelled() => return,
-                    is_wanted = this.is_still_wanted(&note) => is_wanted,
-                };
-                if is_wanted {
-                    this.carry_out(note, counters).await;
-                } else {
-                    this.end(&note, None).await;
-                }
-            });
+            self.0
+                .tasks
+                .spawn(async move { this.carry_out(note, false).await });
         }
         Ok(())
     }
 
     /// A site's service asks for an item. On return it is noted and the service knows; the rest is done in the
-    /// background. Asking again changes nothing.
+    /// background. Asking again changes nothing, unless the outcome is being reported: that is then of no use if
+    /// the service has the item as created again.
     pub(super) async fn ask(&self, id: RefdataId, site: Site) -> Result<(), ApiError> {
+        loop {
+            match self.find_or_accept(&id, site)? {
+                Asking::Promised => return Ok(()),
+                Asking::Underway(answer) => return answer.await,
+                Asking::Ending(forgotten) => forgotten.cancelled().await,
+            }
+        }
+    }
+
+    fn find_or_accept(&self, id: &RefdataId, site: Site) -> Result<Asking, ApiError> {
         let other_site = |other: Site| {
             ApiError::refused(
                 ErrorCode::InvalidRefdataState,
                 format!("reference data {id} is being staged for site {other}, not {site}"),
             )
         };
-        let answer = {
-            let mut items = self.items();
-            if let Some(live) = items.live.get(&id) {
-                return if live.site == site {
-                    Ok(())
-                } else {
-                    Err(other_site(live.site))
-                };
+        let mut items = self.items();
+        if let Some(live) = items.live.get_mut(id) {
+            if live.site != site {
+                return Err(other_site(live.site));
             }
-            match items.asked.get(&id) {
-                Some(asked) if asked.site != site => return Err(other_site(asked.site)),
-                Some(asked) => asked.answer.clone(),
-                None if self.0.stop.is_cancelled() => {
-                    return Err(unavailable("this server is stopping".to_owned()));
+            return Ok(match live.phase {
+                Phase::Queued | Phase::Staging => Asking::Promised,
+                Phase::Checking | Phase::Reporting => {
+                    live.asked_again = true;
+                    live.hurry.notify_one();
+                    Asking::Promised
                 }
-                None => {
-                    // Not in the request's own task: it would be dropped with the caller's connection.
-                    let task = self.0.tasks.spawn(self.clone().accept(id.clone(), site));
-                    let answer: Answer = task
-                        .map(|ended| {
-                            ended.unwrap_or_else(|error| Err(ApiError::Internal(error.to_string())))
-                        })
-                        .boxed()
-                        .shared();
-                    let asked = Asked {
-                        site,
-                        answer: answer.clone(),
-                    };
-                    items.asked.insert(id.clone(), asked);
-                    answer
-                }
-            }
+                Phase::Ending => Asking::Ending(live.forgotten.clone()),
+            });
+        }
+        match items.asked.get(id) {
+            Some(asked) if asked.site != site => return Err(other_site(asked.site)),
+            Some(asked) => return Ok(Asking::Underway(asked.answer.clone())),
+            None => {}
+        }
+        if self.0.stop.is_cancelled() {
+            return Err(unavailable("this server is stopping".to_owned()));
+        }
+        // Not in the request's own task: it would be dropped with the caller's connection.
+        let task = self.0.tasks.spawn(self.clone().accept(id.clone(), site));
+        let answer: Answer = task
+            .map(|ended| ended.unwrap_or_else(|error| Err(ApiError::Internal(error.to_string()))))
+            .boxed()
+            .shared();
+        let asked = Asked {
+            site,
+            answer: answer.clone(),
         };
-        answer.await
+        items.asked.insert(id.clone(), asked);
+        Ok(Asking::Underway(answer))
     }
 
     async fn accept(self, id: RefdataId, site: Site) -> Result<(), ApiError> {
-        let wrote = AtomicBool::new(false);
-        let noted = tokio::time::timeout(ASKING_TIMEOUT, self.check_and_note(&id, site, &wrote))
+        // Also after a panic: whoever asks next begins afresh.
+        let _asked = BeingAsked(&self, &id);
+        let written = OnceLock::new();
+        let noted = tokio::time::timeout(ASKING_TIMEOUT, self.check_and_note(&id, site, &written))
             .await
             .unwrap_or_else(|_elapsed| Err(unavailable("the service is too slow".to_owned())));
-        // Only what this call wrote: another server over the same directories may have noted it.
-        if noted.is_err()
-            && wrote.load(Ordering::Relaxed)
-            && let Err(error) = self.forget_note(&id).await
-        {
-            tracing::error!(refdata.id = %id, %error, "a note that promises nothing is left");
-        }
         // First the one, then the other: whoever asks finds it in one of them.
-        let result = noted.map(|note| self.begin(note));
-        self.items().asked.remove(&id);
-        result
+        match (noted, written.into_inner()) {
+            (Ok(()), Some(note)) => self.begin(note),
+            // What was not answered may have been heard.
+            (Err(_), Some(note)) if self.is_submitted(&note).await => self.begin(note),
+            // Only what this call wrote: another server over the same directories may have noted it.
+            (Err(error), Some(_)) => {
+                if let Err(error) = self.forget_note(&id).await {
+                    tracing::error!(refdata.id = %id, %error, "a note that promises nothing is left");
+                }
+                return Err(error);
+            }
+            (noted, None) => return noted,
+        }
+        Ok(())
     }
 
     /// Whether the item is wanted; if so it is noted, and the service told that the staging begins.
-    /// `wrote`: set once the note is this call's.
+    /// `written`: the note, once it is this call's.
     async fn check_and_note(
         &self,
         id: &RefdataId,
         site: Site,
-        wrote: &AtomicBool,
-    ) -> Result<Note, ApiError> {
+        written: &OnceLock<Note>,
+    ) -> Result<(), ApiError> {
         let refdata = self.0.service.refdata(id).await.map_err(from_service)?;
         let note = self.note(id, site, refdata)?;
-        let written = note.clone();
-        self.with_journal(move |journal| journal.write(&written))
+        self.write_note(note.clone())
             .await
             .map_err(|error| ApiError::Internal(error.to_string()))?;
-        wrote.store(true, Ordering::Relaxed);
-        let report = Report {
-            id,
-            site,
-            state: RefdataState::DownloadSubmitted,
-            failure: None,
-        };
-        match report.try_once(&self.0.service).await {
-            Ok(Told::Taken) => Ok(note),
+        let note = written.get_or_init(|| note);
+        match submitted(note).try_once(&self.0.service).await {
+            Ok(Told::Taken) => Ok(()),
             Ok(Told::Unwanted(why)) => Err(ApiError::refused(
                 ErrorCode::InvalidRefdataState,
                 format!("reference data {id} is not wanted any more: {why}"),
@@ -353,37 +386,122 @@ impl Stagings {
         })
     }
 
+    /// Whether the service has heard that the staging begins. Not certain: no.
+    async fn is_submitted(&self, note: &Note) -> bool {
+        let asked = standing(&self.0.service, &note.id, note.site);
+        let answer = tokio::time::timeout(SECOND_LOOK_TIMEOUT, asked).await;
+        matches!(
+            answer,
+            Ok(Ok(Standing::Is(RefdataState::DownloadSubmitted)))
+        )
+    }
+
     /// Does in the background what was asked for.
     fn begin(&self, note: Note) {
-        let counters = self.enlist(&note);
+        self.enlist(&note);
+        // Here, not in the task: whoever looks sees it in the order in which it was asked for.
+        self.enter_queue(&note);
         let this = self.clone();
         self.0
             .tasks
-            .spawn(async move { this.carry_out(note, counters).await });
+            .spawn(async move { this.carry_out(note, true).await });
     }
 
-    /// Puts a noted item at the end of the queue.
-    fn enlist(&self, note: &Note) -> Arc<StagingCounters> {
-        let counters = Arc::new(StagingCounters::default());
-        let mut items = self.items();
+    /// From now on the item is one of those that are noted.
+    fn enlist(&self, note: &Note) {
         let live = Live {
             site: note.site,
-            number: items.next,
+            number: 0,
             since: note.since,
-            phase: Phase::Queued,
-            counters: Arc::clone(&counters),
+            phase: Phase::Checking,
+            counters: Arc::default(),
+            asked_again: false,
+            hurry: Arc::default(),
+            forgotten: CancellationToken::new(),
         };
-        items.next += 1;
-        items.failures.remove(&note.id);
-        items.live.insert(note.id.clone(), live);
-        counters
+        self.items().live.insert(note.id.clone(), live);
     }
 
-    /// Whether the service still waits for an item that an earlier server left. While the service is away, it is
-    /// taken to.
-    async fn is_still_wanted(&self, note: &Note) -> bool {
-        match standing(&self.0.service, &note.id, note.site).await {
-            Ok(Standing::Is(RefdataState::Created | RefdataState::DownloadSubmitted)) => true,
+    /// Whoever has asked for it until now gets what is staged from now on.
+    fn enter_queue(&self, note: &Note) {
+        let mut items = self.items();
+        let number = items.next;
+        items.next += 1;
+        if let Some(live) = items.live.get_mut(&note.id) {
+            live.phase = Phase::Queued;
+            live.number = number;
+            live.since = note.since;
+            live.counters = Arc::default();
+            live.asked_again = false;
+        }
+    }
+
+    fn enter_staging(&self, id: &RefdataId) -> Arc<StagingCounters> {
+        let mut items = self.items();
+        let live = items.live.get_mut(id);
+        live.map_or_else(Arc::default, |live| {
+            live.phase = Phase::Staging;
+            Arc::clone(&live.counters)
+        })
+    }
+
+    /// Gives what calls for haste with the report.
+    fn enter_reporting(&self, id: &RefdataId, outcome: &Outcome) -> Arc<Notify> {
+        let mut items = self.items();
+        match outcome {
+            Outcome::Failed(RefdataUpdate {
+                admin_error: Some(failure),
+                ..
+            }) => {
+                if items.failures.len() >= MAX_FAILURES {
+                    items.failures.pop_first();
+                }
+                items.failures.insert(id.clone(), failure.clone());
+            }
+            _ => {
+                items.failures.remove(id);
+            }
+        }
+        let live = items.live.get_mut(id);
+        live.map_or_else(Arc::default, |live| {
+            live.phase = Phase::Reporting;
+            Arc::clone(&live.hurry)
+        })
+    }
+
+    /// Whether it was asked for while that made no difference. If not, nobody can any more until it is forgotten.
+    fn enter_ending(&self, id: &RefdataId) -> bool {
+        let mut items = self.items();
+        let Some(live) = items.live.get_mut(id) else {
+            return false;
+        };
+        let is_asked_again = std::mem::take(&mut live.asked_again);
+        live.phase = if is_asked_again {
+            Phase::Checking
+        } else {
+            Phase::Ending
+        };
+        is_asked_again
+    }
+
+    /// Whether the service still waits for an item that was noted earlier. While the service is away, it is taken
+    /// to. If it has the item as created, a failure that was noted is of the time before, and forgotten.
+    async fn is_still_wanted(&self, note: &mut Note) -> Result<bool, Interrupted> {
+        let asked = standing(&self.0.service, &note.id, note.site);
+        let answer = self.unless_stopped(asked).await?;
+        match answer {
+            Ok(Standing::Is(RefdataState::Created)) => {
+                if matches!(note.outcome, Some(Outcome::Failed(_))) {
+                    note.outcome = None;
+                }
+                let told = submitted(note).try_once(&self.0.service);
+                if let Err(error) = self.unless_stopped(told).await? {
+                    // It is made up for when the staging is complete.
+                    tracing::warn!(refdata.id = %note.id, %error, "cannot report that the staging begins");
+                }
+                Ok(true)
+            }
+            Ok(Standing::Is(RefdataState::DownloadSubmitted)) => Ok(true),
             Ok(standing) => {
                 let state = match standing {
                     Standing::Gone => "gone".to_owned(),
@@ -391,41 +509,73 @@ impl Stagings {
                 };
                 tracing::warn!(
                     refdata.id = %note.id, state,
-                    "dropping what an earlier server left: the service does not wait for it"
+                    "dropping what was asked for earlier: the service does not wait for it"
                 );
-                false
+                Ok(false)
             }
             Err(error) => {
                 tracing::warn!(
                     refdata.id = %note.id, %error,
                     "the service does not say whether it still waits, staging all the same"
                 );
-                true
+                Ok(true)
             }
         }
     }
 
-    /// Stages an item, tells the service, and forgets it; or leaves its note to the next start.
-    async fn carry_out(&self, note: Note, counters: Arc<StagingCounters>) {
-        match self.stage_and_report(&note, &counters).await {
-            Ok(failure) => self.end(&note, failure).await,
-            Err(Interrupted) => {
-                tracing::info!(refdata.id = %note.id, "left to the next start");
-            }
+    /// Queues an item that was noted earlier, unless only its report is left to do, or not even that.
+    async fn take_up_again(&self, note: &mut Note) -> Result<bool, Interrupted> {
+        let is_wanted = self.is_still_wanted(note).await?;
+        if is_wanted && note.outcome.is_none() {
+            self.enter_queue(note);
+        }
+        Ok(is_wanted)
+    }
+
+    /// Sees a noted item through; or leaves its note to the next start.
+    async fn carry_out(&self, note: Note, is_new: bool) {
+        let id = note.id.clone();
+        if let Err(Interrupted) = self.see_through(note, is_new).await {
+            tracing::info!(refdata.id = %id, "left to the next start");
         }
     }
 
-    /// Stages an item, notes what came of it, and tells the service. Gives the reason if it failed.
-    async fn stage_and_report(
-        &self,
-        note: &Note,
-        counters: &Arc<StagingCounters>,
-    ) -> Result<Option<String>, Interrupted> {
-        let outcome = match note.outcome.clone() {
-            Some(outcome) => outcome,
-            None => self.stage_and_note(note, counters).await?,
+    /// Stages an item, tells the service, and forgets it; as often as it is asked for meanwhile. Unless it is new,
+    /// the service may not wait for it any more.
+    async fn see_through(&self, mut note: Note, is_new: bool) -> Result<(), Interrupted> {
+        let mut is_wanted = is_new || self.take_up_again(&mut note).await?;
+        loop {
+            if is_wanted {
+                self.stage_and_report(&note).await?;
+            }
+            if !self.enter_ending(&note.id) {
+                break;
+            }
+            note.outcome = None;
+            note.since = self.0.clock.now();
+            if let Err(error) = self.write_note(note.clone()).await {
+                // The old one is a promise as well.
+                tracing::error!(refdata.id = %note.id, %error, "cannot note that it was asked for again");
+            }
+            is_wanted = self.take_up_again(&mut note).await?;
+        }
+        if let Err(error) = self.forget_note(&note.id).await {
+            // The next start will find that the service knows.
+            tracing::error!(refdata.id = %note.id, %error, "a finished note is left");
+        }
+        if let Some(live) = self.items().live.remove(&note.id) {
+            live.forgotten.cancel();
+        }
+        Ok(())
+    }
+
+    /// Stages an item, notes what came of it, and tells the service.
+    async fn stage_and_report(&self, note: &Note) -> Result<(), Interrupted> {
+        let (outcome, is_fresh) = match note.outcome.clone() {
+            Some(outcome) => (outcome, false),
+            None => (self.stage_and_note(note).await?, true),
         };
-        self.enter(&note.id, Phase::Reporting);
+        let hurry = self.enter_reporting(&note.id, &outcome);
         let (state, failure) = match &outcome {
             Outcome::Complete => (RefdataState::Complete, None),
             Outcome::Failed(failure) => (RefdataState::Error, Some(failure)),
@@ -436,31 +586,23 @@ impl Stagings {
             state,
             failure,
         };
-        let told = report
-            .deliver(&self.0.service, self.0.clock.as_ref(), &self.0.stop)
-            .await
-            .ok_or(Interrupted)?;
-        match told {
+        let delivery = report.deliver(&self.0.service, self.0.clock.as_ref(), &hurry, is_fresh);
+        match self.unless_stopped(delivery).await? {
             Told::Taken => tracing::info!(refdata.id = %note.id, %state, "the service knows"),
             Told::Unwanted(why) => {
                 tracing::warn!(refdata.id = %note.id, %state, why, "nobody waits for the report");
             }
         }
-        Ok(failure.and_then(|failure| failure.admin_error.clone()))
+        Ok(())
     }
 
-    async fn stage_and_note(
-        &self,
-        note: &Note,
-        counters: &Arc<StagingCounters>,
-    ) -> Result<Outcome, Interrupted> {
-        let outcome = self.stage(note, counters).await?;
+    async fn stage_and_note(&self, note: &Note) -> Result<Outcome, Interrupted> {
+        let outcome = self.stage(note).await?;
         let ended = Note {
             outcome: Some(outcome.clone()),
             ..note.clone()
         };
-        let noted = self.with_journal(move |journal| journal.write(&ended));
-        if let Err(error) = noted.await {
+        if let Err(error) = self.write_note(ended).await {
             // Only costs another look at the disk, or another staging, if this server is killed before the
             // report is taken.
             tracing::error!(refdata.id = %note.id, %error, "cannot note the outcome");
@@ -469,27 +611,22 @@ impl Stagings {
     }
 
     /// Waits for a turn and stages.
-    async fn stage(
-        &self,
-        note: &Note,
-        counters: &Arc<StagingCounters>,
-    ) -> Result<Outcome, Interrupted> {
-        let _turn = tokio::select! {
-            biased;
-            () = self.0.stop.cancelled() => return Err(Interrupted),
-            // Without one the semaphore was closed, which nobody does.
-            turn = self.0.room.acquire() => turn,
-        };
-        self.enter(&note.id, Phase::Staging);
+    async fn stage(&self, note: &Note) -> Result<Outcome, Interrupted> {
+        // Without one the semaphore was closed, which nobody does.
+        let _turn = self.unless_stopped(self.0.room.acquire()).await?;
+        let counters = self.enter_staging(&note.id);
         tracing::info!(
             refdata.id = %note.id, s3.object = %note.file, unpack = note.unpack, "staging begins"
         );
         let begun = Instant::now();
         let item = note.item();
-        let staging = self.0.area.stage(&item, Arc::clone(counters), &self.0.stop);
+        let staging = self
+            .0
+            .area
+            .stage(&item, Arc::clone(&counters), &self.0.stop);
         let result = tokio::select! {
             result = staging => result,
-            never = log_progress(&note.id, counters) => match never {},
+            never = log_progress(&note.id, &counters) => match never {},
         };
         let seconds = begun.elapsed().as_secs();
         match result {
@@ -511,31 +648,22 @@ impl Stagings {
         }
     }
 
-    /// The item is nobody's business any more.
-    async fn end(&self, note: &Note, failure: Option<String>) {
-        if let Err(error) = self.forget_note(&note.id).await {
-            // The next start will find that the service knows.
-            tracing::error!(refdata.id = %note.id, %error, "a finished note is left");
+    async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Interrupted> {
+        tokio::select! {
+            // What another one leaves when it stops is not begun with.
+            biased;
+            () = self.0.stop.cancelled() => Err(Interrupted),
+            done = work => Ok(done),
         }
-        let mut items = self.items();
-        items.live.remove(&note.id);
-        if let Some(failure) = failure {
-            if items.failures.len() >= MAX_FAILURES {
-                items.failures.pop_first();
-            }
-            items.failures.insert(note.id.clone(), failure);
-        }
+    }
+
+    async fn write_note(&self, note: Note) -> Result<(), JournalError> {
+        self.with_journal(move |journal| journal.write(&note)).await
     }
 
     async fn forget_note(&self, id: &RefdataId) -> Result<(), JournalError> {
         let id = id.clone();
         self.with_journal(move |journal| journal.remove(&id)).await
-    }
-
-    fn enter(&self, id: &RefdataId, phase: Phase) {
-        if let Some(live) = self.items().live.get_mut(id) {
-            live.phase = phase;
-        }
     }
 
     /// How far an item is: what the disk says, and what is known of it beyond that.
@@ -548,7 +676,7 @@ impl Stagings {
         let items = self.items();
         status.error = items.failures.get(id).cloned();
         if let Some(live) = items.live.get(id)
-            && live.phase != Phase::Reporting
+            && !matches!(live.phase, Phase::Reporting | Phase::Ending)
         {
             status.state = RefdataLocalState::Staging;
             status.files = None;
@@ -577,11 +705,12 @@ impl Stagings {
                 .entry(id.clone())
                 .or_insert_with(|| ItemView::nothing(id));
             match live.phase {
-                Phase::Queued => {
+                Phase::Checking | Phase::Queued => {
                     *view = ItemView {
                         state: ViewState::Queued,
                         since: Some(live.since),
-                        queue_position: Some(items.queue_position(live.number)),
+                        queue_position: (live.phase == Phase::Queued)
+                            .then(|| items.queue_position(live.number)),
                         ..ItemView::nothing(id)
                     };
                 }
@@ -594,6 +723,7 @@ impl Stagings {
                     };
                 }
                 Phase::Reporting => view.reporting = true,
+                Phase::Ending => {}
             }
         }
         Ok(views.into_values().collect())
@@ -663,8 +793,18 @@ impl ItemView {
     }
 }
 
+/// The word that a staging begins.
+const fn submitted(note: &Note) -> Report<'_> {
+    Report {
+        id: &note.id,
+        site: note.site,
+        state: RefdataState::DownloadSubmitted,
+        failure: None,
+    }
+}
+
 /// Work that blocks, on a thread for that.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
         // It is never cancelled, so it panicked, and that goes on here.

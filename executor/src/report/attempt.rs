@@ -3,8 +3,9 @@
 //!
 //! *Compute optimistically, publish fenced.* A service that is away never stops a container. But before
 //! anything becomes visible in the store, the service must have said within [`PUBLISH_LEASE`] that this
-//! attempt is the current one; and a definite "superseded" or "not wanted" stops the run at once. An attempt
-//! that follows another waits until that one's lease has lapsed, unless it has said that it left.
+//! attempt is the current one, and a request that is under way when that grows too old is broken off; and a
+//! definite "superseded" or "not wanted" stops the run at once. An attempt that follows another waits until
+//! that one's lease has lapsed, unless it has said that it left.
 //!
 //! A service can be taken back to one that counts no attempts, while a container runs: its word is then what it
 //! was before there were attempts, the answers to the reports.
@@ -29,6 +30,10 @@ use crate::transfer::{Closed, PublishGate};
 
 /// A renewal that has no answer by then is worth another one: its connection is dead.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Between two looks at the age of the service's word: timers stand still while the machine sleeps, its age does
+/// not.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long the last word to the service may take: the slot is wanted back.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -57,6 +62,22 @@ struct View {
     publish_from: Duration,
     /// Why the run has to stop, once it has to.
     end: Option<ReportError>,
+}
+
+impl View {
+    /// Whether nothing may be published any more, whatever the service says.
+    const fn is_closed(&self) -> bool {
+        match self.end {
+            // A job that is being canceled is still this attempt's: its logs may be stored.
+            None | Some(ReportError::JobEnded { .. }) => false,
+            Some(_) => true,
+        }
+    }
+
+    /// How long the service's word is good for.
+    fn lease_left(&self, now: Duration) -> Duration {
+        PUBLISH_LEASE.saturating_sub(now.saturating_sub(self.confirmed))
+    }
 }
 
 /// An announced attempt.
@@ -252,18 +273,12 @@ impl Attempt {
     async fn wait_until_certain(&self) -> Result<(), Closed> {
         let mut view = self.view.subscribe();
         loop {
-            let View {
-                confirmed,
-                publish_from,
-                end,
-            } = view.borrow_and_update().clone();
-            match end {
-                // A job that is being canceled is still this attempt's: its logs may be stored.
-                None | Some(ReportError::JobEnded { .. }) => {}
-                Some(_) => return Err(Closed),
+            let seen = view.borrow_and_update().clone();
+            if seen.is_closed() {
+                return Err(Closed);
             }
             let now = self.clock.elapsed();
-            let wait = publish_from.saturating_sub(now);
+            let wait = seen.publish_from.saturating_sub(now);
             if !wait.is_zero() {
                 tokio::select! {
                     () = self.clock.sleep(wait) => {}
@@ -271,7 +286,7 @@ impl Attempt {
                 }
                 continue;
             }
-            if now.saturating_sub(confirmed) <= PUBLISH_LEASE {
+            if !seen.lease_left(now).is_zero() {
                 return Ok(());
             }
             self.urgent.notify_one();
@@ -280,11 +295,28 @@ impl Attempt {
             }
         }
     }
+
+    async fn wait_until_uncertain(&self) {
+        loop {
+            let (is_closed, left) = {
+                let seen = self.view.borrow();
+                (seen.is_closed(), seen.lease_left(self.clock.elapsed()))
+            };
+            if is_closed || left.is_zero() {
+                return;
+            }
+            self.clock.sleep(left.min(LOOK_EVERY)).await;
+        }
+    }
 }
 
 impl PublishGate for Attempt {
     fn pass(&self) -> BoxFuture<'_, Result<(), Closed>> {
         self.wait_until_certain().boxed()
+    }
+
+    fn lapsed(&self) -> BoxFuture<'_, ()> {
+        self.wait_until_uncertain().boxed()
     }
 }
 

@@ -67,9 +67,15 @@ impl Run<'_> {
         let metadata = RefdataStore::default_metadata(&root);
         let trees = RefdataStore::new(root, metadata, settings.limits);
         let counters = Arc::new(StagingCounters::default());
+        let display = &self.parts.display;
+        let phase = display.phase("reference data", Arc::clone(&counters));
+        self.parts.pool.progress(&counters);
         let engine = self.transfers(store);
         match trees.stage(&item, &engine, counters, stopped).await {
             Ok(staged) => {
+                if !staged.was_there {
+                    phase.finish();
+                }
                 tracing::info!(
                     refdata.id = %id,
                     tree = %staged.tree.display(),

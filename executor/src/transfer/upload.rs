@@ -141,6 +141,32 @@ impl Uploads {
         }
     }
 
+    /// Sends a request that makes an object visible or removes one. Nothing if it was broken off, because it is not
+    /// certain any more that this process may, and is to be sent again: under way for long, it could undo what
+    /// another executor has stored meanwhile. A store takes no body that ends early.
+    async fn behind_gate<T>(
+        &self,
+        object: &ObjectName,
+        request: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<Option<Result<T, StoreError>>, TransferError> {
+        self.pass_gate().await?;
+        let Some(gate) = &self.gate else {
+            return Ok(Some(request.await));
+        };
+        tokio::select! {
+            // A process that was stopped looks at this first.
+            biased;
+            () = gate.lapsed() => {
+                tracing::warn!(
+                    s3.object = %object,
+                    "a request is broken off: the service has not confirmed this attempt for too long"
+                );
+                Ok(None)
+            }
+            answer = request => Ok(Some(answer)),
+        }
+    }
+
     /// Reads and hashes a part into a buffer of the pool.
     async fn read(
         &self,
@@ -167,10 +193,15 @@ impl Uploads {
     ) -> Result<ObjectChecksum, TransferError> {
         let mut attempts = Attempts::new(&self.options.retry, &self.counters);
         loop {
-            self.pass_gate().await?;
-            let put = self.store.put(object, body.clone(), checksum);
             let limit = self.send_limit(body.len(), &attempts);
-            match within(limit, "put", object, put).await {
+            let put = self.behind_gate(object, async {
+                let put = self.store.put(object, body.clone(), checksum);
+                within(limit, "put", object, put).await
+            });
+            let Some(answer) = put.await? else {
+                continue;
+            };
+            match answer {
                 Ok(answered) => return Ok(answered),
                 Err(error) => {
                     self.wait_to_resend(&mut attempts, error, object, &body, checksum)
@@ -226,14 +257,16 @@ impl Uploads {
             return Ok(());
         }
         // By now the object may be another executor's.
-        self.pass_gate().await?;
-        let removed = within(
-            self.options.response_timeout,
-            "delete",
-            object,
-            self.store.delete(object),
-        );
-        if let Err(error) = removed.await {
+        let removed = loop {
+            let removal = self.behind_gate(object, async {
+                let delete = self.store.delete(object);
+                within(self.options.response_timeout, "delete", object, delete).await
+            });
+            if let Some(removed) = removal.await? {
+                break removed;
+            }
+        };
+        if let Err(error) = removed {
             tracing::warn!("an object that is not as it was sent stays: {error}");
         }
         let stored = if stored_size == size {

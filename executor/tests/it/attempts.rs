@@ -9,13 +9,19 @@ use cts_executor::clock::SteppedClock;
 use cts_executor::container_engine::Usage;
 use cts_executor::container_engine::fake::{End, Script};
 use cts_executor::exit::ExitStatus;
+use cts_executor::identity::Identity;
 use cts_executor::object_store::ObjectStore;
 use cts_executor::object_store::faulty::{Fault, FaultyStore, Operation};
 use cts_executor::object_store::memory::MemoryStore;
+use cts_executor::report::Budget;
+use cts_executor::report::attempt::Attempt;
+use cts_executor::transfer::PublishGate;
 use cts_shared::wire::attempt::PUBLISH_LEASE;
+use futures::FutureExt;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
-use super::bed::{Answer, Bed, JOB_ID, Service, eventually, job};
+use super::bed::{Answer, Bed, DEADLINE, JOB_ID, Service, eventually, job};
 
 const ORDINARY: [&str; 8] = [
     "GET",
@@ -357,6 +363,60 @@ async fn nothing_is_published_on_an_old_word_of_the_service() {
     let (status, ()) = tokio::join!(run_over(&bed, &store), stop_and_continue);
     assert_eq!(status.code(), 0, "{:?}", bed.service.short_calls());
     assert_eq!(bed.objects("buk/out"), ["buk/out/a"]);
+}
+
+/// A request that takes long is not disturbed while the attempt is renewed.
+#[tokio::test]
+async fn the_gate_lapses_when_the_service_has_said_nothing_for_long() {
+    let (bed, clock) = bed(Script::default(), BTreeMap::new()).await;
+    let announced = Attempt::announce(
+        bed.coordinator(),
+        Arc::<SteppedClock>::clone(&clock) as _,
+        Budget(DEADLINE),
+        Identity::new(),
+        CancellationToken::new(),
+    );
+    let attempt = announced.await.unwrap().unwrap();
+    attempt.pass().await.unwrap();
+    let mut lapsed = attempt.lapsed();
+    for _renewal in 0..3 {
+        clock.advance(PUBLISH_LEASE - Duration::from_secs(1));
+        assert!(futures::poll!(&mut lapsed).is_pending());
+        // Renews the attempt, too.
+        assert!(!attempt.is_job_canceled().await);
+    }
+    clock.advance(PUBLISH_LEASE);
+    tokio::time::timeout(DEADLINE, lapsed).await.unwrap();
+    assert!(attempt.pass().now_or_never().is_none());
+}
+
+/// The store has taken half of an output when the way to the service breaks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_of_an_executor_that_is_cut_off_is_broken_off() {
+    let (bed, clock) = bed(with_output(), BTreeMap::new()).await;
+    let store = breaking(&bed, Operation::Put, Fault::Hold);
+    let renewals = || {
+        let calls = bed.service.short_calls();
+        calls.iter().filter(|call| *call == "renew").count()
+    };
+    let cut_off = async {
+        eventually("the upload", || store.held() == 1).await;
+        bed.service.set_away(true);
+        clock.advance(PUBLISH_LEASE + Duration::from_secs(1));
+        eventually("the end of the upload", || store.held() == 0).await;
+        store.release();
+        assert_eq!(bed.objects("buk/out"), Vec::<String>::new());
+        bed.service.supersede();
+        bed.service.set_away(false);
+        let asked = renewals();
+        eventually("the answer", || {
+            clock.advance(Duration::from_secs(1));
+            renewals() > asked
+        })
+        .await;
+    };
+    let (status, ()) = tokio::join!(run_over(&bed, &store), cut_off);
+    assert_fenced(&bed, status);
 }
 
 /// The earlier attempt may be alive, and does not know yet that this one has begun.

@@ -16,6 +16,7 @@ use cts_executor::condor::pool_view::PoolView;
 use cts_executor::config::RunConfig;
 use cts_executor::container_engine::ContainerEngine;
 use cts_executor::container_engine::fake::{FakeEngine, Script};
+use cts_executor::coordinator::Coordinator;
 use cts_executor::coordinator::http::HttpCoordinator;
 use cts_executor::exit::ExitStatus;
 use cts_executor::failure::RunFailure;
@@ -70,6 +71,7 @@ pub(crate) enum Answer {
 #[derive(Debug)]
 pub(crate) struct Service {
     job: Mutex<Value>,
+    refdata: Mutex<Value>,
     /// By 1-based number of the call.
     answers: BTreeMap<usize, Answer>,
     calls: Mutex<Vec<Call>>,
@@ -116,6 +118,7 @@ impl Service {
     ) -> Self {
         Self {
             job: Mutex::new(job),
+            refdata: Mutex::default(),
             answers,
             calls: Mutex::default(),
             refuse_repeats,
@@ -174,6 +177,11 @@ impl Service {
             .filter(|call| call.path.contains("/update/"))
             .map(Call::short)
             .collect()
+    }
+
+    /// What it says of reference data, whichever is asked for.
+    pub(crate) fn set_refdata(&self, document: Value) {
+        *self.refdata.lock().unwrap() = document;
     }
 
     pub(crate) fn set_job_state(&self, state: &str) {
@@ -272,6 +280,10 @@ fn carry_out(service: &Service, call: &Call, repeated: bool) -> Response {
             return error(404, Some(40050));
         }
         return StatusCode::NO_CONTENT.into_response();
+    }
+    if call.path.contains("/refdata/id/") {
+        let refdata = service.refdata.lock().unwrap().to_string();
+        return ([(header::CONTENT_TYPE, "application/json")], refdata).into_response();
     }
     if call.path.contains("/admin/jobs/") && call.path.contains("/container/") {
         // The existing service shows containers to administrators only.
@@ -449,21 +461,13 @@ impl Bed {
         &self,
         open_store: Box<dyn Fn() -> Result<Arc<dyn ObjectStore>, RunFailure> + Send + Sync>,
     ) -> ExitStatus {
-        let config = RunConfig::read(&|name| self.variables.get(name).cloned()).unwrap();
-        let coordinator = HttpCoordinator::new(
-            config.service.clone(),
-            Arc::clone(&config.token),
-            config.job,
-            config.container,
-        )
-        .unwrap()
-        .with_observer(self.pool.observe_service());
+        let config = self.config();
         let clock: Arc<dyn Clock> = match &self.stepped {
             Some(stepped) => Arc::<SteppedClock>::clone(stepped),
             None => Arc::<SimulatedClock>::clone(&self.clock),
         };
         let parts = Parts {
-            coordinator: Arc::new(coordinator),
+            coordinator: self.coordinator(),
             connect_engine: {
                 let engine = self.engine.clone();
                 Box::new(move || {
@@ -483,6 +487,20 @@ impl Bed {
         tokio::time::timeout(DEADLINE, run::run(&config, &parts, &self.shutdown))
             .await
             .expect("the run does not end")
+    }
+
+    fn config(&self) -> RunConfig {
+        RunConfig::read(&|name| self.variables.get(name).cloned()).unwrap()
+    }
+
+    /// What asks the service.
+    pub(crate) fn coordinator(&self) -> Arc<dyn Coordinator> {
+        let config = self.config();
+        let coordinator =
+            HttpCoordinator::new(config.service, config.token, config.job, config.container)
+                .unwrap()
+                .with_observer(self.pool.observe_service());
+        Arc::new(coordinator)
     }
 
     pub(crate) fn path(&self) -> PathBuf {

@@ -16,5 +16,6 @@ mod pool_view;
 mod program;
 mod refdata;
 mod refdata_commands;
+mod refdata_runs;
 mod signals;
 mod transcripts;

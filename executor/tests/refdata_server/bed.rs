@@ -93,6 +93,11 @@ impl Bed {
         clock
     }
 
+    /// The time of the next start on.
+    pub(crate) fn set_clock(&mut self, clock: Arc<dyn Clock>) {
+        self.clock = clock;
+    }
+
     pub(crate) async fn start_server(&mut self) {
         let roles = Roles {
             full_admin: BTreeSet::from(["CTS_ADMIN".to_owned()]),

@@ -47,12 +47,14 @@ fn packed() -> Vec<u8> {
 impl Machine {
     async fn start() -> Self {
         cts_net::tls::install_provider();
-        Self {
+        let machine = Self {
             auth2: Auth2::start().await,
             service: Service::start().await,
             s3: S3::start("/refdata/db.faa.gz", &packed()).await,
             directory: tempfile::tempdir().unwrap(),
-        }
+        };
+        fs::create_dir(machine.root()).unwrap();
+        machine
     }
 
     fn register(&self, checksum: Crc64Nvme) {
@@ -311,8 +313,8 @@ fn without_settings_it_does_not_start() {
     }
 }
 
-#[test]
-fn a_directory_that_cannot_be_written_is_named() {
+/// A start that ends at its directories.
+fn refused(root: &str, metadata: &str) -> String {
     let (code, text) = output(
         &["refdata-server"],
         &[
@@ -320,10 +322,33 @@ fn a_directory_that_cannot_be_written_is_named() {
             ("KBCTS_S3_ACCESS_KEY", "key"),
             ("KBCTS_S3_ACCESS_SECRET", "secret"),
             ("KBCTS_REFDATA_SERVICE_TOKEN", "token"),
-            ("KBCTS_REFDATA_LOCAL_PATH", "/proc/refdata"),
-            ("KBCTS_REFDATA_METADATA_PATH", "/proc/metadata"),
+            ("KBCTS_REFDATA_LOCAL_PATH", root),
+            ("KBCTS_REFDATA_METADATA_PATH", metadata),
         ],
     );
-    assert_eq!(code, Some(78));
-    assert!(text.contains("/proc/refdata, Refdata.local_path"), "{text}");
+    assert_eq!(code, Some(78), "{text}");
+    text
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().to_str().unwrap();
+    let text = refused("/proc", &format!("{root}/metadata"));
+    assert!(text.contains("/proc, Refdata.local_path"), "{text}");
+    let text = refused(root, "/proc/metadata");
+    let named = "/proc/metadata, Refdata.metadata_path";
+    assert!(text.contains(named), "{text}");
+}
+
+/// Its file system is not mounted: staged below the mount point, data would fill another disk, and be hidden.
+#[test]
+fn a_root_that_is_not_there_is_not_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("data");
+    let metadata = directory.path().join("metadata");
+    let text = refused(root.to_str().unwrap(), metadata.to_str().unwrap());
+    assert!(text.contains(root.to_str().unwrap()), "{text}");
+    assert!(text.contains("is the file system mounted?"), "{text}");
+    assert!(!root.exists());
 }

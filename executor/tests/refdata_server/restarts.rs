@@ -74,6 +74,19 @@ async fn a_server_killed_before_its_report_reports_and_stages_nothing() {
     assert!(bed.area.begun().is_empty());
 }
 
+/// The service may have been told of the failure, and of the new wish the killed server.
+#[tokio::test]
+async fn a_failure_that_was_recovered_while_the_server_was_away_is_not_told_any_more() {
+    let mut bed = Bed::without_server(1).await;
+    bed.register("x");
+    let failure = json!({ "admin_error": "the archive is damaged", "traceback": "a\nb" });
+    leave_note(&bed, "x", Some(json!({ "failed": failure })));
+    bed.area.end("x", End::Done);
+    bed.start_server().await;
+    bed.settled("x", "complete").await;
+    assert!(bed.service.failures().is_empty());
+}
+
 #[tokio::test]
 async fn a_server_killed_after_its_report_only_forgets() {
     let mut bed = Bed::without_server(1).await;

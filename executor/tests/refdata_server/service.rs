@@ -22,6 +22,8 @@ pub(crate) enum Mood {
     Away,
     /// Updates have their effect, and their answers are lost.
     LosesAnswers,
+    /// The same, and the answer to the question that follows is lost as well.
+    Stumbles,
     /// It does not know the token any more.
     RefusesTheToken,
 }
@@ -39,6 +41,8 @@ struct Inner {
     /// `GET id` or `state id`, for all calls that reached it.
     calls: Vec<String>,
     failures: Vec<Value>,
+    /// The next question gets no answer.
+    has_stumbled: bool,
 }
 
 #[derive(Debug)]
@@ -54,6 +58,7 @@ impl Service {
             items: BTreeMap::new(),
             calls: Vec::new(),
             failures: Vec::new(),
+            has_stumbled: false,
         }));
         let router = Router::new()
             .fallback(answer)
@@ -128,7 +133,7 @@ async fn answer(
         [_, _, id] => format!("{method} {id}"),
         other => panic!("{other:?}"),
     });
-    if inner.mood == Mood::Away {
+    if inner.mood == Mood::Away || std::mem::take(&mut inner.has_stumbled) {
         return (StatusCode::BAD_GATEWAY, "<html>no upstream").into_response();
     }
     let bearer = format!("Bearer {TOKEN}");
@@ -152,7 +157,8 @@ async fn answer(
         },
         ("PUT", ["external_exec", "refdata", id, "kbase", "update", state]) => {
             let answer = inner.update(id, state, &body);
-            if inner.mood == Mood::LosesAnswers {
+            inner.has_stumbled = inner.mood == Mood::Stumbles;
+            if matches!(inner.mood, Mood::LosesAnswers | Mood::Stumbles) {
                 return (StatusCode::GATEWAY_TIMEOUT, "<html>too slow").into_response();
             }
             answer

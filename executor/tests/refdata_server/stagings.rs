@@ -1,10 +1,14 @@
 //! From the request to the service's receipt of the outcome, whatever the service does.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cts_executor::clock::{Clock, SteppedClock, SystemClock};
 use cts_executor::object_store::ObjectName;
 use cts_shared::crc64nvme::Crc64Nvme;
-use futures::future::join_all;
+use cts_shared::timestamp::UtcTime;
+use futures::future::{BoxFuture, join_all};
 
 use crate::area::End;
 use crate::auth2::ADMIN;
@@ -192,4 +196,117 @@ async fn what_nobody_waits_for_any_more_is_forgotten() {
         eventually("the note is gone", || !bed.note_path(id).exists()).await;
     }
     assert_eq!(bed.service.state("failed"), "error");
+}
+
+/// Time stands still: a report that is due again waits for ever.
+async fn bed_without_time() -> Bed {
+    let mut bed = Bed::without_server(1).await;
+    bed.set_clock(Arc::new(SteppedClock::default()));
+    bed.start_server().await;
+    bed
+}
+
+/// The service has heard of the failure, and dies before it says so.
+#[tokio::test]
+async fn an_item_recovered_while_its_failure_is_reported_is_staged_again() {
+    let bed = bed_without_time().await;
+    bed.register("x");
+    assert_eq!(bed.ask("x").await.status, 204);
+    bed.service.set_mood(Mood::Stumbles);
+    bed.area.end("x", End::Failed);
+    let heard = ["GET x", "download_submitted x", "error x", "GET x"];
+    eventually("the failure", || bed.service.calls() == heard).await;
+    bed.service.set_mood(Mood::Well);
+    bed.service.set_state("x", "created");
+    bed.area.end("x", End::Done);
+    assert_eq!(bed.ask("x").await.status, 204);
+    bed.settled("x", "complete").await;
+    // The old failure was not told again, which would have been legal.
+    assert_eq!(bed.service.failures().len(), 1);
+    assert_eq!(bed.area.begun(), ["x", "x"]);
+    let status = bed.get(ADMIN, "/refdata/x/").await.body;
+    assert_eq!(status["state"], "done");
+    assert_eq!(status["error"], serde_json::Value::Null);
+}
+
+/// Whatever the server has still to do about the failure.
+#[tokio::test]
+async fn what_is_asked_for_right_after_a_failure_is_staged() {
+    const IDS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let bed = bed_without_time().await;
+    for id in IDS {
+        bed.register(id);
+        bed.area.end(id, End::Failed);
+        assert_eq!(bed.ask(id).await.status, 204);
+        eventually("the failure", || bed.service.state(id) == "error").await;
+        bed.area.end(id, End::Done);
+        bed.service.set_state(id, "created");
+        assert_eq!(bed.ask(id).await.status, 204);
+        bed.settled(id, "complete").await;
+    }
+    assert_eq!(bed.service.failures().len(), IDS.len());
+}
+
+#[tokio::test]
+async fn why_a_staging_failed_is_shown_before_the_service_knows() {
+    let bed = bed_without_time().await;
+    bed.register("x");
+    assert_eq!(bed.ask("x").await.status, 204);
+    bed.service.set_mood(Mood::Away);
+    bed.area.end("x", End::Failed);
+    let tried = || bed.service.calls().contains(&"error x".to_owned());
+    eventually("a try", tried).await;
+    let status = bed.get(ADMIN, "/refdata/x/").await.body;
+    assert_eq!(status["state"], "none");
+    let cause = status["error"].as_str().unwrap();
+    assert!(cause.contains("s3://refdata/x.tar.gz"), "{cause}");
+    let listed = bed.get(ADMIN, "/refdata").await.body;
+    assert_eq!(listed["data"][0]["reporting"], true, "{listed}");
+    assert_eq!(listed["data"][0]["error"], cause);
+}
+
+#[tokio::test]
+async fn a_lost_word_that_the_staging_begins_is_asked_after() {
+    let bed = Bed::start().await;
+    bed.register("x");
+    bed.service.set_mood(Mood::Stumbles);
+    assert_eq!(bed.ask("x").await.status, 204);
+    bed.service.set_mood(Mood::Well);
+    bed.area.end("x", End::Done);
+    bed.settled("x", "complete").await;
+}
+
+/// Breaks once when it is asked for the time.
+#[derive(Debug, Default)]
+struct BreakingClock {
+    breaks: AtomicBool,
+    clock: SystemClock,
+}
+
+impl Clock for BreakingClock {
+    fn now(&self) -> UtcTime {
+        assert!(!self.breaks.swap(false, Ordering::Relaxed), "as planned");
+        self.clock.now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.clock.elapsed()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.clock.sleep(duration)
+    }
+}
+
+#[tokio::test]
+async fn an_item_can_be_asked_for_again_after_a_bug() {
+    let mut bed = Bed::without_server(1).await;
+    let clock = Arc::new(BreakingClock::default());
+    bed.set_clock(Arc::<BreakingClock>::clone(&clock));
+    bed.start_server().await;
+    bed.register("x");
+    clock.breaks.store(true, Ordering::Relaxed);
+    bed.ask("x").await.expect_error(500, None);
+    assert!(!clock.breaks.load(Ordering::Relaxed));
+    assert_eq!(bed.ask("x").await.status, 204);
 }

@@ -8,9 +8,11 @@ use cts_executor::object_store::faulty::{Fault, FaultyStore, Operation};
 use cts_executor::object_store::{ObjectChecksum, ObjectName, StoreErrorKind};
 use cts_executor::transfer::{Closed, PublishGate, TransferError, Upload};
 use cts_shared::crc64nvme::Crc64Nvme;
-use futures::future::{BoxFuture, ready};
+use futures::FutureExt;
+use futures::future::{BoxFuture, pending, ready};
+use tokio::sync::watch;
 
-use crate::setup::{Setup, bytes};
+use crate::setup::{DEADLINE, Setup, bytes};
 
 const SIZES: [(&str, usize); 5] = [
     ("empty", 0),
@@ -289,6 +291,10 @@ impl PublishGate for Gate {
             Err(Closed)
         }))
     }
+
+    fn lapsed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(pending())
+    }
 }
 
 /// Three PUTs and two completions make an object visible; parts do not.
@@ -313,6 +319,90 @@ async fn the_gate_is_asked_before_each_object_becomes_visible() {
         if open_for == 5 {
             assert_eq!(gate.asked.load(Ordering::Relaxed), 5);
             assert_all_there(&setup);
+        }
+    }
+}
+
+/// Whether it is certain that one may publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Good,
+    Old,
+    Over,
+}
+
+/// Open as long as the test says so.
+#[derive(Debug)]
+struct Lease {
+    word: watch::Sender<Word>,
+}
+
+impl PublishGate for Lease {
+    fn pass(&self) -> BoxFuture<'_, Result<(), Closed>> {
+        let mut word = self.word.subscribe();
+        async move {
+            match *word.wait_for(|word| *word != Word::Old).await.unwrap() {
+                Word::Good => Ok(()),
+                _ => Err(Closed),
+            }
+        }
+        .boxed()
+    }
+
+    fn lapsed(&self) -> BoxFuture<'_, ()> {
+        let mut word = self.word.subscribe();
+        async move {
+            word.wait_for(|word| *word != Word::Good).await.unwrap();
+        }
+        .boxed()
+    }
+}
+
+async fn until_held(setup: &Setup, calls: usize) {
+    let waiting = async {
+        while setup.faulty.held() != calls {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, waiting).await.unwrap();
+}
+
+/// By the time that the store has it wholly, another executor may have stored its own.
+#[tokio::test]
+async fn a_request_that_is_under_way_when_the_gate_lapses_is_broken_off() {
+    for (len, operation) in [(10, Operation::Put), (1000, Operation::CompleteMultipart)] {
+        for afterwards in [Word::Good, Word::Over] {
+            let mut setup = Setup::with(|store| store.on(operation, 0, Fault::Hold));
+            setup.options.response_timeout = DEADLINE;
+            let lease = Arc::new(Lease {
+                word: watch::Sender::new(Word::Good),
+            });
+            let engine = setup.engine().with_gate(Arc::<Lease>::clone(&lease));
+            let file = setup.file("k", &bytes(len));
+            let counters = Arc::clone(&setup.counters);
+            let upload = engine.upload(vec![file], counters, &setup.cancel);
+            let lapse = async {
+                until_held(&setup, 1).await;
+                lease.word.send_replace(Word::Old);
+                until_held(&setup, 0).await;
+                // Too late.
+                setup.faulty.release();
+                assert_eq!(setup.memory.objects(), []);
+                lease.word.send_replace(afterwards);
+            };
+            let (sent, ()) = tokio::join!(upload, lapse);
+            if afterwards == Word::Good {
+                assert_eq!(sent.unwrap().len(), 1);
+                let calls = setup.faulty.calls();
+                let sent = calls.iter().filter(|call| **call == operation).count();
+                assert_eq!(sent, 2);
+                let object = setup.memory.object(&ObjectName::new("b", "k")).unwrap();
+                assert_eq!(object, bytes(len));
+            } else {
+                assert!(matches!(sent.unwrap_err(), TransferError::Closed));
+                assert_eq!(setup.memory.objects(), []);
+            }
+            assert_eq!(setup.memory.open_uploads(), 0);
         }
     }
 }

@@ -20,8 +20,9 @@ pub const RENEWAL_INTERVAL: Duration = Duration::from_secs(20);
 /// renewals fit into it, so that one that gets lost holds up nothing. It counts from the question.
 pub const PUBLISH_LEASE: Duration = Duration::from_secs(45);
 
-/// How long a request to the store may be under way when the lease lapses. After lease and this an executor
-/// that was not heard of publishes nothing any more, and its successor may.
+/// How long a request that the store has wholly when the lease lapses may take to have its effect; others are
+/// broken off then. After lease and this an executor that was not heard of publishes nothing any more, and its
+/// successor may.
 pub const PUBLISH_MARGIN: Duration = Duration::from_secs(15);
 
 /// Body of `POST /external_exec/jobs/{job}/container/{n}/attempts`: an executor begins. Safe to repeat.

@@ -197,13 +197,19 @@ impl Uploads {
         let size = upload.source.size();
         let mut attempts = Attempts::new(&self.options.retry, &self.counters);
         loop {
-            self.pass_gate().await?;
-            let complete = self
-                .store
-                .complete_multipart(object, &upload.upload_id, parts, whole);
             // A store may join the parts only now.
             let limit = self.send_limit(0, &attempts) * 5;
-            let error = match within(limit, ACTION, object, complete).await {
+            let complete = self.behind_gate(object, async {
+                let upload_id = &upload.upload_id;
+                let complete = self
+                    .store
+                    .complete_multipart(object, upload_id, parts, whole);
+                within(limit, ACTION, object, complete).await
+            });
+            let Some(answer) = complete.await? else {
+                continue;
+            };
+            let error = match answer {
                 Ok(answered) => {
                     self.open.closed(&upload.upload_id);
                     return self.confirm(object, whole, size, answered).await;
