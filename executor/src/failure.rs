@@ -89,7 +89,7 @@ impl Classify for StagingError {
             Self::Transfer(error) => error.code(),
             Self::Unpack { cause, .. } => cause.code(),
             Self::NoSpace { .. } => FailureCode::DiskFull,
-            Self::Damaged { .. } | Self::ForeignTree { .. } => FailureCode::RefdataDamaged,
+            Self::Damaged { .. } => FailureCode::RefdataDamaged,
             Self::Store(error) => error.code(),
             Self::Cancelled => FailureCode::Stopped,
             Self::Internal { .. } => FailureCode::Internal,
@@ -115,9 +115,10 @@ impl Classify for RefdataError {
     fn code(&self) -> FailureCode {
         match self {
             Self::Local { cause, .. } => disk_code(cause),
-            Self::Busy { .. } | Self::NotStaged { .. } | Self::Listing(_) => {
-                FailureCode::RefdataDamaged
-            }
+            Self::Busy { .. }
+            | Self::NotStaged { .. }
+            | Self::Foreign { .. }
+            | Self::Listing(_) => FailureCode::RefdataDamaged,
             Self::Cancelled => FailureCode::Stopped,
         }
     }

@@ -27,6 +27,19 @@ pub enum RefdataTask {
     Prune(PruneArguments),
 }
 
+impl RefdataTask {
+    /// Where the data is.
+    #[must_use]
+    pub fn store(&self) -> &StoreArguments {
+        match self {
+            Self::Stage(arguments) => &arguments.store,
+            Self::List(arguments) => &arguments.store,
+            Self::Verify(arguments) => &arguments.store,
+            Self::Prune(arguments) => &arguments.store,
+        }
+    }
+}
+
 /// Where the data is.
 #[derive(Debug, Clone, clap::Args)]
 pub struct StoreArguments {

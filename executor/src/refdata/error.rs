@@ -33,6 +33,21 @@ pub enum RefdataError {
         /// Where.
         root: PathBuf,
     },
+    /// Something is there that was staged with other metadata, or is no reference data.
+    #[error(
+        "{} is there, and {} knows nothing of it: name the metadata directory it was staged with, or move it away \
+         if nothing uses it; reference data {id} needs the place",
+        path.display(),
+        metadata.display()
+    )]
+    Foreign {
+        /// Which.
+        id: RefdataId,
+        /// What is there.
+        path: PathBuf,
+        /// What knows nothing of it.
+        metadata: PathBuf,
+    },
     /// A listing cannot be read or written, or is none.
     #[error("{}", with_causes(.0))]
     Listing(#[from] ListingError),
@@ -149,21 +164,6 @@ pub enum StagingError {
         listing: PathBuf,
         /// What differs.
         verification: Verification,
-    },
-    /// A tree is there that was staged with other metadata, or by other means.
-    #[error(
-        "reference data {id}: there is a tree at {} that {} knows nothing of; name the metadata directory it was \
-         staged with, or remove it if nothing uses it",
-        tree.display(),
-        metadata.display()
-    )]
-    ForeignTree {
-        /// Which.
-        id: RefdataId,
-        /// The tree.
-        tree: PathBuf,
-        /// Where its listing was looked for.
-        metadata: PathBuf,
     },
     /// The disk.
     #[error(transparent)]

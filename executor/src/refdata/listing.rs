@@ -138,7 +138,19 @@ impl Listing {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
             _ => {}
         }
-        let file = File::create_new(path).map_err(io_error)?;
+        self.write(&File::create_new(path).map_err(io_error)?, path)
+    }
+
+    /// Writes the listing to an empty file that is open, to the disk itself. `path`: the file's, for errors.
+    ///
+    /// # Errors
+    /// [`ListingError::Io`].
+    pub fn write(&self, file: &File, path: &Path) -> Result<(), ListingError> {
+        let io_error = |source| ListingError::Io {
+            path: path.to_owned(),
+            action: "written",
+            source,
+        };
         let mut writer = BufWriter::new(file);
         serde_json::to_writer(&mut writer, self).map_err(|error| io_error(error.into()))?;
         writer.flush().map_err(io_error)?;

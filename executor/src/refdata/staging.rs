@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::ops::RangeInclusive;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use super::listing::{Listing, ListingError};
 use super::lock::{self, Lock};
 use super::progress::StagingCounters;
 use super::space::{Share, SpaceError};
-use super::status::Found;
+use super::status::{self, Found};
 use super::unpack::{ArchiveSource, Packing, UnpackError, Unpacking, make_read_only, unpack};
 use super::verify::{self, Verification};
 use super::{Item, RefdataStore, Staged, prune};
@@ -133,10 +134,12 @@ impl Staging {
         }
         let _lock = lock?;
         let layout = &self.store.layout;
-        self.refuse_foreign_tree()?;
+        status::refuse_foreign(layout, &self.item.id)?;
         // What a killed staging left.
         prune::clear(layout, &self.item.id)?;
-        let staged = self.fetch().and_then(|listing| self.publish(&listing));
+        let staged = self
+            .fetch()
+            .and_then(|(listing, tree)| self.publish(&listing, &tree));
         match staged {
             Ok(contents) => Ok(self.staged(contents, false)),
             Err(error) => {
@@ -150,27 +153,6 @@ impl Staging {
                 })
             }
         }
-    }
-
-    /// A tree that this metadata knows nothing of was staged with other metadata, and may be in use.
-    fn refuse_foreign_tree(&self) -> Result<(), StagingError> {
-        let (layout, id) = (&self.store.layout, &self.item.id);
-        let tree = layout.tree(id);
-        let is_ours = [
-            layout.listing(id),
-            layout.unfinished_listing(id),
-            layout.fingerprint(id),
-        ]
-        .iter()
-        .any(|file| file.symlink_metadata().is_ok());
-        if is_ours || tree.symlink_metadata().is_err() {
-            return Ok(());
-        }
-        Err(StagingError::ForeignTree {
-            id: id.clone(),
-            tree,
-            metadata: layout.metadata.clone(),
-        })
     }
 
     fn staged(&self, contents: Contents, was_there: bool) -> Staged {
@@ -213,7 +195,7 @@ impl Staging {
     }
 
     /// Fetches and unpacks; once more if the bytes were not the registered ones: a bit can flip on the way.
-    fn fetch(&self) -> Result<Listing, StagingError> {
+    fn fetch(&self) -> Result<(Listing, Growing), StagingError> {
         let (error, earlier) = match self.fetch_once(None) {
             Err(error @ StagingError::ChecksumMismatch { actual, .. }) => (error, actual),
             fetched => return fetched,
@@ -224,7 +206,10 @@ impl Staging {
         self.fetch_once(Some(earlier))
     }
 
-    fn fetch_once(&self, earlier: Option<Crc64Nvme>) -> Result<Listing, StagingError> {
+    fn fetch_once(
+        &self,
+        earlier: Option<Crc64Nvme>,
+    ) -> Result<(Listing, Growing), StagingError> {
         let request = StreamRequest {
             object: self.item.object.clone(),
             expected: self.item.expected,
@@ -242,7 +227,7 @@ impl Staging {
             .promise(root, stream.size())
             .map_err(StagingError::space(&self.item.object, root))?;
         let tree = self.store.layout.staging(&self.item.id);
-        fs::create_dir(&tree).map_err(RefdataError::local("make", &tree))?;
+        let growing = self.begin_tree(&tree)?;
         let unpacked = unpack(
             &mut stream,
             &Unpacking {
@@ -258,10 +243,19 @@ impl Staging {
         match unpacked {
             Ok(listing) => {
                 stream.finish()?;
-                Ok(listing)
+                Ok((listing, growing))
             }
             Err(cause) => Err(self.explain(cause, stream, &share)),
         }
+    }
+
+    /// Makes the tree, known to be this metadata's from the beginning.
+    fn begin_tree(&self, tree: &Path) -> Result<Growing, StagingError> {
+        let mark = self.store.layout.unfinished_listing(&self.item.id);
+        let listing = File::create_new(&mark).map_err(RefdataError::local("make", &mark))?;
+        fs::create_dir(tree).map_err(RefdataError::local("make", tree))?;
+        let tree = File::open(tree).map_err(RefdataError::local("open", tree))?;
+        Ok(Growing { listing, tree })
     }
 
     /// What to say of an unpacking that failed: the first thing that went wrong.
@@ -289,14 +283,19 @@ impl Staging {
     }
 
     /// Everything is there and right: gives the tree its name, and then the listing.
-    fn publish(&self, listing: &Listing) -> Result<Contents, StagingError> {
+    fn publish(&self, listing: &Listing, growing: &Growing) -> Result<Contents, StagingError> {
         let (layout, id) = (&self.store.layout, &self.item.id);
         let (staging, tree) = (layout.staging(id), layout.tree(id));
         let (unfinished, finished) = (layout.unfinished_listing(id), layout.listing(id));
-        listing.save(&unfinished).map_err(RefdataError::from)?;
+        listing
+            .write(&growing.listing, &unfinished)
+            .map_err(RefdataError::from)?;
         make_read_only(&staging).map_err(RefdataError::local("make read-only", &staging))?;
         sync_file_system(&staging)?;
+        growing.check_at(&staging)?;
         fs::rename(&staging, &tree).map_err(RefdataError::local("give its name to", &staging))?;
+        // Again: it is the listing that vouches for the tree.
+        growing.check_at(&tree)?;
         sync_directory(&layout.root)?;
         fs::rename(&unfinished, &finished)
             .map_err(RefdataError::local("give its name to", &unfinished))?;
@@ -309,6 +308,31 @@ impl Staging {
             fingerprint::of(layout, id).map_err(RefdataError::local("look at", &tree))?;
         verify::note_as_verified(layout, id, fingerprint, contents);
         Ok(contents)
+    }
+}
+
+/// What was made for the tree.
+#[derive(Debug)]
+struct Growing {
+    /// Empty, until the tree is complete.
+    listing: File,
+    /// The directory. While it is open no other one has its inode.
+    tree: File,
+}
+
+impl Growing {
+    /// Whoever works with other metadata or none at all may remove the tree at any time, and begin another.
+    fn check_at(&self, path: &Path) -> Result<(), RefdataError> {
+        let failed = RefdataError::local("look at", path);
+        let look = || Ok((self.tree.metadata()?, fs::symlink_metadata(path)?));
+        let (made, there) = look().map_err(failed)?;
+        if (made.dev(), made.ino()) == (there.dev(), there.ino()) {
+            return Ok(());
+        }
+        let cause = io::Error::other(
+            "it is not the directory that was made; have nothing else stage into or clear this directory",
+        );
+        Err(RefdataError::local("publish", path)(cause))
     }
 }
 

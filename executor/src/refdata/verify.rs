@@ -22,7 +22,7 @@ use super::fingerprint::{self, Contents};
 use super::layout::Layout;
 use super::listing::Listing;
 use super::lock::{self, Lock};
-use super::status::Found;
+use super::status::{self, Found};
 
 /// Files are read with a buffer of this size by each thread.
 const BUFFER_BYTES: usize = 1024 * 1024;
@@ -105,6 +105,7 @@ pub(super) fn verify(
     deep: bool,
     cancel: &CancellationToken,
 ) -> Result<Verification, RefdataError> {
+    status::refuse_foreign(layout, id)?;
     if !Found::of(layout, id)?.is_done() {
         return Err(RefdataError::NotStaged {
             id: id.clone(),

@@ -90,7 +90,7 @@ pub(super) async fn prune(
                 continue;
             }
             let (store, id) = (store.clone(), item.id.clone());
-            if let Err(error) = blocking(move || store.remove(&id)).await {
+            if let Err(error) = blocking(move || store.begin_removal(&id)?.finish()).await {
                 complain(format_args!("{} is not removed: {error}", item.id));
                 status = ExitStatus::Failed;
                 continue;

@@ -24,7 +24,7 @@ use crate::commands::complain;
 use crate::config::Lookup;
 use crate::exit::ExitStatus;
 use crate::object_store::{ObjectName, ObjectStore, StoreErrorKind};
-use crate::refdata::RefdataStore;
+use crate::refdata::{MetadataAmongTrees, RefdataStore, check_directories};
 use crate::run::stage::open_store;
 use crate::shutdown::Shutdown;
 use crate::transfer::{TransferEngine, TransferOptions, TransferRuntime};
@@ -63,14 +63,17 @@ enum StartError {
     TakeUp(String),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error("Refdata.metadata_path: {0}")]
+    Metadata(#[from] MetadataAmongTrees),
 }
 
 impl StartError {
     const fn status(&self) -> ExitStatus {
         match self {
-            Self::Directory { .. } | Self::Listen { .. } | Self::Store(_) => {
-                ExitStatus::Configuration
-            }
+            Self::Directory { .. }
+            | Self::Listen { .. }
+            | Self::Store(_)
+            | Self::Metadata(_) => ExitStatus::Configuration,
             Self::Signals(_) | Self::Threads(_) | Self::TakeUp(_) | Self::Tls(_) => {
                 ExitStatus::Failed
             }
@@ -113,6 +116,7 @@ pub async fn refdata_server(environment: Lookup<'_>) -> ExitStatus {
 /// Serves until a signal comes.
 async fn run(config: RefdataServerConfig) -> Result<(), StartError> {
     let shutdown = Shutdown::listen().map_err(StartError::Signals)?;
+    check_directories(&config.root, &config.metadata)?;
     check_directory("Refdata.local_path", &config.root)?;
     check_directory("Refdata.metadata_path", &config.metadata)?;
     let store = open_store(&config.s3)

@@ -384,6 +384,7 @@ async fn whatever_a_killed_staging_or_removal_left_the_next_one_is_whole() {
         fs::write(path, text).unwrap();
     };
     let half = |root: &Path| write(root.join(".staging-x/db/half"), "half");
+    let mark = |root: &Path| write(root.join(".metadata/x/md5.json.tmp"), "");
     let unfinished = |root: &Path| write(root.join(".metadata/x/md5.json.tmp"), "{\"files\":[");
     let named = |root: &Path| {
         write(root.join("x/db/VERSION"), "old");
@@ -397,12 +398,13 @@ async fn whatever_a_killed_staging_or_removal_left_the_next_one_is_whole() {
     let verified = |root: &Path| write(root.join(".metadata/x/verified.json"), "{}");
     let going = |root: &Path| write(root.join(".removing-x/db/VERSION"), "old");
     type Make<'a> = &'a dyn Fn(&Path);
-    let states: [(&str, &[Make<'_>]); 6] = [
-        ("while unpacking", &[&half]),
+    let states: [(&str, &[Make<'_>]); 7] = [
+        ("while unpacking", &[&mark, &half]),
         ("while listing", &[&half, &unfinished]),
         ("before the listing has its name", &[&named, &unfinished]),
-        ("a removal, after the tree moved", &[&going]),
-        ("a removal, before the tree moved", &[&named, &verified]),
+        ("a removal, before the tree moved", &[&named, &unfinished]),
+        ("a removal, after the tree moved", &[&going, &unfinished]),
+        ("a removal, at its end", &[&going, &verified]),
         ("a listing without its tree", &[&listed]),
     ];
     for (when, made) in states {
@@ -431,9 +433,78 @@ async fn a_tree_of_other_metadata_is_left_alone() {
     let engine = bed.engine();
     let staging = store.stage(&item, &engine, Arc::default(), &bed.cancel);
     let error = staging.await.unwrap_err();
-    assert!(matches!(error, StagingError::ForeignTree { .. }), "{error}");
+    let StagingError::Store(RefdataError::Foreign { path, .. }) = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(*path, bed.root().join("x"));
+
+    let listed = store.list().unwrap();
+    assert_eq!(
+        (listed.len(), listed[0].state),
+        (1, ItemState::Foreign),
+        "{listed:?}"
+    );
+    assert!(store.prunable(&BTreeSet::new()).unwrap().is_empty());
+    let refused = [
+        store.begin_removal(&item.id).unwrap_err(),
+        store.verify(&item.id, true, &bed.cancel).unwrap_err(),
+    ];
+    for error in refused {
+        assert!(matches!(error, RefdataError::Foreign { .. }), "{error}");
+    }
     bed.assert_staged();
     assert!(bed.stage(&item).await.unwrap().was_there);
+}
+
+/// A wrong `--root`, metadata beside the trees, stagings with other metadata.
+#[tokio::test]
+async fn what_the_metadata_knows_nothing_of_is_never_removed() {
+    let bed = Bed::new();
+    let (root, store) = (bed.root(), bed.store());
+    for path in ["home/user", "metadata/x", ".staging-y/db", ".removing-z/db"] {
+        fs::create_dir_all(root.join(path)).unwrap();
+        fs::write(root.join(path).join("file"), "precious").unwrap();
+    }
+    fs::write(root.join("notes"), "precious").unwrap();
+    let before = tree(&root);
+    let listed = store.list().unwrap();
+    assert_eq!(listed.len(), 5, "{listed:?}");
+    for item in listed {
+        assert_eq!(item.state, ItemState::Foreign, "{item:?}");
+        let refused = store.begin_removal(&item.id).unwrap_err();
+        assert!(matches!(refused, RefdataError::Foreign { .. }), "{refused}");
+    }
+    assert!(store.prunable(&BTreeSet::new()).unwrap().is_empty());
+    let item = Item {
+        id: id("y"),
+        ..bed.item("db.tar.gz", &archive())
+    };
+    let error = bed.stage(&item).await.unwrap_err().to_string();
+    assert!(error.contains(".staging-y is there"), "{error}");
+    fs::remove_dir_all(root.join(".metadata")).unwrap();
+    assert_eq!(tree(&root), before);
+}
+
+/// As an older version's `prune` with other metadata does it, and a staging after that.
+#[tokio::test]
+async fn a_tree_that_was_replaced_while_it_grew_is_not_published() {
+    let mut bed = Bed::with(|store| store.on(Operation::Get, 1, Fault::StallBody(3)));
+    bed.options.stall_window = Duration::from_secs(1);
+    let item = bed.item("db.tar.gz", &archive());
+    let growing = bed.root().join(".staging-x");
+    let replace = async {
+        while !growing.exists() || bed.gets() < 2 {
+            tokio::task::yield_now().await;
+        }
+        fs::rename(&growing, bed.root().join(".gone")).unwrap();
+        fs::create_dir(&growing).unwrap();
+        fs::write(growing.join("half"), "half").unwrap();
+    };
+    let (staged, ()) = tokio::join!(bed.stage(&item), replace);
+    let error = staged.unwrap_err().to_string();
+    assert!(error.contains("not the directory that was made"), "{error}");
+    assert!(!bed.root().join("x").exists());
+    assert!(!bed.store().metadata_of(&item.id).join("md5.json").exists());
 }
 
 /// Others may write in the metadata, too.
@@ -652,6 +723,8 @@ async fn what_is_not_kept_can_be_removed_but_not_while_it_is_worked_on() {
     let store = bed.store();
     fs::write(store.note(&id("noted")), "{}").unwrap();
     fs::create_dir_all(bed.root().join(".removing-gone/db")).unwrap();
+    fs::create_dir_all(store.metadata_of(&id("gone"))).unwrap();
+    fs::write(store.metadata_of(&id("gone")).join("verified.json"), "{}").unwrap();
     let prunable = |keep: &[&str]| {
         let keep = keep.iter().map(|name| id(name)).collect();
         let items = store.prunable(&keep).unwrap().into_iter();
@@ -663,12 +736,12 @@ async fn what_is_not_kept_can_be_removed_but_not_while_it_is_worked_on() {
     let lock = fs::File::open(store.metadata_of(&id("x")).join("lock")).unwrap();
     lock.lock().unwrap();
     assert_eq!(prunable(&[]), ["gone", "y"]);
-    let busy = store.remove(&id("x")).unwrap_err();
+    let busy = store.begin_removal(&id("x")).unwrap_err();
     assert!(matches!(busy, RefdataError::Busy { .. }), "{busy}");
     drop(lock);
 
     for name in ["x", "gone"] {
-        store.remove(&id(name)).unwrap();
+        store.begin_removal(&id(name)).unwrap().finish().unwrap();
     }
     assert_eq!(names(&bed.root()), set([".metadata", "noted", "y"]));
     assert_eq!(names(&bed.root().join(".metadata")), set(["noted", "y"]));

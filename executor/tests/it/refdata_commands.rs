@@ -273,6 +273,42 @@ async fn data_is_staged_listed_verified_and_pruned() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_forgotten_or_misplaced_metadata_directory_costs_nothing() {
+    let bed = Bed::new().await;
+    assert!(output(bed.stage()).await.status.success());
+    let elsewhere = bed.dir.path().join("metadata");
+    fs::rename(bed.root().join(".metadata"), &elsewhere).unwrap();
+    let listed = output(bed.command("list", &[])).await;
+    let said = text(&listed.stdout);
+    assert!(
+        said.contains("foreign") && said.contains("left alone"),
+        "{said}"
+    );
+    let pruned = output(bed.command("prune", &["--keep", "y"])).await;
+    assert!(text(&pruned.stdout).contains("removed 0 of 0"));
+    let verified = output(bed.command("verify", &[])).await;
+    assert_eq!(verified.status.code(), Some(1));
+
+    let among = bed.root().join("metadata");
+    fs::rename(&elsewhere, &among).unwrap();
+    for task in ["list", "verify", "prune"] {
+        let mut command = bed.command(task, &["--metadata", among.to_str().unwrap()]);
+        if task == "prune" {
+            command.args(["--keep", "y"]);
+        }
+        let refused = output(command).await;
+        assert_eq!(refused.status.code(), Some(78), "{task}");
+        assert!(
+            complaints(&refused)[0].contains("lies among the trees"),
+            "{}",
+            text(&refused.stderr)
+        );
+    }
+    assert!(among.join("x/md5.json").exists());
+    assert_eq!(tree(&bed.root().join("x")), files());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn settings_are_told_one_a_line_and_flags_go_first() {
     let bed = Bed::new().await;
     let mut command = bed.stage();
