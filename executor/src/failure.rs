@@ -89,7 +89,7 @@ impl Classify for StagingError {
             Self::Transfer(error) => error.code(),
             Self::Unpack { cause, .. } => cause.code(),
             Self::NoSpace { .. } => FailureCode::DiskFull,
-            Self::Damaged { .. } => FailureCode::RefdataDamaged,
+            Self::Damaged { .. } | Self::OtherObject { .. } => FailureCode::RefdataDamaged,
             Self::Store(error) => error.code(),
             Self::Cancelled => FailureCode::Stopped,
             Self::Internal { .. } => FailureCode::Internal,

@@ -7,7 +7,7 @@ use cts_shared::crc64nvme::Crc64Nvme;
 use cts_shared::id::RefdataId;
 use cts_shared::refdata_archive::ArchiveFormat;
 
-use super::listing::ListingError;
+use super::listing::{ListingError, Origin};
 use super::space::{NoSpace, SpaceError};
 use super::unpack::UnpackError;
 use super::verify::Verification;
@@ -165,6 +165,27 @@ pub enum StagingError {
         /// What differs.
         verification: Verification,
     },
+    /// What is there was staged from another object, or otherwise.
+    #[error(
+        "reference data {id} in {} was staged from an object with {staged}, asked for is {object} with {asked}; \
+         register another object under another path, which gives it another id; or, if this one is right, {}",
+        tree.display(),
+        again(listing)
+    )]
+    OtherObject {
+        /// Which.
+        id: RefdataId,
+        /// The tree.
+        tree: PathBuf,
+        /// Its listing.
+        listing: PathBuf,
+        /// What is there.
+        staged: Origin,
+        /// The object that is asked for.
+        object: ObjectName,
+        /// What is asked for.
+        asked: Origin,
+    },
     /// The disk.
     #[error(transparent)]
     Store(RefdataError),
@@ -188,6 +209,12 @@ fn with_causes(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     words
+}
+
+/// How a tree is staged anew, by whom ever: without its name the listing only says that the tree is this metadata's.
+fn again(listing: &Path) -> String {
+    let listing = listing.display();
+    format!("when no container uses it any more, rename {listing} to {listing}.tmp and stage it again")
 }
 
 fn mismatch_advice(is_other_content: bool) -> &'static str {

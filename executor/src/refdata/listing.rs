@@ -3,10 +3,12 @@
 //! On disk it is the contract's `md5.json` (contract service.md, section 10), with the CRC64NVME of each
 //! file and the links as additions.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
+use cts_shared::crc64nvme::Crc64Nvme;
 use cts_shared::wire::refdata::RefdataFile;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +25,25 @@ pub struct Listing {
     /// The symbolic links, sorted by path. Not in the contract.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<Link>,
+    /// What it was staged from; unknown of the existing server's. Not in the contract.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// The object that a tree was staged from, and what was done with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Over the object's bytes.
+    pub crc64nvme: Crc64Nvme,
+    /// It was unpacked; else the tree is the one file.
+    pub unpack: bool,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let done = if self.unpack { "unpacked" } else { "as it is" };
+        write!(f, "CRC64NVME {}, {done}", self.crc64nvme)
+    }
 }
 
 /// A symbolic link of a staged tree.
@@ -166,8 +187,6 @@ fn is_inside(path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use cts_shared::crc64nvme::Crc64Nvme;
-
     use super::*;
 
     #[test]
@@ -204,6 +223,10 @@ mod tests {
                 file: "l".to_owned(),
                 target: "b".to_owned(),
             }],
+            origin: Some(Origin {
+                crc64nvme: Crc64Nvme::EMPTY,
+                unpack: true,
+            }),
         };
         listing.save(&path).unwrap();
         listing.sort();

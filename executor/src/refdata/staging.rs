@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{RefdataError, StagingError};
 use super::fingerprint::{self, Contents};
-use super::listing::{Listing, ListingError};
+use super::listing::{Listing, ListingError, Origin};
 use super::lock::{self, Lock};
 use super::progress::StagingCounters;
 use super::space::{Share, SpaceError};
@@ -130,6 +130,7 @@ impl Staging {
     /// read-only) it only looks at what is there.
     fn run(&self, lock: Result<Lock, RefdataError>) -> Result<Staged, StagingError> {
         if let Some(contents) = self.find(lock.is_ok())? {
+            self.check_origin(contents)?;
             return Ok(self.staged(contents, true));
         }
         let _lock = lock?;
@@ -194,6 +195,30 @@ impl Staging {
         Ok(Some(verification.contents()))
     }
 
+    fn origin(&self) -> Origin {
+        Origin {
+            crc64nvme: self.item.expected,
+            unpack: self.item.unpack,
+        }
+    }
+
+    /// An id does not say what it was staged from, and can be given to any object.
+    fn check_origin(&self, contents: Contents) -> Result<(), StagingError> {
+        let asked = self.origin();
+        let Some(staged) = contents.origin.filter(|staged| *staged != asked) else {
+            return Ok(());
+        };
+        let (layout, id) = (&self.store.layout, &self.item.id);
+        Err(StagingError::OtherObject {
+            id: id.clone(),
+            tree: layout.tree(id),
+            listing: layout.listing(id),
+            staged,
+            object: self.item.object.clone(),
+            asked,
+        })
+    }
+
     /// Fetches and unpacks; once more if the bytes were not the registered ones: a bit can flip on the way.
     fn fetch(&self) -> Result<(Listing, Growing), StagingError> {
         let (error, earlier) = match self.fetch_once(None) {
@@ -241,7 +266,8 @@ impl Staging {
             },
         );
         match unpacked {
-            Ok(listing) => {
+            Ok(mut listing) => {
+                listing.origin = Some(self.origin());
                 stream.finish()?;
                 Ok((listing, growing))
             }
@@ -303,6 +329,7 @@ impl Staging {
         let contents = Contents {
             files: listing.files.len() as u64,
             bytes: listing.bytes(),
+            origin: listing.origin,
         };
         let fingerprint =
             fingerprint::of(layout, id).map_err(RefdataError::local("look at", &tree))?;

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::RefdataError;
 use super::fingerprint::{self, Contents};
 use super::layout::Layout;
-use super::listing::Listing;
+use super::listing::{Listing, Origin};
 use super::lock::{self, Lock};
 use super::status::{self, Found};
 
@@ -42,6 +42,9 @@ pub struct Verification {
     pub different: u64,
     /// The first of them, by path.
     pub differences: Vec<Difference>,
+    /// What the tree was staged from.
+    #[serde(skip)]
+    origin: Option<Origin>,
 }
 
 /// One entry that is not as its listing has it.
@@ -78,6 +81,7 @@ impl Verification {
         Contents {
             files: self.files,
             bytes: self.bytes,
+            origin: self.origin,
         }
     }
 }
@@ -183,6 +187,7 @@ pub(super) fn compare(
         bytes: listing.bytes(),
         different: found.count,
         differences: found.named,
+        origin: listing.origin,
     })
 }
 

@@ -563,6 +563,53 @@ async fn a_tree_that_is_not_what_was_staged_is_not_used_and_can_be_staged_again(
 }
 
 #[tokio::test]
+async fn what_was_staged_from_another_object_is_not_taken_for_the_one_asked_for() {
+    let bed = Bed::new();
+    let item = bed.item("db.tar.gz", &archive());
+    bed.stage(&item).await.unwrap();
+    let other = Item {
+        expected: Crc64Nvme::of(b"new"),
+        ..item.clone()
+    };
+    let packed = Item {
+        unpack: false,
+        ..item.clone()
+    };
+    let metadata = bed.store().metadata_of(&item.id);
+    let listing = metadata.join("md5.json");
+    // Trusted, then read whole: both know.
+    for step in 0..2 {
+        for asked in [&other, &packed] {
+            let error = bed.stage(asked).await.unwrap_err();
+            assert!(
+                matches!(error, StagingError::OtherObject { .. }),
+                "{step}: {error}"
+            );
+            let words = error.to_string();
+            for part in [item.expected, asked.expected] {
+                assert!(words.contains(&part.to_string()), "{words}");
+            }
+            assert!(words.contains(listing.to_str().unwrap()), "{words}");
+        }
+        assert!(bed.stage(&item).await.unwrap().was_there);
+        if step == 0 {
+            fs::remove_file(metadata.join("verified.json")).unwrap();
+        }
+    }
+    // As the message says.
+    fs::rename(&listing, metadata.join("md5.json.tmp")).unwrap();
+    let packed = bed.stage(&packed).await.unwrap();
+    assert!(!packed.was_there);
+    assert_eq!(packed.files, 1);
+
+    // One of before this was written down.
+    let mut listed = Listing::load(&listing).unwrap();
+    listed.origin = None;
+    listed.save(&listing).unwrap();
+    assert!(bed.stage(&other).await.unwrap().was_there);
+}
+
+#[tokio::test]
 async fn a_listing_that_is_none_is_told_with_what_to_do() {
     let bed = Bed::new();
     let item = bed.item("db.tar.gz", &archive());
