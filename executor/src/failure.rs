@@ -186,7 +186,8 @@ impl Classify for TransferError {
             Self::ChecksumMismatch {
                 is_other_content: false,
                 ..
-            } => FailureCode::InputCorrupt,
+            }
+            | Self::ReadDifferently { .. } => FailureCode::InputCorrupt,
             Self::ChecksumMismatch { .. } => FailureCode::InputChanged,
             Self::InputChanged { .. } => FailureCode::InputChanged,
             Self::NoSpace { .. } => FailureCode::DiskFull,

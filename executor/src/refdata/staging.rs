@@ -24,7 +24,7 @@ use super::unpack::{ArchiveSource, Packing, UnpackError, Unpacking, make_read_on
 use super::verify::{self, Verification};
 use super::{Item, RefdataStore, Staged, prune};
 use crate::progress::Counters;
-use crate::transfer::{ObjectStream, StreamRequest, TransferEngine};
+use crate::transfer::{ObjectStream, StreamRequest, TransferEngine, TransferError};
 
 impl ArchiveSource for ObjectStream {
     fn size(&self) -> u64 {
@@ -223,6 +223,10 @@ impl Staging {
     fn fetch(&self) -> Result<(Listing, Growing), StagingError> {
         let (error, earlier) = match self.fetch_once(None) {
             Err(error @ StagingError::ChecksumMismatch { actual, .. }) => (error, actual),
+            // A zip's directory is read before all else; in its turn it came as it should.
+            Err(error @ StagingError::Transfer(TransferError::ReadDifferently { .. })) => {
+                (error, self.item.expected)
+            }
             fetched => return fetched,
         };
         tracing::warn!("{error}; fetching it once more on a new connection");

@@ -326,6 +326,67 @@ async fn a_bit_that_flips_on_the_way_is_mended_by_a_second_try() {
     }
 }
 
+/// A zip of one file, `tool`, which may not be executed.
+fn zip(content: &[u8]) -> Vec<u8> {
+    let mut crc = flate2::Crc::new();
+    crc.update(content);
+    let size = u32::try_from(content.len()).unwrap();
+    let described = [
+        // Flags and method, time and date.
+        &[0; 8][..],
+        &crc.sum().to_le_bytes(),
+        &size.to_le_bytes(),
+        &size.to_le_bytes(),
+        // Of the name, then of the extra fields.
+        &[4, 0, 0, 0],
+    ]
+    .concat();
+    let local = [&b"PK\x03\x04\x14\0"[..], &described, b"tool", content].concat();
+    let header = [
+        // By a Unix.
+        &b"PK\x01\x02\x14\x03\x14\0"[..],
+        &described,
+        &[0; 6],
+        &(0o100_644_u32 << 16).to_le_bytes(),
+        &[0; 4],
+        b"tool",
+    ]
+    .concat();
+    let length = |part: &[u8]| u32::try_from(part.len()).unwrap().to_le_bytes();
+    let end = [
+        &b"PK\x05\x06\0\0\0\0\x01\0\x01\0"[..],
+        &length(&header),
+        &length(&local),
+        &[0; 2],
+    ]
+    .concat();
+    [local, header, end].concat()
+}
+
+/// Which no format would notice: a permission, where only the directory has it.
+#[tokio::test]
+async fn a_bit_that_flips_in_a_zips_directory_is_mended_by_a_second_try() {
+    // The whole, the end, the directory: whose 40th byte has the permissions of others.
+    let mut bed = Bed::with(|store| store.on(Operation::Get, 2, Fault::FlipBit(40)));
+    bed.options.stream_part_bytes = 4096;
+    let item = bed.item("tools.zip", &zip(b"#!"));
+    bed.stage(&item).await.unwrap();
+    assert_eq!(bed.gets(), 6, "once more");
+    let mode = fs::metadata(bed.root().join("x/tool")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o444);
+
+    let mut bed = Bed::with(|store| {
+        store
+            .on(Operation::Get, 2, Fault::FlipBit(40))
+            .on(Operation::Get, 5, Fault::FlipBit(40))
+    });
+    bed.options.stream_part_bytes = 4096;
+    let item = bed.item("tools.zip", &zip(b"#!"));
+    let error = bed.stage(&item).await.unwrap_err().to_string();
+    assert!(error.contains("came damaged"), "{error}");
+    bed.assert_nothing_is_left();
+}
+
 #[tokio::test]
 async fn an_archive_that_was_damaged_before_it_was_registered_is_named() {
     let bed = Bed::new();
