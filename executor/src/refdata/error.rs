@@ -150,17 +150,16 @@ pub enum StagingError {
     },
     /// What is there is not what was staged.
     #[error(
-        "reference data {id} in {} is not what was staged: {verification}; when no container uses it any \
-         more remove {}, and stage it again",
+        "reference data {id} in {} is not what was staged: {verification}; {}",
         tree.display(),
-        listing.display()
+        again(listing)
     )]
     Damaged {
         /// Which.
         id: RefdataId,
         /// The tree.
         tree: PathBuf,
-        /// Its listing; without it the tree counts as unfinished.
+        /// Its listing.
         listing: PathBuf,
         /// What differs.
         verification: Verification,

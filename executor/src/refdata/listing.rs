@@ -69,7 +69,7 @@ pub enum ListingError {
         source: io::Error,
     },
     /// The file is not a listing.
-    #[error("{} is not a listing of reference data; stage it again", path.display())]
+    #[error("{} is not a listing of reference data", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -77,7 +77,7 @@ pub enum ListingError {
         source: serde_json::Error,
     },
     /// The file is larger than any listing.
-    #[error("listing {} has more than {limit} bytes; stage the reference data again", path.display())]
+    #[error("listing {} has more than {limit} bytes", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -91,6 +91,13 @@ impl Listing {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
+    }
+
+    /// Whether the existing server wrote it: a walk that follows links to files and says nothing of other links.
+    #[must_use]
+    pub fn is_of_existing_server(&self) -> bool {
+        let is_bare = |file: &RefdataFile| file.crc64nvme.is_none();
+        self.origin.is_none() && self.links.is_empty() && self.files.iter().all(is_bare)
     }
 
     /// The paths of files and links.

@@ -179,7 +179,7 @@ fn item(layout: &Layout, id: RefdataId) -> Result<Option<StagedItem>, RefdataErr
             tree: true,
             listing: false,
             ..
-        } => Some("a tree without a listing; stage it again or prune it".to_owned()),
+        } => Some("a tree whose listing is not finished; stage it again or prune it".to_owned()),
         Found {
             tree: false,
             listing: true,

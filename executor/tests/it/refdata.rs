@@ -615,12 +615,19 @@ async fn a_tree_that_is_not_what_was_staged_is_not_used_and_can_be_staged_again(
     let words = error.to_string();
     assert!(words.contains("\"db/VERSION\" has CRC64NVME"), "{words}");
     let listing = store.metadata_of(&item.id).join("md5.json");
-    assert!(words.contains(listing.to_str().unwrap()), "{words}");
 
     // As the message says.
-    fs::remove_file(listing).unwrap();
+    as_told(&words, &listing);
     assert!(!bed.stage(&item).await.unwrap().was_there);
     bed.assert_staged();
+}
+
+/// Has a tree staged again as an error's words say.
+fn as_told(words: &str, listing: &Path) {
+    let unfinished = listing.with_extension("json.tmp");
+    let told = format!("rename {} to {}", listing.display(), unfinished.display());
+    assert!(words.contains(&told), "{words}");
+    fs::rename(listing, unfinished).unwrap();
 }
 
 #[tokio::test]
@@ -650,15 +657,14 @@ async fn what_was_staged_from_another_object_is_not_taken_for_the_one_asked_for(
             for part in [item.expected, asked.expected] {
                 assert!(words.contains(&part.to_string()), "{words}");
             }
-            assert!(words.contains(listing.to_str().unwrap()), "{words}");
         }
         assert!(bed.stage(&item).await.unwrap().was_there);
         if step == 0 {
             fs::remove_file(metadata.join("verified.json")).unwrap();
         }
     }
-    // As the message says.
-    fs::rename(&listing, metadata.join("md5.json.tmp")).unwrap();
+    let error = bed.stage(&packed).await.unwrap_err();
+    as_told(&error.to_string(), &listing);
     let packed = bed.stage(&packed).await.unwrap();
     assert!(!packed.was_there);
     assert_eq!(packed.files, 1);
@@ -681,7 +687,7 @@ async fn a_listing_that_is_none_is_told_with_what_to_do() {
     assert!(matches!(error, StagingError::Damaged { .. }), "{error}");
     let listed = bed.store().list().unwrap();
     assert_eq!(listed[0].state, ItemState::Damaged);
-    fs::remove_file(listing).unwrap();
+    as_told(&error.to_string(), &listing);
     bed.stage(&item).await.unwrap();
     bed.assert_staged();
 }
@@ -815,6 +821,69 @@ async fn a_tree_of_the_existing_server_is_verified_by_its_md5() {
     listed.save(&listing).unwrap();
     let error = bed.stage(&item).await.unwrap_err().to_string();
     assert!(error.contains("\"db/VERSION\" has MD5 84bc"), "{error}");
+}
+
+/// It lists what its walk finds: links to files as files, other links nowhere.
+#[tokio::test]
+async fn links_in_a_tree_of_the_existing_server_are_as_good_as_files() {
+    let bed = Bed::new();
+    let (store, item) = (bed.store(), bed.item("db.tar.gz", &archive()));
+    let (tree, metadata) = (store.tree(&item.id), store.metadata_of(&item.id));
+    fs::create_dir_all(tree.join("db")).unwrap();
+    fs::create_dir_all(&metadata).unwrap();
+    fs::write(tree.join("db/VERSION"), "7\n").unwrap();
+    for (link, target) in [("current", "db/VERSION"), ("all", "db"), ("log", "/dev/null")] {
+        std::os::unix::fs::symlink(target, tree.join(link)).unwrap();
+    }
+    let listing = metadata.join("md5.json");
+    let list = |paths: &[&str]| {
+        let files: Vec<_> = paths
+            .iter()
+            .map(|path| {
+                serde_json::json!({
+                    "file": path, "md5": "84bc3da1b3e33a18e8d5e1bdd7a18d7a", "size": 2
+                })
+            })
+            .collect();
+        fs::write(&listing, serde_json::json!({ "files": files }).to_string()).unwrap();
+    };
+    list(&["current", "db/VERSION"]);
+    let staged = bed.stage(&item).await.unwrap();
+    assert_eq!((staged.files, staged.was_there), (2, true));
+
+    list(&["current", "db/VERSION", "log"]);
+    let words = bed.stage(&item).await.unwrap_err().to_string();
+    assert!(
+        words.contains("\"log\" is a symbolic link that leads out of the tree"),
+        "{words}"
+    );
+    // Nothing but the listing says that it is of this metadata.
+    fs::remove_file(metadata.join("verified.json")).unwrap();
+    as_told(&words, &listing);
+    assert!(!bed.stage(&item).await.unwrap().was_there);
+    bed.assert_staged();
+}
+
+#[tokio::test]
+async fn links_in_a_tree_of_ours_must_be_listed() {
+    let bed = Bed::new();
+    let item = bed.item("db.tar.gz", &archive());
+    bed.stage(&item).await.unwrap();
+    let tree = bed.store().tree(&item.id);
+    for path in ["", "db"] {
+        fs::set_permissions(tree.join(path), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    fs::rename(tree.join("readme"), tree.join("db/readme")).unwrap();
+    std::os::unix::fs::symlink("db/readme", tree.join("readme")).unwrap();
+    std::os::unix::fs::symlink("db", tree.join("new")).unwrap();
+    let words = bed.stage(&item).await.unwrap_err().to_string();
+    for part in [
+        "\"readme\" is, or lies behind, a symbolic link",
+        "\"new\" is not in the listing",
+        "\"db/readme\" is not in the listing",
+    ] {
+        assert!(words.contains(part), "{words}");
+    }
 }
 
 #[tokio::test]
