@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::error::RefdataError;
 use super::layout::{Layout, REMOVING_PREFIX, STAGING_PREFIX};
 use super::listing::Listing;
-use super::lock::Lock;
+use super::lock::{Lock, is_absent};
 
 /// How an item is, for operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -104,7 +104,7 @@ fn any_exists(paths: &[PathBuf]) -> Result<bool, RefdataError> {
 fn exists(path: &Path) -> Result<bool, RefdataError> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) if is_absent(&error) => Ok(false),
         Err(error) => Err(RefdataError::local("look at", path)(error)),
     }
 }

@@ -231,9 +231,7 @@ fn compare_links(
                 &link.file,
                 format!("points to {target:?}, listed is {:?}", link.target),
             ),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                found.add(&link.file, "is missing");
-            }
+            Err(error) if lock::is_absent(&error) => found.add(&link.file, "is missing"),
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 found.add(&link.file, "is no symbolic link any more");
             }

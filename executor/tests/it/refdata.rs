@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use cts_executor::object_store::faulty::{Fault, FaultyStore, Operation};
 use cts_executor::object_store::memory::MemoryStore;
 use cts_executor::object_store::{ObjectChecksum, ObjectName, ObjectStore};
-use cts_executor::refdata::listing::Listing;
+use cts_executor::refdata::listing::{Link, Listing};
 use cts_executor::refdata::unpack::remove_tree;
 use cts_executor::refdata::{
     Item, ItemState, RefdataError, RefdataStore, Staged, StagingCounters, StagingError,
@@ -821,6 +821,36 @@ async fn a_tree_of_the_existing_server_is_verified_by_its_md5() {
     listed.save(&listing).unwrap();
     let error = bed.stage(&item).await.unwrap_err().to_string();
     assert!(error.contains("\"db/VERSION\" has MD5 84bc"), "{error}");
+}
+
+#[tokio::test]
+async fn stray_files_are_in_nobodys_way() {
+    let bed = Bed::new();
+    let item = bed.item("db.tar.gz", &archive());
+    bed.stage(&item).await.unwrap();
+    fs::write(bed.root().join(".metadata/README"), "x").unwrap();
+    fs::write(bed.root().join(".metadata/notes.txt"), "x").unwrap();
+    let listed = bed.store().list().unwrap();
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    assert_eq!(bed.store().prunable(&BTreeSet::new()).unwrap(), listed);
+    let status = bed.store().status(&id("README")).unwrap();
+    assert_eq!(status.state, RefdataLocalState::None);
+}
+
+#[tokio::test]
+async fn a_listed_link_below_what_is_no_directory_any_more_is_missing() {
+    let bed = Bed::new();
+    let item = bed.item("db.tar.gz", &archive());
+    bed.stage(&item).await.unwrap();
+    let listing = bed.store().metadata_of(&item.id).join("md5.json");
+    let mut listed = Listing::load(&listing).unwrap();
+    listed.links.push(Link {
+        file: "readme/link".to_owned(),
+        target: "x".to_owned(),
+    });
+    listed.save(&listing).unwrap();
+    let verification = bed.store().verify(&item.id, true, &bed.cancel).unwrap();
+    assert_eq!(verification.to_string(), "\"readme/link\" is missing");
 }
 
 /// It lists what its walk finds: links to files as files, other links nowhere.
