@@ -117,8 +117,9 @@ impl Classify for RefdataError {
             Self::Local { cause, .. } => disk_code(cause),
             Self::Busy { .. }
             | Self::NotStaged { .. }
-            | Self::Foreign { .. }
-            | Self::Listing(_) => FailureCode::RefdataDamaged,
+            | Self::Foreign { .. } => FailureCode::RefdataDamaged,
+            Self::Listing(error) => error.io().map_or(FailureCode::RefdataDamaged, disk_code),
+            Self::Directory { .. } => FailureCode::ConfigInvalid,
             Self::Cancelled => FailureCode::Stopped,
         }
     }
@@ -270,5 +271,28 @@ impl Classify for ReportError {
             Self::JobEnded { .. } => FailureCode::Stopped,
             Self::Superseded => FailureCode::Superseded,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::refdata::listing::ListingError;
+
+    #[test]
+    fn a_full_disk_of_listings_is_no_damaged_data() {
+        let listing = |kind: io::ErrorKind| {
+            RefdataError::from(ListingError::Io {
+                path: "/metadata/x/md5.json.tmp".into(),
+                action: "written",
+                source: kind.into(),
+            })
+        };
+        let full = listing(io::ErrorKind::StorageFull);
+        assert_eq!(full.code(), FailureCode::DiskFull);
+        assert!(full.to_string().contains("make room there"), "{full}");
+        let failing = listing(io::ErrorKind::Other);
+        assert_eq!(failing.code(), FailureCode::DiskFailed);
+        assert!(!failing.to_string().contains("room"), "{failing}");
     }
 }

@@ -8,6 +8,7 @@ use cts_shared::id::RefdataId;
 use cts_shared::refdata_archive::ArchiveFormat;
 
 use super::listing::{ListingError, Origin};
+use super::lock::{is_absent, is_read_only};
 use super::space::{NoSpace, SpaceError};
 use super::unpack::UnpackError;
 use super::verify::Verification;
@@ -49,10 +50,10 @@ pub enum RefdataError {
         metadata: PathBuf,
     },
     /// A listing cannot be read or written, or is none.
-    #[error("{}", with_causes(.0))]
+    #[error("{}{}", with_causes(.0), .0.io().map_or("", room))]
     Listing(#[from] ListingError),
     /// A file or directory.
-    #[error("cannot {action} {}: {cause}", path.display())]
+    #[error("cannot {action} {}: {cause}{}", path.display(), room(cause))]
     Local {
         /// Verb.
         action: &'static str,
@@ -61,9 +62,34 @@ pub enum RefdataError {
         /// What the system said.
         cause: io::Error,
     },
+    /// The directories cannot be used as they are.
+    #[error(
+        "cannot {action} {}: {cause}; the directory of reference data (CTS_REFDATA_DIR of executors, --root of \
+         commands, Refdata.local_path of the server) must be there, and this user must be able to write to it and to \
+         its metadata",
+        path.display()
+    )]
+    Directory {
+        /// Verb.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
     /// Told to stop.
     #[error("it was cancelled")]
     Cancelled,
+}
+
+/// What to do when a file system is full.
+fn room(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; make room there, for bytes and for files, and stage it again"
+        }
+        _ => "",
+    }
 }
 
 impl RefdataError {
@@ -74,6 +100,28 @@ impl RefdataError {
             action,
             path,
             cause,
+        }
+    }
+
+    /// For `map_err`, of the first that is done in a directory: it may not be what its setting should name.
+    pub(super) fn directory(
+        action: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |cause| {
+            if is_absent(&cause) || is_read_only(&cause) {
+                return Self::Directory {
+                    action,
+                    path,
+                    cause,
+                };
+            }
+            Self::Local {
+                action,
+                path,
+                cause,
+            }
         }
     }
 }

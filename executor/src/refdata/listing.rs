@@ -86,6 +86,17 @@ pub enum ListingError {
     },
 }
 
+impl ListingError {
+    /// What the file system said.
+    #[must_use]
+    pub fn io(&self) -> Option<&io::Error> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            Self::Malformed { .. } | Self::TooLarge { .. } => None,
+        }
+    }
+}
+
 impl Listing {
     /// Sum of the files' sizes in bytes.
     #[must_use]

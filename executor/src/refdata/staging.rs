@@ -52,7 +52,7 @@ pub(super) async fn stage(
     // Never made: it may be a mount point without its disk.
     let there = on_blocking_thread(move || match fs::read_dir(&root) {
         Ok(_) => Ok(()),
-        Err(error) => Err(RefdataError::local("use the directory", &root)(error).into()),
+        Err(error) => Err(RefdataError::directory("use", &root)(error).into()),
     });
     there.await?;
     let path = store.layout.lock(&item.id);
@@ -60,9 +60,9 @@ pub(super) async fn stage(
         Ok(Some(lock)) => Ok(lock),
         Ok(None) => return Err(StagingError::Cancelled),
         Err(error) if lock::is_read_only(&error) => {
-            Err(RefdataError::local("take the lock", &path)(error))
+            Err(RefdataError::directory("take the lock", &path)(error))
         }
-        Err(error) => return Err(RefdataError::local("take the lock", &path)(error).into()),
+        Err(error) => return Err(RefdataError::directory("take the lock", &path)(error).into()),
     };
     let staging = Staging {
         store: store.clone(),
@@ -282,8 +282,8 @@ impl Staging {
     /// Makes the tree, known to be this metadata's from the beginning.
     fn begin_tree(&self, tree: &Path) -> Result<Growing, StagingError> {
         let mark = self.store.layout.unfinished_listing(&self.item.id);
-        let listing = File::create_new(&mark).map_err(RefdataError::local("make", &mark))?;
-        fs::create_dir(tree).map_err(RefdataError::local("make", tree))?;
+        let listing = File::create_new(&mark).map_err(RefdataError::directory("make", &mark))?;
+        fs::create_dir(tree).map_err(RefdataError::directory("make", tree))?;
         let tree = File::open(tree).map_err(RefdataError::local("open", tree))?;
         Ok(Growing { listing, tree })
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cts_executor::failure::Classify;
 use cts_executor::object_store::faulty::{Fault, FaultyStore, Operation};
 use cts_executor::object_store::memory::MemoryStore;
 use cts_executor::object_store::{ObjectChecksum, ObjectName, ObjectStore};
@@ -18,6 +19,7 @@ use cts_executor::refdata::{
 };
 use cts_executor::transfer::{RetryPolicy, TransferEngine, TransferOptions, TransferRuntime};
 use cts_shared::crc64nvme::Crc64Nvme;
+use cts_shared::failure::FailureCode;
 use cts_shared::id::RefdataId;
 use cts_shared::wire::refdata::RefdataLocalState;
 use tokio_util::sync::CancellationToken;
@@ -279,8 +281,12 @@ async fn a_root_that_is_not_there_is_never_made() {
     let error = store
         .stage(&item, &bed.engine(), counters, &bed.cancel)
         .await;
-    let error = error.unwrap_err().to_string();
-    assert!(error.contains(root.to_str().unwrap()), "{error}");
+    let error = error.unwrap_err();
+    assert_eq!(error.code(), FailureCode::ConfigInvalid);
+    let words = error.to_string();
+    for part in [root.to_str().unwrap(), "CTS_REFDATA_DIR", "--root"] {
+        assert!(words.contains(part), "{words}");
+    }
     assert!(!root.exists());
 }
 

@@ -441,7 +441,8 @@ async fn who_may_only_read_checks_what_is_there_and_cannot_stage() {
     let refused = output(absent).await;
     assert_eq!(refused.status.code(), Some(1));
     assert!(
-        complaints(&refused)[0].contains("take the lock"),
+        complaints(&refused)[0].contains("take the lock")
+            && complaints(&refused)[0].contains("--root"),
         "{}",
         text(&refused.stderr)
     );
