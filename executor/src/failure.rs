@@ -88,7 +88,7 @@ impl Classify for StagingError {
             Self::ChecksumMismatch { .. } => FailureCode::InputCorrupt,
             Self::Transfer(error) => error.code(),
             Self::Unpack { cause, .. } => cause.code(),
-            Self::NoSpace { .. } => FailureCode::DiskFull,
+            Self::NoSpace { .. } | Self::NoMoreFiles { .. } => FailureCode::DiskFull,
             Self::Damaged { .. } | Self::OtherObject { .. } => FailureCode::RefdataDamaged,
             Self::Store(error) => error.code(),
             Self::Cancelled => FailureCode::Stopped,

@@ -196,6 +196,20 @@ pub enum StagingError {
         /// What there is and what is needed.
         cause: NoSpace,
     },
+    /// It has too many files.
+    #[error(
+        "{object} cannot be staged: no more files fit into {} (its inodes are used up), where {path:?} was to be \
+         written; remove files, or use a file system that was made with more inodes",
+        directory.display()
+    )]
+    NoMoreFiles {
+        /// The object.
+        object: ObjectName,
+        /// Where.
+        directory: PathBuf,
+        /// What was being written, below the tree.
+        path: String,
+    },
     /// What is there is not what was staged.
     #[error(
         "reference data {id} in {} is not what was staged: {verification}; {}",

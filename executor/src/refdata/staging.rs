@@ -23,6 +23,7 @@ use super::status::{self, Found};
 use super::unpack::{ArchiveSource, Packing, UnpackError, Unpacking, make_read_only, unpack};
 use super::verify::{self, Verification};
 use super::{Item, RefdataStore, Staged, prune};
+use crate::disk;
 use crate::progress::Counters;
 use crate::transfer::{ObjectStream, StreamRequest, TransferEngine, TransferError};
 
@@ -294,12 +295,22 @@ impl Staging {
             object: self.item.object.clone(),
             cause: share.refusal(needed_bytes),
         };
-        match cause {
+        let cause = match cause {
             UnpackError::Reserve { needed_bytes, .. } => return no_space(needed_bytes),
-            UnpackError::DiskFull { .. } => return no_space(1),
+            UnpackError::DiskFull { path } => {
+                let directory = &self.store.layout.root;
+                if disk::is_out_of_files(directory).unwrap_or(false) {
+                    return StagingError::NoMoreFiles {
+                        object: self.item.object.clone(),
+                        directory: directory.clone(),
+                        path,
+                    };
+                }
+                return no_space(1);
+            }
             UnpackError::Cancelled if self.stop.is_cancelled() => return StagingError::Cancelled,
-            _ => {}
-        }
+            cause => cause,
+        };
         // An archive whose bytes were damaged on the way is no bad archive: the checksum tells, which needs
         // the rest of the bytes.
         let asks_the_checksum = cause.reason().is_some() || matches!(cause, UnpackError::Source(_));
