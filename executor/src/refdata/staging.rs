@@ -1,7 +1,7 @@
 //! Staging one item. The order of the steps is in [`super`].
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -26,6 +26,9 @@ use super::{Item, RefdataStore, Staged, prune};
 use crate::disk;
 use crate::progress::Counters;
 use crate::transfer::{ObjectStream, StreamRequest, TransferEngine, TransferError};
+
+/// The rest of a refused archive is read in steps of this many bytes.
+const REST_BUFFER_BYTES: usize = 128 * 1024;
 
 impl ArchiveSource for ObjectStream {
     fn size(&self) -> u64 {
@@ -314,13 +317,31 @@ impl Staging {
         // An archive whose bytes were damaged on the way is no bad archive: the checksum tells, which needs
         // the rest of the bytes.
         let asks_the_checksum = cause.reason().is_some() || matches!(cause, UnpackError::Source(_));
-        match asks_the_checksum.then(|| stream.finish()) {
+        match asks_the_checksum.then(|| self.finish_refused(&cause, stream)) {
             Some(Err(error)) => error.into(),
             _ => StagingError::Unpack {
                 object: self.item.object.clone(),
                 cause,
             },
         }
+    }
+
+    /// Reads what is left of a refused archive, which may be most of it.
+    fn finish_refused(
+        &self,
+        cause: &UnpackError,
+        mut stream: ObjectStream,
+    ) -> Result<Crc64Nvme, TransferError> {
+        tracing::info!(
+            "{} is refused: {cause}; reading the rest to see whether it came as it was registered",
+            self.item.object
+        );
+        let mut buffer = vec![0; REST_BUFFER_BYTES];
+        // An error is that of the end as well.
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            self.counters.add_downloaded(count as u64);
+        }
+        stream.finish()
     }
 
     /// Everything is there and right: gives the tree its name, and then the listing.

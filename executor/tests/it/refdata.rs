@@ -416,6 +416,8 @@ async fn an_archive_beyond_the_limits_leaves_nothing() {
     let item = bed.item("db.tar.gz", &archive());
     let error = bed.stage(&item).await.unwrap_err().to_string();
     assert!(error.contains("max_entries"), "{error}");
+    let progress = bed.counters.snapshot();
+    assert_eq!(progress.downloaded_bytes, progress.object_bytes, "all was read");
     bed.assert_nothing_is_left();
 }
 
