@@ -144,7 +144,7 @@ impl RefdataStore {
     /// is there. Costs a look at every file's metadata if it is done and trusted already.
     ///
     /// Everything but the waiting happens on a thread that may block. Use `cancel` to end it: within a second
-    /// or two, with everything removed that was staged. If the future is dropped instead, the same happens in
+    /// or two, with everything removed that was staged; if the file system hangs, that comes later. If the future is dropped instead, the same happens in
     /// the background.
     ///
     /// Where the metadata cannot be written (a worker with a read-only mount), an item that is done is checked

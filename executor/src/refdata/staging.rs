@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cts_shared::crc64nvme::Crc64Nvme;
@@ -27,6 +28,8 @@ use crate::disk;
 use crate::progress::Counters;
 use crate::transfer::{ObjectStream, StreamRequest, TransferEngine, TransferError};
 
+/// How long the work may take to end when it is told to stop.
+const STOP_GRACE: Duration = Duration::from_secs(2);
 /// The rest of a refused archive is read in steps of this many bytes.
 const REST_BUFFER_BYTES: usize = 128 * 1024;
 
@@ -48,10 +51,40 @@ pub(super) async fn stage(
     counters: Arc<StagingCounters>,
     cancel: &CancellationToken,
 ) -> Result<Staged, StagingError> {
-    let packing = packing(item)?;
     let stop = cancel.child_token();
     // Whoever drops this future stops the work too, which cleans up after itself.
     let _stop_when_dropped = stop.clone().drop_guard();
+    unless_overdue(stage_until(store, item, engine, counters, &stop), &stop).await
+}
+
+/// Ends with the work, or some time after it was told to stop: a file system that hangs holds up its thread, which
+/// keeps the lock and cleans up when it can, but not whoever waits.
+async fn unless_overdue<T>(
+    work: impl Future<Output = Result<T, StagingError>>,
+    stop: &CancellationToken,
+) -> Result<T, StagingError> {
+    let overdue = async {
+        stop.cancelled().await;
+        tokio::time::sleep(STOP_GRACE).await;
+    };
+    tokio::select! {
+        biased;
+        ended = work => ended,
+        () = overdue => {
+            tracing::warn!("the staging does not end, the file system may hang; it cleans up when it goes on");
+            Err(StagingError::Cancelled)
+        }
+    }
+}
+
+async fn stage_until(
+    store: &RefdataStore,
+    item: &Item,
+    engine: &TransferEngine,
+    counters: Arc<StagingCounters>,
+    stop: &CancellationToken,
+) -> Result<Staged, StagingError> {
+    let packing = packing(item)?;
     let root = store.layout.root.clone();
     // Never made: it may be a mount point without its disk.
     let there = on_blocking_thread(move || match fs::read_dir(&root) {
@@ -60,7 +93,7 @@ pub(super) async fn stage(
     });
     there.await?;
     let path = store.layout.lock(&item.id);
-    let lock = match Lock::take(&path, &stop).await {
+    let lock = match Lock::take(&path, stop).await {
         Ok(Some(lock)) => Ok(lock),
         Ok(None) => return Err(StagingError::Cancelled),
         Err(error) if lock::is_read_only(&error) => {
@@ -74,7 +107,7 @@ pub(super) async fn stage(
         packing,
         engine: engine.clone(),
         counters,
-        stop,
+        stop: stop.clone(),
         handle: Handle::current(),
     };
     on_blocking_thread(move || staging.run(lock)).await
@@ -426,4 +459,25 @@ fn spend(share: &Share, wanted: RangeInclusive<u64>) -> Result<u64, UnpackError>
             source,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_cancels_does_not_wait_for_a_file_system_that_hangs() {
+        let stop = CancellationToken::new();
+        let hangs = std::future::pending::<Result<(), StagingError>>();
+        stop.cancel();
+        let told = tokio::time::Instant::now();
+        let error = unless_overdue(hangs, &stop).await.unwrap_err();
+        assert!(error.is_cancelled() && told.elapsed() <= STOP_GRACE + Duration::from_millis(10));
+
+        let ends = async {
+            tokio::time::sleep(STOP_GRACE / 2).await;
+            Ok("cleaned up")
+        };
+        assert_eq!(unless_overdue(ends, &stop).await.unwrap(), "cleaned up");
+    }
 }
