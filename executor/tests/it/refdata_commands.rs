@@ -549,6 +549,48 @@ async fn prune_keeps_what_the_service_needs_and_tells_it_what_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn prune_does_not_tell_the_service_of_what_is_being_worked_on_and_keeps_what_is_named() {
+    let bed = Bed::new().await;
+    for id in ["a", "b", "named"] {
+        plant(&bed, id);
+    }
+    let refdata = ["a", "b", "named"].map(|id| registered(id, "complete")).to_vec();
+    let server = service(Vec::new(), refdata).await;
+    // Whoever stages "b" takes its lock when "a" is being removed already.
+    let path_of_lock = bed.root().join(".metadata/b/lock");
+    let lock = Arc::new(fs::File::create(path_of_lock).unwrap());
+    let taken = Arc::clone(&lock);
+    Mock::given(method("PUT"))
+        .and(path("/cts/external_exec/refdata/a/kbase/update/error"))
+        .respond_with(move |_: &wiremock::Request| {
+            taken.lock().unwrap();
+            ResponseTemplate::new(204)
+        })
+        .expect(1)
+        .mount(&server)
+        .await;
+    Mock::given(method("PUT"))
+        .and(path("/cts/external_exec/refdata/b/kbase/update/error"))
+        .respond_with(ResponseTemplate::new(204))
+        .expect(0)
+        .mount(&server)
+        .await;
+    let uri = format!("{}/cts", server.uri());
+    let mut command = bed.command("prune", &["--service", &uri, "--keep", "named"]);
+    command.env("TOKEN", "t");
+    let pruned = output(command).await;
+    assert_eq!(pruned.status.code(), Some(1), "{}", text(&pruned.stderr));
+    let said = complaints(&pruned);
+    assert!(
+        said.len() == 1 && said[0].contains("b is being worked on"),
+        "{said:?}"
+    );
+    assert_eq!(left(&bed), ["b", "named"]);
+    server.verify().await;
+    lock.unlock().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn prune_removes_nothing_when_the_services_list_may_be_cut_or_it_is_away() {
     let bed = Bed::new().await;
     plant(&bed, "unused");
