@@ -115,9 +115,9 @@ impl Classify for RefdataError {
     fn code(&self) -> FailureCode {
         match self {
             Self::Local { cause, .. } => disk_code(cause),
-            Self::Busy { .. }
-            | Self::NotStaged { .. }
-            | Self::Foreign { .. } => FailureCode::RefdataDamaged,
+            Self::Busy { .. } | Self::NotStaged { .. } | Self::Foreign { .. } => {
+                FailureCode::RefdataDamaged
+            }
             Self::Listing(error) => error.io().map_or(FailureCode::RefdataDamaged, disk_code),
             Self::Directory { .. } => FailureCode::ConfigInvalid,
             Self::Cancelled => FailureCode::Stopped,

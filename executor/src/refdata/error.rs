@@ -170,8 +170,8 @@ pub enum StagingError {
     },
     /// The object was replaced while it was read.
     #[error(
-        "{object} was replaced while it was being staged (was {version}); register it again when it no longer \
-         changes"
+        "{object} was replaced while it was being staged (was {version}); register the new object under another \
+         path, which does not change"
     )]
     ObjectChanged {
         /// The object.
@@ -275,12 +275,14 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 /// How a tree is staged anew, by whom ever: without its name the listing only says that the tree is this metadata's.
 fn again(listing: &Path) -> String {
     let listing = listing.display();
-    format!("when no container uses it any more, rename {listing} to {listing}.tmp and stage it again")
+    format!(
+        "when no container uses it any more, rename {listing} to {listing}.tmp and stage it again"
+    )
 }
 
 fn mismatch_advice(is_other_content: bool) -> &'static str {
     if is_other_content {
-        "the object is another one than was registered: register it again"
+        "the object is another one than was registered: register the new object under another path"
     } else {
         "its bytes were damaged on the way, twice: check the network and the store, and stage it again"
     }

@@ -272,10 +272,7 @@ impl Staging {
         self.fetch_once(Some(earlier))
     }
 
-    fn fetch_once(
-        &self,
-        earlier: Option<Crc64Nvme>,
-    ) -> Result<(Listing, Growing), StagingError> {
+    fn fetch_once(&self, earlier: Option<Crc64Nvme>) -> Result<(Listing, Growing), StagingError> {
         let request = StreamRequest {
             object: self.item.object.clone(),
             expected: self.item.expected,

@@ -293,7 +293,8 @@ fn compare_files(
             if cancel.is_cancelled() {
                 return Err(RefdataError::Cancelled);
             }
-            if let Some(problem) = compare_file(tree, &directory, file, links, &mut buffer, cancel)? {
+            if let Some(problem) = compare_file(tree, &directory, file, links, &mut buffer, cancel)?
+            {
                 let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
                 found.add(&file.file, problem);
             }

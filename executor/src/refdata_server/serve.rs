@@ -70,10 +70,9 @@ enum StartError {
 impl StartError {
     const fn status(&self) -> ExitStatus {
         match self {
-            Self::Directory { .. }
-            | Self::Listen { .. }
-            | Self::Store(_)
-            | Self::Metadata(_) => ExitStatus::Configuration,
+            Self::Directory { .. } | Self::Listen { .. } | Self::Store(_) | Self::Metadata(_) => {
+                ExitStatus::Configuration
+            }
             Self::Signals(_) | Self::Threads(_) | Self::TakeUp(_) | Self::Tls(_) => {
                 ExitStatus::Failed
             }

@@ -378,7 +378,10 @@ async fn a_bit_that_flips_in_a_zips_directory_is_mended_by_a_second_try() {
     let item = bed.item("tools.zip", &zip(b"#!"));
     bed.stage(&item).await.unwrap();
     assert_eq!(bed.gets(), 6, "once more");
-    let mode = fs::metadata(bed.root().join("x/tool")).unwrap().permissions().mode();
+    let mode = fs::metadata(bed.root().join("x/tool"))
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o444);
 
     let mut bed = Bed::with(|store| {
@@ -417,7 +420,10 @@ async fn an_archive_beyond_the_limits_leaves_nothing() {
     let error = bed.stage(&item).await.unwrap_err().to_string();
     assert!(error.contains("max_entries"), "{error}");
     let progress = bed.counters.snapshot();
-    assert_eq!(progress.downloaded_bytes, progress.object_bytes, "all was read");
+    assert_eq!(
+        progress.downloaded_bytes, progress.object_bytes,
+        "all was read"
+    );
     bed.assert_nothing_is_left();
 }
 
@@ -870,7 +876,11 @@ async fn links_in_a_tree_of_the_existing_server_are_as_good_as_files() {
     fs::create_dir_all(tree.join("db")).unwrap();
     fs::create_dir_all(&metadata).unwrap();
     fs::write(tree.join("db/VERSION"), "7\n").unwrap();
-    for (link, target) in [("current", "db/VERSION"), ("all", "db"), ("log", "/dev/null")] {
+    for (link, target) in [
+        ("current", "db/VERSION"),
+        ("all", "db"),
+        ("log", "/dev/null"),
+    ] {
         std::os::unix::fs::symlink(target, tree.join(link)).unwrap();
     }
     let listing = metadata.join("md5.json");

@@ -554,7 +554,9 @@ async fn prune_does_not_tell_the_service_of_what_is_being_worked_on_and_keeps_wh
     for id in ["a", "b", "named"] {
         plant(&bed, id);
     }
-    let refdata = ["a", "b", "named"].map(|id| registered(id, "complete")).to_vec();
+    let refdata = ["a", "b", "named"]
+        .map(|id| registered(id, "complete"))
+        .to_vec();
     let server = service(Vec::new(), refdata).await;
     // Whoever stages "b" takes its lock when "a" is being removed already.
     let path_of_lock = bed.root().join(".metadata/b/lock");
