@@ -224,28 +224,24 @@ pub enum StagingError {
         /// Its listing.
         listing: PathBuf,
         /// What differs.
-        verification: Verification,
+        verification: Box<Verification>,
     },
     /// What is there was staged from another object, or otherwise.
     #[error(
-        "reference data {id} in {} was staged from an object with {staged}, asked for is {object} with {asked}; \
+        "asked for is {object} with {asked}, and what is there was staged from an object with {staged} (so says {}); \
          register another object under another path, which gives it another id; or, if this one is right, {}",
-        tree.display(),
+        listing.display(),
         again(listing)
     )]
     OtherObject {
-        /// Which.
-        id: RefdataId,
-        /// The tree.
-        tree: PathBuf,
-        /// Its listing.
-        listing: PathBuf,
-        /// What is there.
-        staged: Origin,
         /// The object that is asked for.
         object: ObjectName,
         /// What is asked for.
         asked: Origin,
+        /// What is there.
+        staged: Origin,
+        /// The listing of what is there.
+        listing: PathBuf,
     },
     /// The disk.
     #[error(transparent)]

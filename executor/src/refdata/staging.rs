@@ -71,7 +71,10 @@ async fn unless_overdue<T>(
         biased;
         ended = work => ended,
         () = overdue => {
-            tracing::warn!("the staging does not end, the file system may hang; it cleans up when it goes on");
+            tracing::warn!(
+                "the staging does not end at once: its file system hangs, or there is much to remove; if this process \
+                 ends before, the next staging cleans up"
+            );
             Err(StagingError::Cancelled)
         }
     }
@@ -226,7 +229,7 @@ impl Staging {
                 id: id.clone(),
                 tree,
                 listing: layout.listing(id),
-                verification,
+                verification: Box::new(verification),
             });
         }
         Ok(Some(verification.contents()))
@@ -245,14 +248,11 @@ impl Staging {
         let Some(staged) = contents.origin.filter(|staged| *staged != asked) else {
             return Ok(());
         };
-        let (layout, id) = (&self.store.layout, &self.item.id);
         Err(StagingError::OtherObject {
-            id: id.clone(),
-            tree: layout.tree(id),
-            listing: layout.listing(id),
-            staged,
             object: self.item.object.clone(),
             asked,
+            staged,
+            listing: self.store.layout.listing(&self.item.id),
         })
     }
 

@@ -312,18 +312,26 @@ fn without_settings_it_does_not_start() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_written_is_named() {
-    let (code, text) = output(
-        &["refdata-server"],
-        &[
-            ("KBCTS_S3_URL", "http://127.0.0.1:9"),
-            ("KBCTS_S3_ACCESS_KEY", "key"),
-            ("KBCTS_S3_ACCESS_SECRET", "secret"),
-            ("KBCTS_REFDATA_SERVICE_TOKEN", "token"),
-            ("KBCTS_REFDATA_LOCAL_PATH", "/proc/refdata"),
-            ("KBCTS_REFDATA_METADATA_PATH", "/proc/metadata"),
-        ],
-    );
-    assert_eq!(code, Some(78));
-    assert!(text.contains("/proc/refdata, Refdata.local_path"), "{text}");
+fn directories_that_cannot_be_used_are_named() {
+    for (metadata, part) in [
+        ("/proc/metadata", "/proc/refdata, Refdata.local_path"),
+        (
+            "/proc/refdata/metadata",
+            "lies among the trees of /proc/refdata",
+        ),
+    ] {
+        let (code, text) = output(
+            &["refdata-server"],
+            &[
+                ("KBCTS_S3_URL", "http://127.0.0.1:9"),
+                ("KBCTS_S3_ACCESS_KEY", "key"),
+                ("KBCTS_S3_ACCESS_SECRET", "secret"),
+                ("KBCTS_REFDATA_SERVICE_TOKEN", "token"),
+                ("KBCTS_REFDATA_LOCAL_PATH", "/proc/refdata"),
+                ("KBCTS_REFDATA_METADATA_PATH", metadata),
+            ],
+        );
+        assert_eq!(code, Some(78));
+        assert!(text.contains(part), "{text}");
+    }
 }
