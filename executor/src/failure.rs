@@ -88,8 +88,8 @@ impl Classify for StagingError {
             Self::ChecksumMismatch { .. } => FailureCode::InputCorrupt,
             Self::Transfer(error) => error.code(),
             Self::Unpack { cause, .. } => cause.code(),
-            Self::NoSpace { .. } => FailureCode::DiskFull,
-            Self::Damaged { .. } | Self::ForeignTree { .. } => FailureCode::RefdataDamaged,
+            Self::NoSpace { .. } | Self::NoMoreFiles { .. } => FailureCode::DiskFull,
+            Self::Damaged { .. } | Self::OtherObject { .. } => FailureCode::RefdataDamaged,
             Self::Store(error) => error.code(),
             Self::Cancelled => FailureCode::Stopped,
             Self::Internal { .. } => FailureCode::Internal,
@@ -115,9 +115,11 @@ impl Classify for RefdataError {
     fn code(&self) -> FailureCode {
         match self {
             Self::Local { cause, .. } => disk_code(cause),
-            Self::Busy { .. } | Self::NotStaged { .. } | Self::Listing(_) => {
+            Self::Busy { .. } | Self::NotStaged { .. } | Self::Foreign { .. } => {
                 FailureCode::RefdataDamaged
             }
+            Self::Listing(error) => error.io().map_or(FailureCode::RefdataDamaged, disk_code),
+            Self::Directory { .. } => FailureCode::ConfigInvalid,
             Self::Cancelled => FailureCode::Stopped,
         }
     }
@@ -185,7 +187,8 @@ impl Classify for TransferError {
             Self::ChecksumMismatch {
                 is_other_content: false,
                 ..
-            } => FailureCode::InputCorrupt,
+            }
+            | Self::ReadDifferently { .. } => FailureCode::InputCorrupt,
             Self::ChecksumMismatch { .. } => FailureCode::InputChanged,
             Self::InputChanged { .. } => FailureCode::InputChanged,
             Self::NoSpace { .. } => FailureCode::DiskFull,
@@ -268,5 +271,28 @@ impl Classify for ReportError {
             Self::JobEnded { .. } => FailureCode::Stopped,
             Self::Superseded => FailureCode::Superseded,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::refdata::listing::ListingError;
+
+    #[test]
+    fn a_full_disk_of_listings_is_no_damaged_data() {
+        let listing = |kind: io::ErrorKind| {
+            RefdataError::from(ListingError::Io {
+                path: "/metadata/x/md5.json.tmp".into(),
+                action: "written",
+                source: kind.into(),
+            })
+        };
+        let full = listing(io::ErrorKind::StorageFull);
+        assert_eq!(full.code(), FailureCode::DiskFull);
+        assert!(full.to_string().contains("make room there"), "{full}");
+        let failing = listing(io::ErrorKind::Other);
+        assert_eq!(failing.code(), FailureCode::DiskFailed);
+        assert!(!failing.to_string().contains("room"), "{failing}");
     }
 }

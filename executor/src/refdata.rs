@@ -8,14 +8,15 @@
 //!   ROOT/.staging-<id>/               a tree while it grows
 //!   ROOT/.removing-<id>/              a tree while it goes
 //!   METADATA/<id>/md5.json            its listing: path, size and checksums of every file
-//!   METADATA/<id>/md5.json.tmp        the listing, before the tree has its name
+//!   METADATA/<id>/md5.json.tmp        says that what grows or goes is of this metadata; the listing, before the tree
+//!                                     has its name
 //!   METADATA/<id>/verified.json       the tree's fingerprint when its bytes were last known to be right
 //!   METADATA/<id>/staging.json        the staging server's note of what it was asked for
 //!   METADATA/<id>/lock                held (flock) by whoever stages, verifies or removes
 //! ```
 //!
 //! The life of a staging, all of it under the lock: what a killed one left is removed; the space is checked;
-//! the object streams through the unpacker into `.staging-<id>`, hashed as it passes; its checksum must be the
+//! an empty `md5.json.tmp` is made; the object streams through the unpacker into `.staging-<id>`, hashed as it passes; its checksum must be the
 //! registered one; the listing is written as `md5.json.tmp`; the tree is made read-only and gets its name in
 //! one rename; then the listing gets its own.
 //!
@@ -23,6 +24,8 @@
 //!   every byte having been checked.
 //! - **Trusted** means: done, and the tree's fingerprint is the one in `verified.json`. Else the tree is read
 //!   whole and compared with its listing before anything uses it.
+//! - **Foreign** is what is in ROOT under a name that could be an id and of which METADATA has no listing, finished or
+//!   not, and no fingerprint: staged with other metadata, or no reference data at all. It is never touched.
 //! - **One staging per item**, however many ask and in however many processes: the kernel frees the lock of a
 //!   holder that dies.
 
@@ -53,9 +56,11 @@ use crate::object_store::ObjectName;
 use crate::transfer::TransferEngine;
 
 pub use error::{RefdataError, StagingError};
+pub use layout::{MetadataAmongTrees, check_directories};
 pub use limits::StagingLimits;
 pub(crate) use lock::host_name;
 pub use progress::StagingCounters;
+pub use prune::Removal;
 pub use space::NoSpace;
 pub use status::{ItemState, StagedItem};
 pub use verify::{Difference, Verification};
@@ -139,7 +144,7 @@ impl RefdataStore {
     /// is there. Costs a look at every file's metadata if it is done and trusted already.
     ///
     /// Everything but the waiting happens on a thread that may block. Use `cancel` to end it: within a second
-    /// or two, with everything removed that was staged. If the future is dropped instead, the same happens in
+    /// or two, with everything removed that was staged; if the file system hangs, that comes later. If the future is dropped instead, the same happens in
     /// the background.
     ///
     /// Where the metadata cannot be written (a worker with a read-only mount), an item that is done is checked
@@ -191,8 +196,8 @@ impl RefdataStore {
         verify::verify(&self.layout, id, deep, cancel)
     }
 
-    /// What [`prune`](Self::prune) would remove: everything not kept, not being staged, and not noted by the
-    /// staging server. Blocks.
+    /// What can be removed: everything not kept, not foreign, not being staged, and not noted by the staging
+    /// server. Blocks.
     ///
     /// # Errors
     /// When the directories cannot be read.
@@ -200,12 +205,12 @@ impl RefdataStore {
         prune::prunable(&self.layout, keep)
     }
 
-    /// Removes the tree and the metadata of `id`, whatever state they are in, and what a killed removal left.
-    /// No half of a tree is ever at its finished place. Blocks.
+    /// Takes the lock of `id`, which is to be removed; nothing else is done yet. Blocks.
     ///
     /// # Errors
-    /// [`RefdataError::Busy`] while it is being staged or verified; else what could not be removed.
-    pub fn remove(&self, id: &RefdataId) -> Result<(), RefdataError> {
-        prune::remove(&self.layout, id)
+    /// [`RefdataError::Busy`] while it is being staged or verified, [`RefdataError::Foreign`] for what this
+    /// metadata knows nothing of.
+    pub fn begin_removal(&self, id: &RefdataId) -> Result<Removal, RefdataError> {
+        Removal::begin(&self.layout, id)
     }
 }

@@ -17,6 +17,7 @@ use crate::object_store::ObjectName;
 use crate::progress_display::Display;
 use crate::refdata::{
     Item, ItemState, RefdataError, RefdataStore, StagedItem, StagingCounters, StagingLimits,
+    check_directories,
 };
 use crate::run::stage::open_store;
 use crate::shutdown::Shutdown;
@@ -35,6 +36,12 @@ pub async fn refdata(task: &RefdataTask, screen: Screen) -> ExitStatus {
             return ExitStatus::Failed;
         }
     };
+    if let Some(metadata) = &task.store().metadata
+        && let Err(error) = check_directories(&task.store().root, metadata)
+    {
+        complain(error);
+        return ExitStatus::Configuration;
+    }
     let ended = match task {
         RefdataTask::Stage(arguments) => stage(arguments, screen, &shutdown).await,
         RefdataTask::List(arguments) => list(arguments).await,
@@ -147,6 +154,7 @@ fn text(item: &StagedItem) -> String {
         ItemState::Staging => "staging",
         ItemState::Done => "done",
         ItemState::Damaged => "damaged",
+        ItemState::Foreign => "foreign",
     };
     row([
         item.id.as_str(),

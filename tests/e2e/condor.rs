@@ -497,7 +497,8 @@ async fn odd_values_reach_the_worker_as_they_are() {
     let case = Case::new("condor-odd", &["copy_inputs"]).await;
     let case = case.input("a.txt", b"a").await;
     // What means something to submit files, ClassAds, the old and the new form of environments, and shells.
-    let odd = r#"/opt/it's "odd"  $(HOME) $(container_number) $ENV(HOME) $5 %(x) a=b;c|d\e"f ünï/#g"#;
+    let odd =
+        r#"/opt/it's "odd"  $(HOME) $(container_number) $ENV(HOME) $5 %(x) a=b;c|d\e"f ünï/#g"#;
     let logs = case
         .testbed
         .htcondor

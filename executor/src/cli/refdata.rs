@@ -27,6 +27,19 @@ pub enum RefdataTask {
     Prune(PruneArguments),
 }
 
+impl RefdataTask {
+    /// Where the data is.
+    #[must_use]
+    pub fn store(&self) -> &StoreArguments {
+        match self {
+            Self::Stage(arguments) => &arguments.store,
+            Self::List(arguments) => &arguments.store,
+            Self::Verify(arguments) => &arguments.store,
+            Self::Prune(arguments) => &arguments.store,
+        }
+    }
+}
+
 /// Where the data is.
 #[derive(Debug, Clone, clap::Args)]
 pub struct StoreArguments {
@@ -148,7 +161,7 @@ pub struct VerifyArguments {
 
 /// Arguments of `refdata prune`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(group = clap::ArgGroup::new("kept").required(true).args(["service", "keep"]))]
+#[command(group = clap::ArgGroup::new("kept").required(true).multiple(true).args(["service", "keep"]))]
 pub struct PruneArguments {
     /// Where.
     #[command(flatten)]
@@ -159,7 +172,7 @@ pub struct PruneArguments {
     /// Keep what the images of the service at this root URL use, and what it still has staged
     #[arg(long, value_name = "URL")]
     pub service: Option<Url>,
-    /// Keep these
+    /// Keep these; with --service, beside what it needs
     #[arg(long, value_name = "ID", num_args = 1..)]
     pub keep: Vec<RefdataId>,
     /// A file with a service token of the reference data role: removals are reported with it [or TOKEN]

@@ -7,7 +7,8 @@ use cts_shared::crc64nvme::Crc64Nvme;
 use cts_shared::id::RefdataId;
 use cts_shared::refdata_archive::ArchiveFormat;
 
-use super::listing::ListingError;
+use super::listing::{ListingError, Origin};
+use super::lock::{is_absent, is_read_only};
 use super::space::{NoSpace, SpaceError};
 use super::unpack::UnpackError;
 use super::verify::Verification;
@@ -33,11 +34,26 @@ pub enum RefdataError {
         /// Where.
         root: PathBuf,
     },
+    /// Something is there that was staged with other metadata, or is no reference data.
+    #[error(
+        "{} is there, and {} knows nothing of it: name the metadata directory it was staged with, or move it away \
+         if nothing uses it; reference data {id} needs the place",
+        path.display(),
+        metadata.display()
+    )]
+    Foreign {
+        /// Which.
+        id: RefdataId,
+        /// What is there.
+        path: PathBuf,
+        /// What knows nothing of it.
+        metadata: PathBuf,
+    },
     /// A listing cannot be read or written, or is none.
-    #[error("{}", with_causes(.0))]
+    #[error("{}{}", with_causes(.0), .0.io().map_or("", room))]
     Listing(#[from] ListingError),
     /// A file or directory.
-    #[error("cannot {action} {}: {cause}", path.display())]
+    #[error("cannot {action} {}: {cause}{}", path.display(), room(cause))]
     Local {
         /// Verb.
         action: &'static str,
@@ -46,9 +62,34 @@ pub enum RefdataError {
         /// What the system said.
         cause: io::Error,
     },
+    /// The directories cannot be used as they are.
+    #[error(
+        "cannot {action} {}: {cause}; the directory of reference data (CTS_REFDATA_DIR of executors, --root of \
+         commands, Refdata.local_path of the server) must be there, and this user must be able to write to it and to \
+         its metadata",
+        path.display()
+    )]
+    Directory {
+        /// Verb.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
     /// Told to stop.
     #[error("it was cancelled")]
     Cancelled,
+}
+
+/// What to do when a file system is full.
+fn room(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; make room there, for bytes and for files, and stage it again"
+        }
+        _ => "",
+    }
 }
 
 impl RefdataError {
@@ -59,6 +100,28 @@ impl RefdataError {
             action,
             path,
             cause,
+        }
+    }
+
+    /// For `map_err`, of the first that is done in a directory: it may not be what its setting should name.
+    pub(super) fn directory(
+        action: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |cause| {
+            if is_absent(&cause) || is_read_only(&cause) {
+                return Self::Directory {
+                    action,
+                    path,
+                    cause,
+                };
+            }
+            Self::Local {
+                action,
+                path,
+                cause,
+            }
         }
     }
 }
@@ -107,8 +170,8 @@ pub enum StagingError {
     },
     /// The object was replaced while it was read.
     #[error(
-        "{object} was replaced while it was being staged (was {version}); register it again when it no longer \
-         changes"
+        "{object} was replaced while it was being staged (was {version}); register the new object under another \
+         path, which does not change"
     )]
     ObjectChanged {
         /// The object.
@@ -133,37 +196,52 @@ pub enum StagingError {
         /// What there is and what is needed.
         cause: NoSpace,
     },
+    /// It has too many files.
+    #[error(
+        "{object} cannot be staged: no more files fit into {} (its inodes are used up), where {path:?} was to be \
+         written; remove files, or use a file system that was made with more inodes",
+        directory.display()
+    )]
+    NoMoreFiles {
+        /// The object.
+        object: ObjectName,
+        /// Where.
+        directory: PathBuf,
+        /// What was being written, below the tree.
+        path: String,
+    },
     /// What is there is not what was staged.
     #[error(
-        "reference data {id} in {} is not what was staged: {verification}; when no container uses it any \
-         more remove {}, and stage it again",
+        "reference data {id} in {} is not what was staged: {verification}; {}",
         tree.display(),
-        listing.display()
+        again(listing)
     )]
     Damaged {
         /// Which.
         id: RefdataId,
         /// The tree.
         tree: PathBuf,
-        /// Its listing; without it the tree counts as unfinished.
+        /// Its listing.
         listing: PathBuf,
         /// What differs.
-        verification: Verification,
+        verification: Box<Verification>,
     },
-    /// A tree is there that was staged with other metadata, or by other means.
+    /// What is there was staged from another object, or otherwise.
     #[error(
-        "reference data {id}: there is a tree at {} that {} knows nothing of; name the metadata directory it was \
-         staged with, or remove it if nothing uses it",
-        tree.display(),
-        metadata.display()
+        "asked for is {object} with {asked}, and what is there was staged from an object with {staged} (so says {}); \
+         register another object under another path, which gives it another id; or, if this one is right, {}",
+        listing.display(),
+        again(listing)
     )]
-    ForeignTree {
-        /// Which.
-        id: RefdataId,
-        /// The tree.
-        tree: PathBuf,
-        /// Where its listing was looked for.
-        metadata: PathBuf,
+    OtherObject {
+        /// The object that is asked for.
+        object: ObjectName,
+        /// What is asked for.
+        asked: Origin,
+        /// What is there.
+        staged: Origin,
+        /// The listing of what is there.
+        listing: PathBuf,
     },
     /// The disk.
     #[error(transparent)]
@@ -190,9 +268,17 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     words
 }
 
+/// How a tree is staged anew, by whom ever: without its name the listing only says that the tree is this metadata's.
+fn again(listing: &Path) -> String {
+    let listing = listing.display();
+    format!(
+        "when no container uses it any more, rename {listing} to {listing}.tmp and stage it again"
+    )
+}
+
 fn mismatch_advice(is_other_content: bool) -> &'static str {
     if is_other_content {
-        "the object is another one than was registered: register it again"
+        "the object is another one than was registered: register the new object under another path"
     } else {
         "its bytes were damaged on the way, twice: check the network and the store, and stage it again"
     }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::layout::Layout;
+use super::listing::Origin;
 use super::lock::open_to_read;
 use cts_shared::id::RefdataId;
 
@@ -24,11 +25,13 @@ const SCHEME: &[u8] = b"cts-refdata-fingerprint-1";
 /// Some hundred bytes.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
-/// How much a tree holds, so that nobody needs to read its listing for that.
+/// How much a tree holds and what it was made of, so that nobody needs to read its listing for that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Contents {
     pub(super) files: u64,
     pub(super) bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) origin: Option<Origin>,
 }
 
 /// `verified.json`.
@@ -159,7 +162,11 @@ mod tests {
         fs::write(tree.join("a/b/file"), "text").unwrap();
         fs::create_dir_all(layout.metadata_of(&id)).unwrap();
         fs::write(layout.listing(&id), "{}").unwrap();
-        let contents = Contents { files: 1, bytes: 4 };
+        let contents = Contents {
+            files: 1,
+            bytes: 4,
+            origin: None,
+        };
         assert_eq!(check(&layout, &id).unwrap(), None, "never verified");
         write(&layout, &id, of(&layout, &id).unwrap(), contents).unwrap();
         fs::read(tree.join("a/b/file")).unwrap();

@@ -3,10 +3,12 @@
 //! On disk it is the contract's `md5.json` (contract service.md, section 10), with the CRC64NVME of each
 //! file and the links as additions.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
+use cts_shared::crc64nvme::Crc64Nvme;
 use cts_shared::wire::refdata::RefdataFile;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +25,25 @@ pub struct Listing {
     /// The symbolic links, sorted by path. Not in the contract.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<Link>,
+    /// What it was staged from; unknown of the existing server's. Not in the contract.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// The object that a tree was staged from, and what was done with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Over the object's bytes.
+    pub crc64nvme: Crc64Nvme,
+    /// It was unpacked; else the tree is the one file.
+    pub unpack: bool,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let done = if self.unpack { "unpacked" } else { "as it is" };
+        write!(f, "CRC64NVME {}, {done}", self.crc64nvme)
+    }
 }
 
 /// A symbolic link of a staged tree.
@@ -48,7 +69,7 @@ pub enum ListingError {
         source: io::Error,
     },
     /// The file is not a listing.
-    #[error("{} is not a listing of reference data; stage it again", path.display())]
+    #[error("{} is not a listing of reference data", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -56,7 +77,7 @@ pub enum ListingError {
         source: serde_json::Error,
     },
     /// The file is larger than any listing.
-    #[error("listing {} has more than {limit} bytes; stage the reference data again", path.display())]
+    #[error("listing {} has more than {limit} bytes", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -65,11 +86,29 @@ pub enum ListingError {
     },
 }
 
+impl ListingError {
+    /// What the file system said.
+    #[must_use]
+    pub fn io(&self) -> Option<&io::Error> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            Self::Malformed { .. } | Self::TooLarge { .. } => None,
+        }
+    }
+}
+
 impl Listing {
     /// Sum of the files' sizes in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
+    }
+
+    /// Whether the existing server wrote it: a walk that follows links to files and says nothing of other links.
+    #[must_use]
+    pub fn is_of_existing_server(&self) -> bool {
+        let is_bare = |file: &RefdataFile| file.crc64nvme.is_none();
+        self.origin.is_none() && self.links.is_empty() && self.files.iter().all(is_bare)
     }
 
     /// The paths of files and links.
@@ -138,7 +177,19 @@ impl Listing {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
             _ => {}
         }
-        let file = File::create_new(path).map_err(io_error)?;
+        self.write(&File::create_new(path).map_err(io_error)?, path)
+    }
+
+    /// Writes the listing to an empty file that is open, to the disk itself. `path`: the file's, for errors.
+    ///
+    /// # Errors
+    /// [`ListingError::Io`].
+    pub fn write(&self, file: &File, path: &Path) -> Result<(), ListingError> {
+        let io_error = |source| ListingError::Io {
+            path: path.to_owned(),
+            action: "written",
+            source,
+        };
         let mut writer = BufWriter::new(file);
         serde_json::to_writer(&mut writer, self).map_err(|error| io_error(error.into()))?;
         writer.flush().map_err(io_error)?;
@@ -154,8 +205,6 @@ fn is_inside(path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use cts_shared::crc64nvme::Crc64Nvme;
-
     use super::*;
 
     #[test]
@@ -192,6 +241,10 @@ mod tests {
                 file: "l".to_owned(),
                 target: "b".to_owned(),
             }],
+            origin: Some(Origin {
+                crc64nvme: Crc64Nvme::EMPTY,
+                unpack: true,
+            }),
         };
         listing.save(&path).unwrap();
         listing.sort();

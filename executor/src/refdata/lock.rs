@@ -18,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 /// Between two tries: `flock` cannot be waited for and cancelled at once.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
+/// So often a directory that a removal takes away is made again.
+const MAKING_TRIES: usize = 100;
+
 /// A note of a holder has some hundred bytes; more is not read.
 const MAX_NOTE_BYTES: u64 = 4096;
 
@@ -115,7 +118,7 @@ impl Lock {
     pub(super) fn is_held(path: &Path) -> io::Result<bool> {
         let file = match open_to_read(path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) if is_absent(&error) => return Ok(false),
             Err(error) => return Err(error),
         };
         // Shared, so that two who look do not see each other.
@@ -130,6 +133,14 @@ impl Lock {
     pub(super) fn remove_file(self) -> io::Result<()> {
         fs::remove_file(&self.path)
     }
+}
+
+/// Whether an error means that there is no such file: also where a file stands in a directory's place.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 /// Whether an error means that this process may look here but not write.
@@ -165,17 +176,20 @@ fn open(path: &Path) -> io::Result<File> {
             .custom_flags(NO_FOLLOWING)
             .open(path)
     };
-    match open() {
-        // Also when a removal took the directory in between.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if let Some(parent) = path.parent() {
-                fs::create_dir_all(parent)?;
-            }
-            open()
+    for _ in 0..MAKING_TRIES {
+        match open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            opened => return opened.and_then(regular),
         }
-        opened => opened,
+        if let Some(parent) = path.parent() {
+            // A removal may take the directory at any time.
+            match fs::create_dir_all(parent) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
     }
-    .and_then(regular)
+    open().and_then(regular)
 }
 
 /// Neither through a link nor waiting for a pipe's other end: others may write in the directory, too.
@@ -258,6 +272,29 @@ mod tests {
         let second = waiting.await.unwrap().unwrap().unwrap();
         assert!(path.exists() && Lock::try_take(&path).unwrap().is_none());
         drop(second);
+    }
+
+    #[test]
+    fn a_directory_that_is_removed_at_the_same_time_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("id/lock");
+        let ended = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                    // Not empty, or not there: as the removal of an item meets it.
+                    let _ = fs::remove_dir(dir.path().join("id"));
+                }
+            });
+            for _ in 0..2000 {
+                let taken = Lock::try_take(&path);
+                if !matches!(taken, Ok(Some(_))) {
+                    ended.store(true, std::sync::atomic::Ordering::Relaxed);
+                }
+                taken.unwrap().unwrap().remove_file().unwrap();
+            }
+            ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
     }
 
     #[tokio::test]

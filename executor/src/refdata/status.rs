@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::error::RefdataError;
 use super::layout::{Layout, REMOVING_PREFIX, STAGING_PREFIX};
 use super::listing::Listing;
-use super::lock::Lock;
+use super::lock::{Lock, is_absent};
 
 /// How an item is, for operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -24,6 +24,8 @@ pub enum ItemState {
     Done,
     /// Something is there that is not done, and nobody works on it: see the problem.
     Damaged,
+    /// Something is there that this metadata knows nothing of.
+    Foreign,
 }
 
 /// An item that has left anything on the disk.
@@ -42,7 +44,7 @@ pub struct StagedItem {
     /// When its listing was written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<jiff::Timestamp>,
-    /// Why it is damaged.
+    /// Why it is damaged or foreign.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }
@@ -54,6 +56,8 @@ pub(super) struct Found {
     pub(super) listing: bool,
     /// A tree that grew or went when its process died, unless it still lives.
     pub(super) leftover: bool,
+    /// The metadata knows of it.
+    known: bool,
 }
 
 impl Found {
@@ -62,18 +66,45 @@ impl Found {
             tree: exists(&layout.tree(id))?,
             listing: exists(&layout.listing(id))?,
             leftover: exists(&layout.staging(id))? || exists(&layout.removing(id))?,
+            known: any_exists(&layout.marks(id))?,
         })
     }
 
     pub(super) const fn is_done(self) -> bool {
         self.tree && self.listing
     }
+
+    const fn is_foreign(self) -> bool {
+        (self.tree || self.leftover) && !self.known
+    }
+}
+
+/// What was staged with other metadata may be in use, and what was not staged at all is somebody's.
+pub(super) fn refuse_foreign(layout: &Layout, id: &RefdataId) -> Result<(), RefdataError> {
+    if !Found::of(layout, id)?.is_foreign() {
+        return Ok(());
+    }
+    let path = match exists(&layout.tree(id))? {
+        true => layout.tree(id),
+        false => layout.staging(id),
+    };
+    Err(RefdataError::Foreign {
+        id: id.clone(),
+        path,
+        metadata: layout.metadata.clone(),
+    })
+}
+
+fn any_exists(paths: &[PathBuf]) -> Result<bool, RefdataError> {
+    paths
+        .iter()
+        .try_fold(false, |found, path| Ok(found || exists(path)?))
 }
 
 fn exists(path: &Path) -> Result<bool, RefdataError> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) if is_absent(&error) => Ok(false),
         Err(error) => Err(RefdataError::local("look at", path)(error)),
     }
 }
@@ -137,6 +168,10 @@ fn item(layout: &Layout, id: RefdataId) -> Result<Option<StagedItem>, RefdataErr
     let is_held = Lock::is_held(&lock).map_err(RefdataError::local("look at the lock", &lock))?;
     let listing_path = layout.listing(&id);
     let mut problem = match found {
+        found if found.is_foreign() => Some(
+            "this metadata knows nothing of it: staged with another, or no reference data; it is left alone"
+                .to_owned(),
+        ),
         Found { leftover: true, .. } => {
             Some("a killed staging or removal left it; stage it again or prune it".to_owned())
         }
@@ -144,7 +179,7 @@ fn item(layout: &Layout, id: RefdataId) -> Result<Option<StagedItem>, RefdataErr
             tree: true,
             listing: false,
             ..
-        } => Some("a tree without a listing; stage it again or prune it".to_owned()),
+        } => Some("a tree whose listing is not finished; stage it again or prune it".to_owned()),
         Found {
             tree: false,
             listing: true,
@@ -162,6 +197,7 @@ fn item(layout: &Layout, id: RefdataId) -> Result<Option<StagedItem>, RefdataErr
     };
     let state = match problem {
         _ if is_held => ItemState::Staging,
+        Some(_) if found.is_foreign() => ItemState::Foreign,
         Some(_) => ItemState::Damaged,
         None if found.is_done() => ItemState::Done,
         None => return Ok(None),
@@ -172,7 +208,7 @@ fn item(layout: &Layout, id: RefdataId) -> Result<Option<StagedItem>, RefdataErr
         files: listing.as_ref().map(|listing| listing.files.len() as u64),
         bytes: listing.as_ref().map(Listing::bytes),
         since: found.listing.then(|| written(listing_path)).flatten(),
-        problem: problem.filter(|_| state == ItemState::Damaged),
+        problem: problem.filter(|_| state != ItemState::Staging),
     }))
 }
 

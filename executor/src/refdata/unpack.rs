@@ -51,7 +51,8 @@ const MAX_STEPS: usize = 64;
 /// Buffer between a decoder and the headers of a tar, in bytes.
 const TAR_BUFFER_BYTES: usize = 64 * 1024;
 
-/// An object's bytes in order, and - before or between - ranges of it.
+/// An object's bytes in order, and before them ranges of it. Whether those are the same bytes is the source's to see to, as
+/// is the checksum of the whole.
 pub trait ArchiveSource: Read + Send {
     /// The object's size in bytes.
     fn size(&self) -> u64;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -14,15 +14,18 @@ use cts_shared::crc64nvme::Crc64NvmeHasher;
 use cts_shared::id::RefdataId;
 use cts_shared::wire::refdata::RefdataFile;
 use md5::{Digest, Md5};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::error::RefdataError;
 use super::fingerprint::{self, Contents};
 use super::layout::Layout;
-use super::listing::Listing;
+use super::listing::{Listing, Origin};
 use super::lock::{self, Lock};
-use super::status::Found;
+use super::status::{self, Found};
+use crate::beneath::{self, Links};
 
 /// Files are read with a buffer of this size by each thread.
 const BUFFER_BYTES: usize = 1024 * 1024;
@@ -42,6 +45,9 @@ pub struct Verification {
     pub different: u64,
     /// The first of them, by path.
     pub differences: Vec<Difference>,
+    /// What the tree was staged from.
+    #[serde(skip)]
+    origin: Option<Origin>,
 }
 
 /// One entry that is not as its listing has it.
@@ -78,6 +84,7 @@ impl Verification {
         Contents {
             files: self.files,
             bytes: self.bytes,
+            origin: self.origin,
         }
     }
 }
@@ -105,6 +112,7 @@ pub(super) fn verify(
     deep: bool,
     cancel: &CancellationToken,
 ) -> Result<Verification, RefdataError> {
+    status::refuse_foreign(layout, id)?;
     if !Found::of(layout, id)?.is_done() {
         return Err(RefdataError::NotStaged {
             id: id.clone(),
@@ -174,7 +182,12 @@ pub(super) fn compare(
     compare_links(&tree, &listing, &mut found)?;
     find_unlisted(&tree, &listing, &mut found)?;
     let found = Mutex::new(found);
-    compare_files(&tree, &listing.files, deep, &found, cancel)?;
+    let links = if listing.is_of_existing_server() {
+        Links::FollowInside
+    } else {
+        Links::Refuse
+    };
+    compare_files(&tree, &listing.files, links, deep, &found, cancel)?;
     let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
     found.named.sort();
     Ok(Verification {
@@ -182,6 +195,7 @@ pub(super) fn compare(
         bytes: listing.bytes(),
         different: found.count,
         differences: found.named,
+        origin: listing.origin,
     })
 }
 
@@ -217,9 +231,7 @@ fn compare_links(
                 &link.file,
                 format!("points to {target:?}, listed is {:?}", link.target),
             ),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                found.add(&link.file, "is missing");
-            }
+            Err(error) if lock::is_absent(&error) => found.add(&link.file, "is missing"),
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 found.add(&link.file, "is no symbolic link any more");
             }
@@ -238,13 +250,18 @@ fn find_unlisted(
     let files = listing.files.iter().map(|file| file.file.as_str());
     let links = listing.links.iter().map(|link| link.file.as_str());
     let listed: BTreeSet<&str> = files.chain(links).collect();
+    let may_have_links = listing.is_of_existing_server();
     let mut directories = vec![tree.to_owned()];
     while let Some(directory) = directories.pop() {
         let failed = |error| RefdataError::local("list", &directory)(error);
         for entry in fs::read_dir(&directory).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            if entry.file_type().map_err(failed)?.is_dir() {
+            let file_type = entry.file_type().map_err(failed)?;
+            if file_type.is_dir() {
                 directories.push(entry.path());
+                continue;
+            }
+            if file_type.is_symlink() && may_have_links {
                 continue;
             }
             let path = entry.path();
@@ -261,11 +278,13 @@ fn find_unlisted(
 fn compare_files(
     tree: &Path,
     files: &[RefdataFile],
+    links: Links,
     deep: bool,
     found: &Mutex<Differences>,
     cancel: &CancellationToken,
 ) -> Result<(), RefdataError> {
     let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let directory = File::open(tree).map_err(RefdataError::local("open", tree))?;
     let threads = processors.clamp(2, MAX_THREADS).min(files.len());
     let next = AtomicUsize::new(0);
     let compare_some = || {
@@ -274,7 +293,8 @@ fn compare_files(
             if cancel.is_cancelled() {
                 return Err(RefdataError::Cancelled);
             }
-            if let Some(problem) = compare_file(tree, file, &mut buffer, cancel)? {
+            if let Some(problem) = compare_file(tree, &directory, file, links, &mut buffer, cancel)?
+            {
                 let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
                 found.add(&file.file, problem);
             }
@@ -303,25 +323,28 @@ fn compare_files(
 /// What is wrong with a file; its bytes are read if there is a buffer for them.
 fn compare_file(
     tree: &Path,
+    directory: &File,
     listed: &RefdataFile,
+    links: Links,
     buffer: &mut [u8],
     cancel: &CancellationToken,
 ) -> Result<Option<String>, RefdataError> {
     let path = tree.join(&listed.file);
-    let metadata = match fs::symlink_metadata(&path) {
-        Ok(metadata) => metadata,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            return Ok(Some("is missing".to_owned()));
-        }
-        Err(error) => return Err(RefdataError::local("look at", &path)(error)),
+    let below = Path::new(&listed.file);
+    let problem = |text: &str| Ok(Some(text.to_owned()));
+    let open = |flags| beneath::open(directory, below, flags, Mode::empty(), links);
+    // Not for reading: it may be a pipe, or not readable.
+    let there = match open(OFlags::PATH) {
+        Ok(there) => File::from(there),
+        Err(Errno::NOENT | Errno::NOTDIR) => return problem("is missing"),
+        Err(Errno::LOOP) => return problem("is, or lies behind, a symbolic link"),
+        Err(Errno::XDEV) => return problem("is a symbolic link that leads out of the tree"),
+        Err(errno) => return Err(RefdataError::local("look at", &path)(errno.into())),
     };
+    let metadata = there.metadata();
+    let metadata = metadata.map_err(RefdataError::local("look at", &path))?;
     if !metadata.is_file() {
-        return Ok(Some("is no regular file any more".to_owned()));
+        return problem("is no regular file any more");
     }
     if metadata.len() != listed.size {
         let size = metadata.len();
@@ -333,17 +356,10 @@ fn compare_file(
     if buffer.is_empty() {
         return Ok(None);
     }
-    let read = || {
-        File::options()
-            .read(true)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-            .open(&path)
-    };
-    let file = match read() {
-        Ok(file) => file,
-        // Unreadable sectors and lost rights are for the operator; they are no verdict.
-        Err(error) => return Err(RefdataError::local("read", &path)(error)),
-    };
+    // Unreadable sectors and lost rights are for the operator; they are no verdict.
+    let file = open(OFlags::RDONLY | OFlags::NONBLOCK)
+        .map_err(|errno| RefdataError::local("read", &path)(errno.into()))?;
+    let file = File::from(file);
     let mut hasher = Hasher::of(listed);
     let mut at = 0;
     loop {

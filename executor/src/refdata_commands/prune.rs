@@ -76,6 +76,16 @@ pub(super) async fn prune(
             if shutdown.token().is_cancelled() {
                 return Err(Interrupted.into());
             }
+            // First: what is being worked on stays, and the service need not know.
+            let (store, id) = (store.clone(), item.id.clone());
+            let removal = match blocking(move || store.begin_removal(&id)).await {
+                Ok(removal) => removal,
+                Err(error) => {
+                    complain(format_args!("{} is not removed: {error}", item.id));
+                    status = ExitStatus::Failed;
+                    continue;
+                }
+            };
             let state = known.states.get(&item.id);
             let reported = match (&service, state) {
                 (Some(service), Some(state)) if *state != RefdataState::Error => {
@@ -89,8 +99,7 @@ pub(super) async fn prune(
                 status = exit_status(&error);
                 continue;
             }
-            let (store, id) = (store.clone(), item.id.clone());
-            if let Err(error) = blocking(move || store.remove(&id)).await {
+            if let Err(error) = blocking(move || removal.finish()).await {
                 complain(format_args!("{} is not removed: {error}", item.id));
                 status = ExitStatus::Failed;
                 continue;

@@ -24,7 +24,7 @@ use crate::commands::complain;
 use crate::config::Lookup;
 use crate::exit::ExitStatus;
 use crate::object_store::{ObjectName, ObjectStore, StoreErrorKind};
-use crate::refdata::RefdataStore;
+use crate::refdata::{MetadataAmongTrees, RefdataStore, check_directories};
 use crate::run::stage::open_store;
 use crate::shutdown::Shutdown;
 use crate::transfer::{TransferEngine, TransferOptions, TransferRuntime};
@@ -65,14 +65,18 @@ enum StartError {
     TakeUp(String),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error("Refdata.metadata_path: {0}")]
+    Metadata(#[from] MetadataAmongTrees),
 }
 
 impl StartError {
     const fn status(&self) -> ExitStatus {
         match self {
-            Self::NoRoot(_) | Self::Directory { .. } | Self::Listen { .. } | Self::Store(_) => {
-                ExitStatus::Configuration
-            }
+            Self::NoRoot(_)
+            | Self::Directory { .. }
+            | Self::Listen { .. }
+            | Self::Store(_)
+            | Self::Metadata(_) => ExitStatus::Configuration,
             Self::Signals(_) | Self::Threads(_) | Self::TakeUp(_) | Self::Tls(_) => {
                 ExitStatus::Failed
             }
@@ -116,6 +120,7 @@ pub async fn refdata_server(environment: Lookup<'_>) -> ExitStatus {
 async fn run(config: RefdataServerConfig) -> Result<(), StartError> {
     let shutdown = Shutdown::listen().map_err(StartError::Signals)?;
     check_directories(&config.root, &config.metadata)?;
+    check_usable(&config.root, &config.metadata)?;
     let store = open_store(&config.s3)
         .map_err(|failure| StartError::Store(failure.failure.message().to_owned()))?;
     let threads = TransferRuntime::start().map_err(StartError::Threads)?;
@@ -225,7 +230,7 @@ impl RunningServer {
 
 /// Makes the directory of the metadata unless it is there, and writes a file to each that is gone at once. The
 /// root is never made: it would be the mount point of a file system that is not mounted.
-fn check_directories(root: &Path, metadata: &Path) -> Result<(), StartError> {
+fn check_usable(root: &Path, metadata: &Path) -> Result<(), StartError> {
     if matches!(root.try_exists(), Ok(false)) {
         return Err(StartError::NoRoot(root.to_owned()));
     }

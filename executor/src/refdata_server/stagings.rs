@@ -782,7 +782,7 @@ impl ItemView {
             state: match staged.state {
                 ItemState::Staging => ViewState::Staging,
                 ItemState::Done => ViewState::Done,
-                ItemState::Damaged => ViewState::Damaged,
+                ItemState::Damaged | ItemState::Foreign => ViewState::Damaged,
             },
             bytes: staged.bytes,
             files: staged.files,

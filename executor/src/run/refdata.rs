@@ -25,11 +25,17 @@ enum RecordError {
         "the service answers for reference data {wanted} with {got}; look at what stands between"
     )]
     Another { wanted: RefdataId, got: RefdataId },
-    #[error("the file of reference data {id} is no S3 path: {cause}; register it again")]
+    #[error(
+        "the file of reference data {id} is no S3 path: {cause}; register the object under another path"
+    )]
     Path { id: RefdataId, cause: InvalidS3Path },
-    #[error("reference data {0} has no CRC64NVME to check it by; register it again")]
+    #[error(
+        "reference data {0} has no CRC64NVME to check it by; register the object under another path"
+    )]
     NoChecksum(RefdataId),
-    #[error("the CRC64NVME of reference data {id} cannot be read: {cause}; register it again")]
+    #[error(
+        "the CRC64NVME of reference data {id} cannot be read: {cause}; register the object under another path"
+    )]
     Checksum {
         id: RefdataId,
         cause: InvalidCrc64Nvme,

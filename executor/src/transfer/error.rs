@@ -1,6 +1,7 @@
 //! Why a transfer failed.
 
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use cts_shared::crc64nvme::Crc64Nvme;
@@ -30,6 +31,21 @@ pub enum TransferError {
         /// Both tries gave the same bytes: the object was replaced since the job was submitted, or
         /// the job has a wrong checksum. Else the bytes were damaged on the way.
         is_other_content: bool,
+    },
+    /// Bytes that were read twice were not the same, and the second ones are right.
+    #[error(
+        "bytes {} to {} of {object} came damaged when they were read for the first time ({version}); check the \
+         network and the store, and try again",
+        bytes.start,
+        bytes.end
+    )]
+    ReadDifferently {
+        /// The object.
+        object: ObjectName,
+        /// Which.
+        bytes: Range<u64>,
+        /// `ETag` and time of the object that was read.
+        version: String,
     },
     /// An input was replaced while it was being read.
     #[error(

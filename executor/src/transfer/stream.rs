@@ -11,15 +11,17 @@
 //! anybody reads, so that a slow reader never looks like a stalled store.
 //!
 //! The checksum is over all bytes in their order, also those that the reader did not ask for:
-//! [`ObjectStream::finish`] reads the rest.
+//! [`ObjectStream::finish`] reads the rest. Bytes that were read ahead by [`ObjectStream::read_at`] come once more in
+//! their order, and must then be the same.
 
 use std::fmt;
 use std::future::Future;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cts_shared::crc64nvme::Crc64Nvme;
+use cts_shared::crc64nvme::{Crc64Nvme, Crc64NvmeHasher};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -36,6 +38,26 @@ use crate::progress::Counters;
 struct Part {
     bytes: Buffer,
     checksum: Crc64Nvme,
+}
+
+/// Bytes that were read before their turn.
+struct Ahead {
+    bytes: Range<u64>,
+    checksum: Crc64Nvme,
+    /// Over those of them that have come in order.
+    in_order: Crc64NvmeHasher,
+}
+
+impl Ahead {
+    /// Takes what `part`, from `start` on, has of them.
+    fn pass(&mut self, start: u64, part: &[u8]) {
+        let within = |position: u64| {
+            let within = position.clamp(start, start.saturating_add(part.len() as u64)) - start;
+            usize::try_from(within).unwrap_or(usize::MAX)
+        };
+        let bytes = part.get(within(self.bytes.start)..within(self.bytes.end));
+        self.in_order.update(bytes.unwrap_or_default());
+    }
 }
 
 type PartTask = AbortOnDropHandle<Result<Part, TransferError>>;
@@ -55,6 +77,8 @@ pub struct ObjectStream {
     received: u64,
     /// Over the same bytes.
     checksum: Crc64Nvme,
+    /// What was read ahead.
+    ahead: Vec<Ahead>,
     failure: Option<TransferError>,
     stop: CancellationToken,
     _stop_when_dropped: DropGuard,
@@ -158,6 +182,7 @@ impl ObjectStream {
             read: 0,
             received: 0,
             checksum: Crc64Nvme::EMPTY,
+            ahead: Vec::new(),
             failure: None,
             stop,
             _stop_when_dropped: stop_when_dropped,
@@ -177,27 +202,39 @@ impl ObjectStream {
     }
 
     /// Exactly `length` bytes from `offset` on, of the same version of the object; the reading in order is not
-    /// disturbed. They take memory of their own, and no checksum covers them.
+    /// disturbed. They take memory of their own. Whether they are right only [`finish`](Self::finish) knows, which
+    /// compares them with those that come in order.
     ///
     /// # Errors
-    /// As [`Read::read`]; `UnexpectedEof` where the object ends before.
+    /// As [`Read::read`]; `UnexpectedEof` where the object ends before, `InvalidInput` for bytes that have come
+    /// already, which nothing would be compared with.
     pub fn read_at(&mut self, offset: u64, length: usize) -> io::Result<Bytes> {
         if offset.saturating_add(length as u64) > self.size() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        if offset < self.received {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let source = Arc::clone(&self.source);
         let fetched = self.wait(async move {
             let mut bytes = vec![0; length];
-            source.fetch(offset, &mut bytes, None).await?;
-            Ok(Bytes::from(bytes))
+            let checksum = source.fetch(offset, &mut bytes, None).await?;
+            Ok((Bytes::from(bytes), checksum))
         });
-        fetched.map_err(|error| self.keep(error))
+        let (bytes, checksum) = fetched.map_err(|error| self.keep(error))?;
+        self.ahead.push(Ahead {
+            bytes: offset..offset.saturating_add(length as u64),
+            checksum,
+            in_order: Crc64NvmeHasher::new(),
+        });
+        Ok(bytes)
     }
 
-    /// Reads what is left, and compares the checksum of the whole.
+    /// Reads what is left, and compares the checksum of the whole and of what was read ahead.
     ///
     /// # Errors
-    /// The error that a read met, [`TransferError::ChecksumMismatch`], or [`TransferError::Cancelled`].
+    /// The error that a read met, [`TransferError::ChecksumMismatch`], [`TransferError::ReadDifferently`], or
+    /// [`TransferError::Cancelled`].
     pub fn finish(mut self) -> Result<Crc64Nvme, TransferError> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
@@ -210,6 +247,14 @@ impl ObjectStream {
         } = &self.source.request;
         let (expected, actual) = (*expected, self.checksum);
         if actual == expected {
+            let differs = |ahead: &&Ahead| ahead.in_order.clone().finish() != ahead.checksum;
+            if let Some(ahead) = self.ahead.iter().find(differs) {
+                return Err(TransferError::ReadDifferently {
+                    object: object.clone(),
+                    bytes: ahead.bytes.clone(),
+                    version: self.version(),
+                });
+            }
             self.source.fetcher.counters.finish_file();
             return Ok(actual);
         }
@@ -243,6 +288,9 @@ impl ObjectStream {
             // The feeding ends early only when it is told to.
             None => return Err(TransferError::Cancelled),
         };
+        for ahead in &mut self.ahead {
+            ahead.pass(self.received, &part.bytes);
+        }
         let len = part.bytes.len() as u64;
         self.checksum = self.checksum.combine(part.checksum, len);
         self.received += len;

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cts_executor::failure::Classify;
 use cts_executor::object_store::faulty::{Fault, FaultyStore, Operation};
 use cts_executor::object_store::memory::MemoryStore;
 use cts_executor::object_store::{ObjectChecksum, ObjectName, ObjectStore};
-use cts_executor::refdata::listing::Listing;
+use cts_executor::refdata::listing::{Link, Listing};
 use cts_executor::refdata::unpack::remove_tree;
 use cts_executor::refdata::{
     Item, ItemState, RefdataError, RefdataStore, Staged, StagingCounters, StagingError,
@@ -18,6 +19,7 @@ use cts_executor::refdata::{
 };
 use cts_executor::transfer::{RetryPolicy, TransferEngine, TransferOptions, TransferRuntime};
 use cts_shared::crc64nvme::Crc64Nvme;
+use cts_shared::failure::FailureCode;
 use cts_shared::id::RefdataId;
 use cts_shared::wire::refdata::RefdataLocalState;
 use tokio_util::sync::CancellationToken;
@@ -279,8 +281,12 @@ async fn a_root_that_is_not_there_is_never_made() {
     let error = store
         .stage(&item, &bed.engine(), counters, &bed.cancel)
         .await;
-    let error = error.unwrap_err().to_string();
-    assert!(error.contains(root.to_str().unwrap()), "{error}");
+    let error = error.unwrap_err();
+    assert_eq!(error.code(), FailureCode::ConfigInvalid);
+    let words = error.to_string();
+    for part in [root.to_str().unwrap(), "CTS_REFDATA_DIR", "--root"] {
+        assert!(words.contains(part), "{words}");
+    }
     assert!(!root.exists());
 }
 
@@ -326,6 +332,70 @@ async fn a_bit_that_flips_on_the_way_is_mended_by_a_second_try() {
     }
 }
 
+/// A zip of one file, `tool`, which may not be executed.
+fn zip(content: &[u8]) -> Vec<u8> {
+    let mut crc = flate2::Crc::new();
+    crc.update(content);
+    let size = u32::try_from(content.len()).unwrap();
+    let described = [
+        // Flags and method, time and date.
+        &[0; 8][..],
+        &crc.sum().to_le_bytes(),
+        &size.to_le_bytes(),
+        &size.to_le_bytes(),
+        // Of the name, then of the extra fields.
+        &[4, 0, 0, 0],
+    ]
+    .concat();
+    let local = [&b"PK\x03\x04\x14\0"[..], &described, b"tool", content].concat();
+    let header = [
+        // By a Unix.
+        &b"PK\x01\x02\x14\x03\x14\0"[..],
+        &described,
+        &[0; 6],
+        &(0o100_644_u32 << 16).to_le_bytes(),
+        &[0; 4],
+        b"tool",
+    ]
+    .concat();
+    let length = |part: &[u8]| u32::try_from(part.len()).unwrap().to_le_bytes();
+    let end = [
+        &b"PK\x05\x06\0\0\0\0\x01\0\x01\0"[..],
+        &length(&header),
+        &length(&local),
+        &[0; 2],
+    ]
+    .concat();
+    [local, header, end].concat()
+}
+
+/// Which no format would notice: a permission, where only the directory has it.
+#[tokio::test]
+async fn a_bit_that_flips_in_a_zips_directory_is_mended_by_a_second_try() {
+    // The whole, the end, the directory: whose 40th byte has the permissions of others.
+    let mut bed = Bed::with(|store| store.on(Operation::Get, 2, Fault::FlipBit(40)));
+    bed.options.stream_part_bytes = 4096;
+    let item = bed.item("tools.zip", &zip(b"#!"));
+    bed.stage(&item).await.unwrap();
+    assert_eq!(bed.gets(), 6, "once more");
+    let mode = fs::metadata(bed.root().join("x/tool"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o444);
+
+    let mut bed = Bed::with(|store| {
+        store
+            .on(Operation::Get, 2, Fault::FlipBit(40))
+            .on(Operation::Get, 5, Fault::FlipBit(40))
+    });
+    bed.options.stream_part_bytes = 4096;
+    let item = bed.item("tools.zip", &zip(b"#!"));
+    let error = bed.stage(&item).await.unwrap_err().to_string();
+    assert!(error.contains("came damaged"), "{error}");
+    bed.assert_nothing_is_left();
+}
+
 #[tokio::test]
 async fn an_archive_that_was_damaged_before_it_was_registered_is_named() {
     let bed = Bed::new();
@@ -349,6 +419,11 @@ async fn an_archive_beyond_the_limits_leaves_nothing() {
     let item = bed.item("db.tar.gz", &archive());
     let error = bed.stage(&item).await.unwrap_err().to_string();
     assert!(error.contains("max_entries"), "{error}");
+    let progress = bed.counters.snapshot();
+    assert_eq!(
+        progress.downloaded_bytes, progress.object_bytes,
+        "all was read"
+    );
     bed.assert_nothing_is_left();
 }
 
@@ -384,6 +459,7 @@ async fn whatever_a_killed_staging_or_removal_left_the_next_one_is_whole() {
         fs::write(path, text).unwrap();
     };
     let half = |root: &Path| write(root.join(".staging-x/db/half"), "half");
+    let mark = |root: &Path| write(root.join(".metadata/x/md5.json.tmp"), "");
     let unfinished = |root: &Path| write(root.join(".metadata/x/md5.json.tmp"), "{\"files\":[");
     let named = |root: &Path| {
         write(root.join("x/db/VERSION"), "old");
@@ -397,12 +473,13 @@ async fn whatever_a_killed_staging_or_removal_left_the_next_one_is_whole() {
     let verified = |root: &Path| write(root.join(".metadata/x/verified.json"), "{}");
     let going = |root: &Path| write(root.join(".removing-x/db/VERSION"), "old");
     type Make<'a> = &'a dyn Fn(&Path);
-    let states: [(&str, &[Make<'_>]); 6] = [
-        ("while unpacking", &[&half]),
+    let states: [(&str, &[Make<'_>]); 7] = [
+        ("while unpacking", &[&mark, &half]),
         ("while listing", &[&half, &unfinished]),
         ("before the listing has its name", &[&named, &unfinished]),
-        ("a removal, after the tree moved", &[&going]),
-        ("a removal, before the tree moved", &[&named, &verified]),
+        ("a removal, before the tree moved", &[&named, &unfinished]),
+        ("a removal, after the tree moved", &[&going, &unfinished]),
+        ("a removal, at its end", &[&going, &verified]),
         ("a listing without its tree", &[&listed]),
     ];
     for (when, made) in states {
@@ -431,9 +508,78 @@ async fn a_tree_of_other_metadata_is_left_alone() {
     let engine = bed.engine();
     let staging = store.stage(&item, &engine, Arc::default(), &bed.cancel);
     let error = staging.await.unwrap_err();
-    assert!(matches!(error, StagingError::ForeignTree { .. }), "{error}");
+    let StagingError::Store(RefdataError::Foreign { path, .. }) = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(*path, bed.root().join("x"));
+
+    let listed = store.list().unwrap();
+    assert_eq!(
+        (listed.len(), listed[0].state),
+        (1, ItemState::Foreign),
+        "{listed:?}"
+    );
+    assert!(store.prunable(&BTreeSet::new()).unwrap().is_empty());
+    let refused = [
+        store.begin_removal(&item.id).unwrap_err(),
+        store.verify(&item.id, true, &bed.cancel).unwrap_err(),
+    ];
+    for error in refused {
+        assert!(matches!(error, RefdataError::Foreign { .. }), "{error}");
+    }
     bed.assert_staged();
     assert!(bed.stage(&item).await.unwrap().was_there);
+}
+
+/// A wrong `--root`, metadata beside the trees, stagings with other metadata.
+#[tokio::test]
+async fn what_the_metadata_knows_nothing_of_is_never_removed() {
+    let bed = Bed::new();
+    let (root, store) = (bed.root(), bed.store());
+    for path in ["home/user", "metadata/x", ".staging-y/db", ".removing-z/db"] {
+        fs::create_dir_all(root.join(path)).unwrap();
+        fs::write(root.join(path).join("file"), "precious").unwrap();
+    }
+    fs::write(root.join("notes"), "precious").unwrap();
+    let before = tree(&root);
+    let listed = store.list().unwrap();
+    assert_eq!(listed.len(), 5, "{listed:?}");
+    for item in listed {
+        assert_eq!(item.state, ItemState::Foreign, "{item:?}");
+        let refused = store.begin_removal(&item.id).unwrap_err();
+        assert!(matches!(refused, RefdataError::Foreign { .. }), "{refused}");
+    }
+    assert!(store.prunable(&BTreeSet::new()).unwrap().is_empty());
+    let item = Item {
+        id: id("y"),
+        ..bed.item("db.tar.gz", &archive())
+    };
+    let error = bed.stage(&item).await.unwrap_err().to_string();
+    assert!(error.contains(".staging-y is there"), "{error}");
+    fs::remove_dir_all(root.join(".metadata")).unwrap();
+    assert_eq!(tree(&root), before);
+}
+
+/// As an older version's `prune` with other metadata does it, and a staging after that.
+#[tokio::test]
+async fn a_tree_that_was_replaced_while_it_grew_is_not_published() {
+    let mut bed = Bed::with(|store| store.on(Operation::Get, 1, Fault::StallBody(3)));
+    bed.options.stall_window = Duration::from_secs(1);
+    let item = bed.item("db.tar.gz", &archive());
+    let growing = bed.root().join(".staging-x");
+    let replace = async {
+        while !growing.exists() || bed.gets() < 2 {
+            tokio::task::yield_now().await;
+        }
+        fs::rename(&growing, bed.root().join(".gone")).unwrap();
+        fs::create_dir(&growing).unwrap();
+        fs::write(growing.join("half"), "half").unwrap();
+    };
+    let (staged, ()) = tokio::join!(bed.stage(&item), replace);
+    let error = staged.unwrap_err().to_string();
+    assert!(error.contains("not the directory that was made"), "{error}");
+    assert!(!bed.root().join("x").exists());
+    assert!(!bed.store().metadata_of(&item.id).join("md5.json").exists());
 }
 
 /// Others may write in the metadata, too.
@@ -483,12 +629,65 @@ async fn a_tree_that_is_not_what_was_staged_is_not_used_and_can_be_staged_again(
     let words = error.to_string();
     assert!(words.contains("\"db/VERSION\" has CRC64NVME"), "{words}");
     let listing = store.metadata_of(&item.id).join("md5.json");
-    assert!(words.contains(listing.to_str().unwrap()), "{words}");
 
     // As the message says.
-    fs::remove_file(listing).unwrap();
+    as_told(&words, &listing);
     assert!(!bed.stage(&item).await.unwrap().was_there);
     bed.assert_staged();
+}
+
+/// Has a tree staged again as an error's words say.
+fn as_told(words: &str, listing: &Path) {
+    let unfinished = listing.with_extension("json.tmp");
+    let told = format!("rename {} to {}", listing.display(), unfinished.display());
+    assert!(words.contains(&told), "{words}");
+    fs::rename(listing, unfinished).unwrap();
+}
+
+#[tokio::test]
+async fn what_was_staged_from_another_object_is_not_taken_for_the_one_asked_for() {
+    let bed = Bed::new();
+    let item = bed.item("db.tar.gz", &archive());
+    bed.stage(&item).await.unwrap();
+    let other = Item {
+        expected: Crc64Nvme::of(b"new"),
+        ..item.clone()
+    };
+    let packed = Item {
+        unpack: false,
+        ..item.clone()
+    };
+    let metadata = bed.store().metadata_of(&item.id);
+    let listing = metadata.join("md5.json");
+    // Trusted, then read whole: both know.
+    for step in 0..2 {
+        for asked in [&other, &packed] {
+            let error = bed.stage(asked).await.unwrap_err();
+            assert!(
+                matches!(error, StagingError::OtherObject { .. }),
+                "{step}: {error}"
+            );
+            let words = error.to_string();
+            for part in [item.expected, asked.expected] {
+                assert!(words.contains(&part.to_string()), "{words}");
+            }
+        }
+        assert!(bed.stage(&item).await.unwrap().was_there);
+        if step == 0 {
+            fs::remove_file(metadata.join("verified.json")).unwrap();
+        }
+    }
+    let error = bed.stage(&packed).await.unwrap_err();
+    as_told(&error.to_string(), &listing);
+    let packed = bed.stage(&packed).await.unwrap();
+    assert!(!packed.was_there);
+    assert_eq!(packed.files, 1);
+
+    // One of before this was written down.
+    let mut listed = Listing::load(&listing).unwrap();
+    listed.origin = None;
+    listed.save(&listing).unwrap();
+    assert!(bed.stage(&other).await.unwrap().was_there);
 }
 
 #[tokio::test]
@@ -502,7 +701,7 @@ async fn a_listing_that_is_none_is_told_with_what_to_do() {
     assert!(matches!(error, StagingError::Damaged { .. }), "{error}");
     let listed = bed.store().list().unwrap();
     assert_eq!(listed[0].state, ItemState::Damaged);
-    fs::remove_file(listing).unwrap();
+    as_told(&error.to_string(), &listing);
     bed.stage(&item).await.unwrap();
     bed.assert_staged();
 }
@@ -639,6 +838,103 @@ async fn a_tree_of_the_existing_server_is_verified_by_its_md5() {
 }
 
 #[tokio::test]
+async fn stray_files_are_in_nobodys_way() {
+    let bed = Bed::new();
+    let item = bed.item("db.tar.gz", &archive());
+    bed.stage(&item).await.unwrap();
+    fs::write(bed.root().join(".metadata/README"), "x").unwrap();
+    fs::write(bed.root().join(".metadata/notes.txt"), "x").unwrap();
+    let listed = bed.store().list().unwrap();
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    assert_eq!(bed.store().prunable(&BTreeSet::new()).unwrap(), listed);
+    let status = bed.store().status(&id("README")).unwrap();
+    assert_eq!(status.state, RefdataLocalState::None);
+}
+
+#[tokio::test]
+async fn a_listed_link_below_what_is_no_directory_any_more_is_missing() {
+    let bed = Bed::new();
+    let item = bed.item("db.tar.gz", &archive());
+    bed.stage(&item).await.unwrap();
+    let listing = bed.store().metadata_of(&item.id).join("md5.json");
+    let mut listed = Listing::load(&listing).unwrap();
+    listed.links.push(Link {
+        file: "readme/link".to_owned(),
+        target: "x".to_owned(),
+    });
+    listed.save(&listing).unwrap();
+    let verification = bed.store().verify(&item.id, true, &bed.cancel).unwrap();
+    assert_eq!(verification.to_string(), "\"readme/link\" is missing");
+}
+
+/// It lists what its walk finds: links to files as files, other links nowhere.
+#[tokio::test]
+async fn links_in_a_tree_of_the_existing_server_are_as_good_as_files() {
+    let bed = Bed::new();
+    let (store, item) = (bed.store(), bed.item("db.tar.gz", &archive()));
+    let (tree, metadata) = (store.tree(&item.id), store.metadata_of(&item.id));
+    fs::create_dir_all(tree.join("db")).unwrap();
+    fs::create_dir_all(&metadata).unwrap();
+    fs::write(tree.join("db/VERSION"), "7\n").unwrap();
+    for (link, target) in [
+        ("current", "db/VERSION"),
+        ("all", "db"),
+        ("log", "/dev/null"),
+    ] {
+        std::os::unix::fs::symlink(target, tree.join(link)).unwrap();
+    }
+    let listing = metadata.join("md5.json");
+    let list = |paths: &[&str]| {
+        let files: Vec<_> = paths
+            .iter()
+            .map(|path| {
+                serde_json::json!({
+                    "file": path, "md5": "84bc3da1b3e33a18e8d5e1bdd7a18d7a", "size": 2
+                })
+            })
+            .collect();
+        fs::write(&listing, serde_json::json!({ "files": files }).to_string()).unwrap();
+    };
+    list(&["current", "db/VERSION"]);
+    let staged = bed.stage(&item).await.unwrap();
+    assert_eq!((staged.files, staged.was_there), (2, true));
+
+    list(&["current", "db/VERSION", "log"]);
+    let words = bed.stage(&item).await.unwrap_err().to_string();
+    assert!(
+        words.contains("\"log\" is a symbolic link that leads out of the tree"),
+        "{words}"
+    );
+    // Nothing but the listing says that it is of this metadata.
+    fs::remove_file(metadata.join("verified.json")).unwrap();
+    as_told(&words, &listing);
+    assert!(!bed.stage(&item).await.unwrap().was_there);
+    bed.assert_staged();
+}
+
+#[tokio::test]
+async fn links_in_a_tree_of_ours_must_be_listed() {
+    let bed = Bed::new();
+    let item = bed.item("db.tar.gz", &archive());
+    bed.stage(&item).await.unwrap();
+    let tree = bed.store().tree(&item.id);
+    for path in ["", "db"] {
+        fs::set_permissions(tree.join(path), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    fs::rename(tree.join("readme"), tree.join("db/readme")).unwrap();
+    std::os::unix::fs::symlink("db/readme", tree.join("readme")).unwrap();
+    std::os::unix::fs::symlink("db", tree.join("new")).unwrap();
+    let words = bed.stage(&item).await.unwrap_err().to_string();
+    for part in [
+        "\"readme\" is, or lies behind, a symbolic link",
+        "\"new\" is not in the listing",
+        "\"db/readme\" is not in the listing",
+    ] {
+        assert!(words.contains(part), "{words}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_kept_can_be_removed_but_not_while_it_is_worked_on() {
     let bed = Bed::new();
     let item = bed.item("db.tar.gz", &archive());
@@ -652,6 +948,8 @@ async fn what_is_not_kept_can_be_removed_but_not_while_it_is_worked_on() {
     let store = bed.store();
     fs::write(store.note(&id("noted")), "{}").unwrap();
     fs::create_dir_all(bed.root().join(".removing-gone/db")).unwrap();
+    fs::create_dir_all(store.metadata_of(&id("gone"))).unwrap();
+    fs::write(store.metadata_of(&id("gone")).join("verified.json"), "{}").unwrap();
     let prunable = |keep: &[&str]| {
         let keep = keep.iter().map(|name| id(name)).collect();
         let items = store.prunable(&keep).unwrap().into_iter();
@@ -663,12 +961,12 @@ async fn what_is_not_kept_can_be_removed_but_not_while_it_is_worked_on() {
     let lock = fs::File::open(store.metadata_of(&id("x")).join("lock")).unwrap();
     lock.lock().unwrap();
     assert_eq!(prunable(&[]), ["gone", "y"]);
-    let busy = store.remove(&id("x")).unwrap_err();
+    let busy = store.begin_removal(&id("x")).unwrap_err();
     assert!(matches!(busy, RefdataError::Busy { .. }), "{busy}");
     drop(lock);
 
     for name in ["x", "gone"] {
-        store.remove(&id(name)).unwrap();
+        store.begin_removal(&id(name)).unwrap().finish().unwrap();
     }
     assert_eq!(names(&bed.root()), set([".metadata", "noted", "y"]));
     assert_eq!(names(&bed.root().join(".metadata")), set(["noted", "y"]));

@@ -273,6 +273,42 @@ async fn data_is_staged_listed_verified_and_pruned() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_forgotten_or_misplaced_metadata_directory_costs_nothing() {
+    let bed = Bed::new().await;
+    assert!(output(bed.stage()).await.status.success());
+    let elsewhere = bed.dir.path().join("metadata");
+    fs::rename(bed.root().join(".metadata"), &elsewhere).unwrap();
+    let listed = output(bed.command("list", &[])).await;
+    let said = text(&listed.stdout);
+    assert!(
+        said.contains("foreign") && said.contains("left alone"),
+        "{said}"
+    );
+    let pruned = output(bed.command("prune", &["--keep", "y"])).await;
+    assert!(text(&pruned.stdout).contains("removed 0 of 0"));
+    let verified = output(bed.command("verify", &[])).await;
+    assert_eq!(verified.status.code(), Some(1));
+
+    let among = bed.root().join("metadata");
+    fs::rename(&elsewhere, &among).unwrap();
+    for task in ["list", "verify", "prune"] {
+        let mut command = bed.command(task, &["--metadata", among.to_str().unwrap()]);
+        if task == "prune" {
+            command.args(["--keep", "y"]);
+        }
+        let refused = output(command).await;
+        assert_eq!(refused.status.code(), Some(78), "{task}");
+        assert!(
+            complaints(&refused)[0].contains("lies among the trees"),
+            "{}",
+            text(&refused.stderr)
+        );
+    }
+    assert!(among.join("x/md5.json").exists());
+    assert_eq!(tree(&bed.root().join("x")), files());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn settings_are_told_one_a_line_and_flags_go_first() {
     let bed = Bed::new().await;
     let mut command = bed.stage();
@@ -405,7 +441,8 @@ async fn who_may_only_read_checks_what_is_there_and_cannot_stage() {
     let refused = output(absent).await;
     assert_eq!(refused.status.code(), Some(1));
     assert!(
-        complaints(&refused)[0].contains("take the lock"),
+        complaints(&refused)[0].contains("take the lock")
+            && complaints(&refused)[0].contains("--root"),
         "{}",
         text(&refused.stderr)
     );
@@ -509,6 +546,50 @@ async fn prune_keeps_what_the_service_needs_and_tells_it_what_goes() {
     assert_eq!(pruned.status.code(), Some(0), "{}", text(&pruned.stderr));
     assert_eq!(left(&bed), ["pending", "used"]);
     server.verify().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prune_does_not_tell_the_service_of_what_is_being_worked_on_and_keeps_what_is_named() {
+    let bed = Bed::new().await;
+    for id in ["a", "b", "named"] {
+        plant(&bed, id);
+    }
+    let refdata = ["a", "b", "named"]
+        .map(|id| registered(id, "complete"))
+        .to_vec();
+    let server = service(Vec::new(), refdata).await;
+    // Whoever stages "b" takes its lock when "a" is being removed already.
+    let path_of_lock = bed.root().join(".metadata/b/lock");
+    let lock = Arc::new(fs::File::create(path_of_lock).unwrap());
+    let taken = Arc::clone(&lock);
+    Mock::given(method("PUT"))
+        .and(path("/cts/external_exec/refdata/a/kbase/update/error"))
+        .respond_with(move |_: &wiremock::Request| {
+            taken.lock().unwrap();
+            ResponseTemplate::new(204)
+        })
+        .expect(1)
+        .mount(&server)
+        .await;
+    Mock::given(method("PUT"))
+        .and(path("/cts/external_exec/refdata/b/kbase/update/error"))
+        .respond_with(ResponseTemplate::new(204))
+        .expect(0)
+        .mount(&server)
+        .await;
+    let uri = format!("{}/cts", server.uri());
+    let mut command = bed.command("prune", &["--service", &uri, "--keep", "named"]);
+    command.env("TOKEN", "t");
+    let pruned = output(command).await;
+    assert_eq!(pruned.status.code(), Some(1), "{}", text(&pruned.stderr));
+    let said = complaints(&pruned);
+    assert!(
+        said.len() == 1 && said[0].contains("b is being worked on"),
+        "{said:?}"
+    );
+    assert_eq!(left(&bed), ["b", "named"]);
+    server.verify().await;
+    lock.unlock().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

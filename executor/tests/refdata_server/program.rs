@@ -352,3 +352,14 @@ fn a_root_that_is_not_there_is_not_made() {
     assert!(text.contains("is the file system mounted?"), "{text}");
     assert!(!root.exists());
 }
+
+#[test]
+fn metadata_among_the_trees_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().to_str().unwrap();
+    let text = refused(root, &format!("{root}/metadata"));
+    assert!(
+        text.contains(&format!("lies among the trees of {root}")),
+        "{text}"
+    );
+}

@@ -203,8 +203,11 @@ async fn ranges_can_be_read_beside_the_stream() {
     blocking(move || {
         let mut stream = stream;
         assert_eq!(stream.read_at(350, 50).unwrap(), body[350..]);
-        stream.read_exact(&mut [0; 60]).unwrap();
         assert_eq!(stream.read_at(0, 100).unwrap(), body[..100]);
+        stream.read_exact(&mut [0; 60]).unwrap();
+        assert_eq!(stream.read_at(100, 200).unwrap(), body[100..300]);
+        let passed = stream.read_at(79, 2).unwrap_err();
+        assert_eq!(passed.kind(), std::io::ErrorKind::InvalidInput);
         assert_eq!(stream.read_at(400, 0).unwrap().len(), 0);
         let beyond = stream.read_at(390, 11).unwrap_err();
         assert_eq!(beyond.kind(), std::io::ErrorKind::UnexpectedEof);
@@ -214,6 +217,32 @@ async fn ranges_can_be_read_beside_the_stream() {
         stream.finish().unwrap();
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_bit_that_flips_in_what_is_read_ahead_is_told() {
+    for (start, len, at) in [(0, 400, 0), (30, 20, 19), (80, 40, 5), (399, 1, 0)] {
+        let mut setup = Setup::with(|store| store.on(Operation::Get, 1, Fault::FlipBit(at)));
+        // The first GET is for the whole.
+        setup.options.stream_part_bytes = 400;
+        let body = bytes(400);
+        let stream = open(&setup, object(&setup, &body)).await.unwrap();
+        let (read, verdict) = blocking(move || {
+            let mut stream = stream;
+            let read = stream.read_at(start, len).unwrap();
+            stream.read_exact(&mut [0; 10]).unwrap();
+            (read, stream.finish())
+        })
+        .await;
+        let from = usize::try_from(start).unwrap();
+        assert_ne!(read, body[from..from + len]);
+        let error = verdict.unwrap_err();
+        let words = error.to_string();
+        let bytes = start..start + len as u64;
+        let named = format!("bytes {} to {} of s3://b/k", bytes.start, bytes.end);
+        assert!(words.contains(&named), "{words}");
+        assert!(matches!(error, TransferError::ReadDifferently { .. }));
+    }
 }
 
 #[tokio::test]

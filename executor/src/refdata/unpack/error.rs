@@ -200,7 +200,7 @@ pub enum Reason {
     },
     /// More bytes than allowed, for an object of this size or at all.
     #[error(
-        "unpacks to more than {limit} bytes, which is all an object of this size may (max_expansion, max_unpacked_bytes)"
+        "unpacks to more than {limit} bytes, which is all an object of this size may (max_expansion, max_unpacked_gib)"
     )]
     TooLarge {
         /// The bound in bytes.

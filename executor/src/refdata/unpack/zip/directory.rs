@@ -129,15 +129,13 @@ fn find(source: &mut dyn ArchiveSource) -> Result<Result<Extent, Reason>, Unpack
         return Ok(Err(Reason::MultiDisk));
     };
     let mut directory_end = tail_offset + end as u64;
-    if extent.is_elsewhere() {
-        let locator = end
-            .checked_sub(LOCATOR_BYTES)
-            .and_then(|start| tail.get(start..end));
-        let offset = match locator.map(locator_offset) {
-            Some(Some(offset)) => offset,
-            // A small archive may have exactly the numbers that mean "elsewhere"; none of ours does.
-            _ => return Ok(Err(damaged("its 64-bit end is not there"))),
-        };
+    let locator = end
+        .checked_sub(LOCATOR_BYTES)
+        .and_then(|start| tail.get(start..end));
+    // Without a 64-bit end these are the numbers: as many entries as mean "elsewhere" (65,535) can be meant.
+    if extent.is_elsewhere()
+        && let Some(offset) = locator.and_then(locator_offset)
+    {
         if offset.saturating_add((END_64_BYTES + LOCATOR_BYTES) as u64) > directory_end {
             return Ok(Err(damaged("its 64-bit end is outside")));
         }
@@ -185,7 +183,7 @@ fn end_record(bytes: &[u8]) -> Option<Extent> {
 }
 
 impl Extent {
-    /// Whether a field says that the 64-bit end has the number.
+    /// Whether a field says that the 64-bit end, if there is one, has the number.
     fn is_elsewhere(&self) -> bool {
         self.entries == u64::from(u16::MAX)
             || self.bytes == u64::from(u32::MAX)
@@ -333,5 +331,55 @@ impl<'a> Fields<'a> {
 
     fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Read};
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    struct Archive(Bytes);
+
+    impl Read for Archive {
+        fn read(&mut self, _buffer: &mut [u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    impl ArchiveSource for Archive {
+        fn size(&self) -> u64 {
+            self.0.len() as u64
+        }
+
+        fn read_at(&mut self, offset: u64, length: usize) -> io::Result<Bytes> {
+            let start = usize::try_from(offset).unwrap();
+            Ok(self.0.slice(start..start + length))
+        }
+    }
+
+    /// A directory of so many members, each with the name `n`, without the members.
+    fn directory_of(entries: u16) -> Archive {
+        let header = [&b"PK\x01\x02"[..], &[0; 24], &[1, 0], &[0; 16], b"n"].concat();
+        assert_eq!(header.len(), HEADER_BYTES + 1);
+        let mut bytes = header.repeat(entries.into());
+        let length = u32::try_from(bytes.len()).unwrap();
+        bytes.extend_from_slice(b"PK\x05\x06\0\0\0\0");
+        bytes.extend_from_slice(&entries.to_le_bytes().repeat(2));
+        bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(&[0; 6]);
+        Archive(bytes.into())
+    }
+
+    /// As Python's zipfile packs 65,535 members: that is also the number that stands for "see the 64-bit end".
+    #[test]
+    fn as_many_members_as_a_zip_may_have_without_a_64_bit_end_are_read() {
+        for entries in [0, 1, u16::MAX - 1, u16::MAX] {
+            let directory = read(&mut directory_of(entries), "x.zip", 100_000).unwrap();
+            assert_eq!(directory.entries.len(), usize::from(entries));
+        }
     }
 }
