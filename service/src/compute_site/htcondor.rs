@@ -327,10 +327,6 @@ impl ComputeSite for HtcondorSite {
         .boxed()
     }
 
-    fn gives_account(&self) -> bool {
-        true
-    }
-
     fn runner_status(
         &self,
         job: JobId,

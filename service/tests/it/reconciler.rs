@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use cts_service::background::reconciler::Reconciler;
+use cts_service::sites::Sites;
+use cts_shared::site::Site;
 
 use crate::pool_app::{INTERVAL, PoolApp, SILENCE, eventually};
 use crate::pool_double::Call;
@@ -433,6 +435,17 @@ async fn a_job_whose_proc_cannot_be_removed_does_not_keep_others_waiting() {
         assert_eq!(app.container_state(&job, 0).await, "error");
         assert!(app.notice(&job).await.contains("HTCondor holds proc"));
     }
+}
+
+#[tokio::test]
+async fn a_job_ended_by_a_service_without_the_pool_gets_its_account_too() {
+    let app = PoolApp::with(|app| app.sites = Sites::new([])).await;
+    let job = app.stored("alice", 1).await;
+    app.complete(&job.to_string(), 0, None).await;
+    app.app.finish_jobs().await;
+    assert_eq!(app.app.state(&job.to_string()).await, "complete");
+    let due = app.app.app.jobs.jobs_with_statistics_due(Site::Kbase, 9);
+    assert_eq!(due.await.unwrap(), [job]);
 }
 
 #[tokio::test]
