@@ -404,7 +404,7 @@ async fn machines_are_the_collectors() {
         [
             "-json",
             "-attributes",
-            "Machine,TotalSlotCpus,TotalSlotMemory,TotalSlotDisk,CLIENTGROUP",
+            "Machine,TotalSlotCpus,TotalSlotMemory,TotalSlotDisk,CLIENTGROUP,CtsExecutorHealthy,CtsExecutorProblem",
             "-constraint",
             "SlotType =!= \"Dynamic\"",
         ]

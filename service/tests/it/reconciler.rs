@@ -239,6 +239,22 @@ async fn a_silent_executor_is_given_up() {
 }
 
 #[tokio::test]
+async fn machines_that_are_not_healthy_are_told() {
+    let (app, mut reconciler, job) = with_job(1).await;
+    app.pool.set_machines(json!([{
+        "Machine": "a", "CtsExecutorHealthy": false, "CtsExecutorProblem": "engine: no socket there",
+    }]));
+    app.app.clock.advance(INTERVAL * 2);
+    reconciler.round().await.unwrap();
+    let notice = app.notice(&job).await;
+    assert!(notice.contains("a: engine: no socket there;"), "{notice}");
+    app.pool
+        .set_machines(json!([{"Machine": "a", "CtsExecutorHealthy": true}]));
+    reconciler.round().await.unwrap();
+    assert_eq!(app.notice(&job).await, "");
+}
+
+#[tokio::test]
 async fn a_request_that_no_machine_meets_is_told_until_one_does() {
     let (app, mut reconciler, job) = with_job(1).await;
     app.pool.change(1, 0, json!({"RequestCpus": 99}));
