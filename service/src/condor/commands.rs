@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
@@ -448,14 +449,74 @@ async fn read(
     Ok(bytes)
 }
 
-/// The list that a tool prints as JSON. `condor_q` prints nothing at all where nothing matches.
+/// What `condor_history` prints among the ads when it has skipped one that it could not read itself.
+const SKIPPED: &str = "*** Warning: Bad history file";
+
+/// The list that a tool prints as JSON. `condor_q` prints nothing at all where nothing matches. An attribute that
+/// cannot be read, or an ad that is none, does not keep the others from being read.
 fn parse<T: DeserializeOwned>(tool: &str, output: &[u8]) -> Result<Vec<T>, PoolError> {
-    if output.iter().all(u8::is_ascii_whitespace) {
+    let text = String::from_utf8_lossy(output);
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with(SKIPPED))
+        .collect();
+    if lines.iter().all(|line| line.trim().is_empty()) {
         return Ok(Vec::new());
     }
-    serde_json::from_slice(output).map_err(|error| {
-        PoolError::Unavailable(format!("{tool} did not print JSON as it should: {error}"))
-    })
+    let ads: Vec<Value> = match serde_json::from_str(&lines.join("\n")) {
+        Ok(ads) => ads,
+        Err(error) => salvage(&lines).ok_or_else(|| {
+            PoolError::Unavailable(format!("{tool} did not print JSON as it should: {error}"))
+        })?,
+    };
+    let all = ads.len();
+    let mut error = None;
+    let read: Vec<T> = ads
+        .into_iter()
+        .filter_map(|ad| {
+            serde_json::from_value(ad)
+                .map_err(|cause| error = Some(cause))
+                .ok()
+        })
+        .collect();
+    match error {
+        Some(error) if read.is_empty() => Err(PoolError::Unavailable(format!(
+            "{tool} printed no ads that can be read: {error}"
+        ))),
+        Some(error) => {
+            tracing::warn!(tool, skipped = all - read.len(), %error, "ads that cannot be read are passed over");
+            Ok(read)
+        }
+        None => Ok(read),
+    }
+}
+
+/// The ads of a list that is no JSON as a whole, attribute by attribute: the tools print each on a line of its
+/// own. None of a list that does not end: the tool was cut short.
+fn salvage(lines: &[&str]) -> Option<Vec<Value>> {
+    let mut lines = lines
+        .iter()
+        .map(|line| line.trim())
+        .filter(|line| !line.is_empty());
+    if lines.next() != Some("[") || lines.next_back() != Some("]") {
+        return None;
+    }
+    let mut ads = Vec::new();
+    for line in lines {
+        let line = line.trim_end_matches(',');
+        if line == "{" {
+            ads.push(Map::new());
+        } else if let Some(ad) = ads.last_mut() {
+            match serde_json::from_str::<Map<String, Value>>(&format!("{{{line}}}")) {
+                Ok(attribute) => ad.extend(attribute),
+                Err(_) if matches!(line, "" | "}") => {}
+                Err(error) => {
+                    tracing::warn!(line, %error, "an attribute that cannot be read is passed over");
+                }
+            }
+        }
+    }
+    Some(ads.into_iter().map(Value::Object).collect())
 }
 
 /// The cluster of `47.0 - 47.7`.
@@ -525,6 +586,32 @@ mod tests {
         assert_eq!(parse::<ProcAd>("condor_q", b"").unwrap(), []);
         assert_eq!(parse::<ProcAd>("condor_history", b"[\n]\n").unwrap(), []);
         assert!(parse::<ProcAd>("condor_q", b"Error: x").is_err());
+    }
+
+    /// Laid out as HTCondor 23 does.
+    #[test]
+    fn what_cannot_be_read_does_not_hide_the_rest() {
+        let good = "{\n  \"ClusterId\": 47,\n  \"ProcId\": 1\n}\n";
+        let names = |middle: &[u8]| {
+            let output = [b"[\n", good.as_bytes(), middle, b"]\n"].concat();
+            let ads = parse::<ProcAd>("condor_history", &output).unwrap();
+            let names = ads.iter().map(|ad| ad.name().map(|name| name.to_string()));
+            names.collect::<Vec<_>>()
+        };
+        let first = Some("47.1".to_owned());
+        let second = Some("47.2".to_owned());
+        let odd_byte =
+            b",\n{\n  \"HoldReason\": \"\xff\",\n  \"ClusterId\": 47,\n  \"ProcId\": 2\n}\n";
+        assert_eq!(names(odd_byte), [first.clone(), second.clone()]);
+        let warning = b"\t*** Warning: Bad history file; skipping malformed ad(s)\n";
+        assert_eq!(names(warning), [first.clone()]);
+        let odd_attribute =
+            b",\n{\n  \"ImageSize\": nan,\n  \"ClusterId\": 47,\n  \"ProcId\": 2\n}\n";
+        assert_eq!(names(odd_attribute), [first.clone(), second]);
+        assert_eq!(names(b",\n7\n"), [first], "no ad");
+        let cut = format!("[\n{good},\n{{\n  \"ClusterId\": 4");
+        assert!(parse::<ProcAd>("condor_q", cut.as_bytes()).is_err());
+        assert!(parse::<ProcAd>("condor_q", b"[7]").is_err());
     }
 
     #[test]

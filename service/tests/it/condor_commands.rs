@@ -315,6 +315,7 @@ async fn what_is_no_answer_is_said() {
             "printf '\\377\\376'",
             "condor_q did not print JSON as it should",
         ),
+        ("echo '[7]'", "condor_q printed no ads that can be read"),
         (
             "exit 3",
             "condor_q ended with exit status: 3: it said nothing",
