@@ -33,7 +33,7 @@ use crate::compute_site::ComputeSite;
 use crate::compute_site::htcondor::HtcondorSite;
 use crate::compute_site::local::{LocalSite, LocalSiteSettings};
 use crate::condor::pool::Pool;
-use crate::condor::reconcile::Rules;
+use crate::condor::reconcile::{Rules, longest_silence};
 use crate::condor::submit_description::SubmitSettings;
 use crate::config::Config;
 use crate::config::settings::{LocalSiteChoice, NotificationSettings};
@@ -488,17 +488,13 @@ async fn take_local_site(role: &Role) -> Result<(), String> {
     }
 }
 
-/// How long an executor may be silent beyond the time for which it keeps trying to report.
-const SILENCE_MARGIN: Duration = Duration::from_mins(15);
-
 fn reconciler(app: Arc<App>, leases: Arc<dyn LeaseStore>, condor: CondorSiteParts) -> Reconciler {
     let trying = Duration::from_secs(u64::from(condor.submit.job_update_timeout_min) * 60);
     let rules = Rules {
         max_releases: condor.max_releases,
         client_group: condor.submit.client_group,
         idle: condor.reconcile_interval,
-        silence: trying.saturating_add(SILENCE_MARGIN),
-        listening_since: app.clock.now(),
+        silence: longest_silence(trying),
     };
     Reconciler::new(app, condor.pool, leases, rules, condor.reconcile_interval)
 }

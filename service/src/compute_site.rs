@@ -97,10 +97,6 @@ pub trait ComputeSite: Send + Sync + std::fmt::Debug {
     /// When executors may be left.
     fn cancel(&self, job: JobId) -> BoxFuture<'_, Result<(), SiteError>>;
 
-    /// Whether the site's batch system gives an account of what an ended job used, some time later: see
-    /// [`JobOutcome::statistics_due`](cts_shared::state::job_flow::JobOutcome::statistics_due).
-    fn gives_account(&self) -> bool;
-
     /// What the site's batch system says about a container: its own attributes by name, none if it
     /// does not have the container yet.
     ///

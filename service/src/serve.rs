@@ -191,12 +191,14 @@ async fn condor_site(
         );
         return Ok(Err(reason));
     }
-    std::fs::create_dir_all(&choice.submit.initial_dir).map_err(|error| {
-        StartError::Configuration(format!(
+    if let Err(error) = std::fs::create_dir_all(&choice.submit.initial_dir) {
+        let reason = format!(
             "HTCondor.initialdir: cannot make {}: {error}; correct it, or make it",
             choice.submit.initial_dir
-        ))
-    })?;
+        );
+        tracing::warn!(reason, "site kbase is not available");
+        return Ok(Err(reason));
+    }
     Ok(Ok(CondorSiteParts {
         refdata: refdata_stager(choice.refdata, metrics)?,
         submit: choice.submit,

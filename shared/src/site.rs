@@ -46,6 +46,13 @@ impl Site {
         Self::Local,
     ];
 
+    /// Whether the site's batch system gives an account of what an ended job used, some time later: see
+    /// [`JobOutcome::statistics_due`](crate::state::job_flow::JobOutcome::statistics_due).
+    #[must_use]
+    pub const fn gives_account(self) -> bool {
+        matches!(self, Self::Kbase)
+    }
+
     /// The name on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

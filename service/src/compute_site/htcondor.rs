@@ -18,7 +18,8 @@ use cts_shared::job_input::JobInput;
 use crate::clock::Clock;
 use crate::compute_site::{CleanError, ComputeSite, SiteError};
 use crate::condor::pool::{Pool, PoolError, Procs};
-use crate::condor::proc_ad::{ProcAd, ProcStatus};
+use crate::condor::proc_ad::{ProcAd, ProcName, ProcStatus};
+use crate::condor::reconcile::newest;
 use crate::condor::submit_description::{SubmitDescription, SubmitJob, SubmitSettings};
 use crate::error::Error;
 use crate::identity::{Role, User};
@@ -210,10 +211,25 @@ impl HtcondorSite {
         let queued = self.pool.queue(Procs::OfJob(job)).await;
         let mut ads = queued.map_err(pool_failed)?;
         if ads.is_empty() {
-            let left = self.pool.history_of(job, summary.submitted()).await;
+            let procs = Procs::OfJob(job);
+            let left = self.pool.history_of_job(procs, summary.submitted()).await;
             ads = left.map_err(pool_failed)?;
         }
         Ok(ads.iter().filter_map(ProcAd::cluster).min())
+    }
+
+    /// The clusters of a job: those that the store knows, without any the oldest in the queue. Others may say that
+    /// they are the job's and be somebody else's.
+    async fn clusters(&self, job: JobId) -> Result<Vec<i64>, SiteError> {
+        let summary = self.jobs.job_summary(job).await.map_err(store_failed)?;
+        let known = summary.map(|summary| summary.notes.htcondor_cluster_ids);
+        if let Some(known) = known.filter(|known| !known.is_empty()) {
+            return Ok(known);
+        }
+        let queued = self.pool.queue(Procs::OfJob(job)).await;
+        Ok(newest(&[], &queued.map_err(pool_failed)?)
+            .into_iter()
+            .collect())
     }
 
     async fn submit(&self, job: JobId, stored: &StoredJob) -> Result<i64, SiteError> {
@@ -298,7 +314,7 @@ impl ComputeSite for HtcondorSite {
 
     fn cancel(&self, job: JobId) -> BoxFuture<'_, Result<(), SiteError>> {
         async move {
-            let procs = Procs::OfJob(job);
+            let procs = Procs::OfClusters(self.clusters(job).await?);
             self.pool
                 .remove(procs.clone(), "canceled by CTS".to_owned())
                 .await
@@ -327,10 +343,6 @@ impl ComputeSite for HtcondorSite {
         .boxed()
     }
 
-    fn gives_account(&self) -> bool {
-        true
-    }
-
     fn runner_status(
         &self,
         job: JobId,
@@ -343,17 +355,13 @@ impl ComputeSite for HtcondorSite {
             let Some(cluster) = summary.notes.htcondor_cluster_ids.last().copied() else {
                 return Ok(Map::new());
             };
-            let of_container = |ads: Vec<ProcAd>| {
-                ads.into_iter().find(|ad| {
-                    ad.cluster() == Some(cluster) && ad.container() == Some(container)
-                })
-            };
-            let queued = self.pool.queue(Procs::OfJob(job)).await;
-            let ad = match of_container(queued.map_err(no_answer)?) {
+            let procs = Procs::Named(vec![ProcName::of_container(cluster, container)]);
+            let queued = self.pool.queue(procs.clone()).await.map_err(no_answer)?;
+            let ad = match queued.into_iter().next() {
                 Some(ad) => Some(ad),
                 None => {
-                    let left = self.pool.history_of(job, summary.submitted()).await;
-                    of_container(left.map_err(no_answer)?)
+                    let left = self.pool.history_of_job(procs, summary.submitted()).await;
+                    left.map_err(no_answer)?.into_iter().next()
                 }
             };
             ad.map(|ad| ad.view()).ok_or_else(|| {
@@ -374,9 +382,11 @@ impl ComputeSite for HtcondorSite {
         containers: Vec<ContainerNumber>,
     ) -> BoxFuture<'_, Result<(), CleanError>> {
         async move {
+            let clusters = self.clusters(job).await;
+            let clusters = clusters.map_err(|error| CleanError::Failed(error.to_string()))?;
             let queued = self
                 .pool
-                .queue(Procs::OfJob(job))
+                .queue(Procs::OfClusters(clusters))
                 .await
                 .map_err(|error| CleanError::Failed(error.to_string()))?;
             let running: Vec<ContainerNumber> = queued

@@ -159,10 +159,6 @@ impl ComputeSite for LocalSite {
         .boxed()
     }
 
-    fn gives_account(&self) -> bool {
-        false
-    }
-
     fn runner_status(
         &self,
         _job: JobId,

@@ -4,6 +4,7 @@
 //! may print. What the tools print when something is wrong differs from version to version; it is passed on,
 //! and every failure but a refused submission counts as "try again".
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
@@ -267,7 +269,8 @@ impl CondorCommands {
             if let Err(error) = acted {
                 // The tools fail in the same words when there was nothing to do.
                 if !self.query(selection, &DECISIVE).await?.iter().all(is_done) {
-                    return Err(error);
+                    // The schedd has just answered.
+                    return Err(PoolError::Refused(error.to_string()));
                 }
             }
         }
@@ -318,7 +321,7 @@ impl Pool for CondorCommands {
             let mut ads = Vec::new();
             let attributes: &[&str] = match procs {
                 Procs::All => &DECISIVE,
-                Procs::OfJob(_) | Procs::Named(_) => &PROJECTION,
+                Procs::OfJob(_) | Procs::OfClusters(_) | Procs::Named(_) => &PROJECTION,
             };
             for selection in selections(&procs) {
                 ads.extend(self.query(selection, attributes).await?);
@@ -335,24 +338,22 @@ impl Pool for CondorCommands {
     ) -> BoxFuture<'_, Result<Vec<ProcAd>, PoolError>> {
         async move {
             let mut ads = Vec::new();
-            for selection in selections(&procs) {
-                let arguments = [
+            for (selection, at_most) in bounded_selections(&procs) {
+                let mut arguments = vec![
                     "-json".to_owned(),
                     "-attributes".to_owned(),
                     PROJECTION.join(","),
                     "-constraint".to_owned(),
                     selection,
-                    // It is read from its end: stops at the first proc that left before.
+                    // It is read from its end, and stops at the first ad for which this is true, whoever's.
                     "-since".to_owned(),
-                    format!("EnteredCurrentStatus < {}", since.timestamp().as_second()),
+                    left_before(since),
                 ];
-                let output = self
-                    .ask_schedd(
-                        "condor_history",
-                        arguments.map(OsString::from).to_vec(),
-                        None,
-                    )
-                    .await?;
+                if let Some(at_most) = at_most {
+                    arguments.extend(["-limit".to_owned(), at_most.to_string()]);
+                }
+                let arguments = arguments.into_iter().map(OsString::from).collect();
+                let output = self.ask_schedd("condor_history", arguments, None).await?;
                 ads.extend(parse::<ProcAd>("condor_history", &output)?);
             }
             Ok(ads)
@@ -420,19 +421,55 @@ fn choose_schedd(schedds: &[ProcAd], host: &str) -> Result<Schedd, PoolError> {
 
 /// Constraints that select the procs. Made of ids only, whose text holds nothing to quote.
 fn selections(procs: &Procs) -> Vec<String> {
+    let bounded = bounded_selections(procs).into_iter();
+    bounded.map(|(selection, _)| selection).collect()
+}
+
+/// The same, each with the number of procs that it selects, where that is known.
+fn bounded_selections(procs: &Procs) -> Vec<(String, Option<usize>)> {
     match procs {
-        Procs::All => vec!["CTSJobID =!= undefined".to_owned()],
-        Procs::OfJob(id) => vec![format!("CTSJobID == \"{id}\"")],
-        Procs::Named(names) => names.chunks(NAMES_AT_ONCE).map(any_of).collect(),
+        Procs::All => vec![("CTSJobID =!= undefined".to_owned(), None)],
+        Procs::OfJob(id) => vec![(format!("CTSJobID == \"{id}\""), None)],
+        Procs::OfClusters(clusters) if clusters.is_empty() => Vec::new(),
+        Procs::OfClusters(clusters) => {
+            let each = clusters.iter().map(|id| format!("ClusterId == {id}"));
+            vec![(any_of(each), None)]
+        }
+        Procs::Named(names) => {
+            let chunks = names.chunks(NAMES_AT_ONCE);
+            chunks
+                .map(|names| (named(names), Some(names.len())))
+                .collect()
+        }
     }
 }
 
-fn any_of(names: &[ProcName]) -> String {
-    let each: Vec<String> = names
-        .iter()
-        .map(|name| format!("(ClusterId == {} && ProcId == {})", name.cluster, name.proc))
-        .collect();
-    each.join(" || ")
+/// The clusters first: most ads are of none of them, and are told by one comparison.
+fn named(names: &[ProcName]) -> String {
+    let mut procs: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+    for name in names {
+        procs.entry(name.cluster).or_default().push(name.proc);
+    }
+    any_of(procs.into_iter().map(|(cluster, procs)| {
+        let several = procs.len() > 1;
+        let procs = any_of(procs.into_iter().map(|proc| format!("ProcId == {proc}")));
+        let procs = if several { format!("({procs})") } else { procs };
+        format!("(ClusterId == {cluster} && {procs})")
+    }))
+}
+
+fn any_of(each: impl Iterator<Item = String>) -> String {
+    each.collect::<Vec<_>>().join(" || ")
+}
+
+/// Of an ad in the history: it, and so each that was written before it, left the queue before that time. An ad
+/// tells when its proc entered its last state, not when it left. Between the two is no time for one that has
+/// completed, unless it was to stay in the queue; a removed one waits for its worker.
+fn left_before(time: UtcTime) -> String {
+    format!(
+        "EnteredCurrentStatus < {} && JobStatus == 4 && unparse(LeaveJobInQueue) == \"false\"",
+        time.timestamp().as_second()
+    )
 }
 
 async fn read(
@@ -448,14 +485,74 @@ async fn read(
     Ok(bytes)
 }
 
-/// The list that a tool prints as JSON. `condor_q` prints nothing at all where nothing matches.
+/// What `condor_history` prints among the ads when it has skipped one that it could not read itself.
+const SKIPPED: &str = "*** Warning: Bad history file";
+
+/// The list that a tool prints as JSON. `condor_q` prints nothing at all where nothing matches. An attribute that
+/// cannot be read, or an ad that is none, does not keep the others from being read.
 fn parse<T: DeserializeOwned>(tool: &str, output: &[u8]) -> Result<Vec<T>, PoolError> {
-    if output.iter().all(u8::is_ascii_whitespace) {
+    let text = String::from_utf8_lossy(output);
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with(SKIPPED))
+        .collect();
+    if lines.iter().all(|line| line.trim().is_empty()) {
         return Ok(Vec::new());
     }
-    serde_json::from_slice(output).map_err(|error| {
-        PoolError::Unavailable(format!("{tool} did not print JSON as it should: {error}"))
-    })
+    let ads: Vec<Value> = match serde_json::from_str(&lines.join("\n")) {
+        Ok(ads) => ads,
+        Err(error) => salvage(&lines).ok_or_else(|| {
+            PoolError::Unavailable(format!("{tool} did not print JSON as it should: {error}"))
+        })?,
+    };
+    let all = ads.len();
+    let mut error = None;
+    let read: Vec<T> = ads
+        .into_iter()
+        .filter_map(|ad| {
+            serde_json::from_value(ad)
+                .map_err(|cause| error = Some(cause))
+                .ok()
+        })
+        .collect();
+    match error {
+        Some(error) if read.is_empty() => Err(PoolError::Unavailable(format!(
+            "{tool} printed no ads that can be read: {error}"
+        ))),
+        Some(error) => {
+            tracing::warn!(tool, skipped = all - read.len(), %error, "ads that cannot be read are passed over");
+            Ok(read)
+        }
+        None => Ok(read),
+    }
+}
+
+/// The ads of a list that is no JSON as a whole, attribute by attribute: the tools print each on a line of its
+/// own. None of a list that does not end: the tool was cut short.
+fn salvage(lines: &[&str]) -> Option<Vec<Value>> {
+    let mut lines = lines
+        .iter()
+        .map(|line| line.trim())
+        .filter(|line| !line.is_empty());
+    if lines.next() != Some("[") || lines.next_back() != Some("]") {
+        return None;
+    }
+    let mut ads = Vec::new();
+    for line in lines {
+        let line = line.trim_end_matches(',');
+        if line == "{" {
+            ads.push(Map::new());
+        } else if let Some(ad) = ads.last_mut() {
+            match serde_json::from_str::<Map<String, Value>>(&format!("{{{line}}}")) {
+                Ok(attribute) => ad.extend(attribute),
+                Err(_) if matches!(line, "" | "}") => {}
+                Err(error) => {
+                    tracing::warn!(line, %error, "an attribute that cannot be read is passed over");
+                }
+            }
+        }
+    }
+    Some(ads.into_iter().map(Value::Object).collect())
 }
 
 /// The cluster of `47.0 - 47.7`.
@@ -527,6 +624,32 @@ mod tests {
         assert!(parse::<ProcAd>("condor_q", b"Error: x").is_err());
     }
 
+    /// Laid out as HTCondor 23 does.
+    #[test]
+    fn what_cannot_be_read_does_not_hide_the_rest() {
+        let good = "{\n  \"ClusterId\": 47,\n  \"ProcId\": 1\n}\n";
+        let names = |middle: &[u8]| {
+            let output = [b"[\n", good.as_bytes(), middle, b"]\n"].concat();
+            let ads = parse::<ProcAd>("condor_history", &output).unwrap();
+            let names = ads.iter().map(|ad| ad.name().map(|name| name.to_string()));
+            names.collect::<Vec<_>>()
+        };
+        let first = Some("47.1".to_owned());
+        let second = Some("47.2".to_owned());
+        let odd_byte =
+            b",\n{\n  \"HoldReason\": \"\xff\",\n  \"ClusterId\": 47,\n  \"ProcId\": 2\n}\n";
+        assert_eq!(names(odd_byte), [first.clone(), second.clone()]);
+        let warning = b"\t*** Warning: Bad history file; skipping malformed ad(s)\n";
+        assert_eq!(names(warning), ["47.1".to_owned()].map(Some));
+        let odd_attribute =
+            b",\n{\n  \"ImageSize\": nan,\n  \"ClusterId\": 47,\n  \"ProcId\": 2\n}\n";
+        assert_eq!(names(odd_attribute), [first.clone(), second]);
+        assert_eq!(names(b",\n7\n"), [first], "no ad");
+        let cut = format!("[\n{good},\n{{\n  \"ClusterId\": 4");
+        assert!(parse::<ProcAd>("condor_q", cut.as_bytes()).is_err());
+        assert!(parse::<ProcAd>("condor_q", b"[7]").is_err());
+    }
+
     #[test]
     fn the_schedd_is_the_machines_own_or_the_only_one() {
         let schedds: Vec<ProcAd> = serde_json::from_value(serde_json::json!([
@@ -548,6 +671,15 @@ mod tests {
             selections(&Procs::Named(vec![name(4, 0), name(5, 7)])),
             ["(ClusterId == 4 && ProcId == 0) || (ClusterId == 5 && ProcId == 7)"]
         );
+        assert_eq!(
+            selections(&Procs::Named(vec![name(4, 1), name(4, 0)])),
+            ["(ClusterId == 4 && (ProcId == 1 || ProcId == 0))"]
+        );
+        assert_eq!(
+            selections(&Procs::OfClusters(vec![4, 5])),
+            ["ClusterId == 4 || ClusterId == 5"]
+        );
+        assert_eq!(selections(&Procs::OfClusters(Vec::new())), [""; 0]);
         assert_eq!(selections(&Procs::Named(Vec::new())), [""; 0]);
         let many = (0..1001).map(|proc| name(1, proc)).collect();
         assert_eq!(selections(&Procs::Named(many)).len(), 3);

@@ -30,9 +30,10 @@ pub struct Hold {
 /// `HoldReasonCode` 3: an expression of the submit description became true.
 const JOB_POLICY: i64 = 3;
 
-/// Judges a held proc. One that was held more than `max_releases` times is not released again.
+/// Judges a held proc. One that was held more than `max_releases` times is not released again; that the pool
+/// refused to release it, `refused` times, counts as much.
 #[must_use]
-pub fn judge(ad: &ProcAd, max_releases: u32) -> Hold {
+pub fn judge(ad: &ProcAd, max_releases: u32, refused: u32) -> Hold {
     let code = ad.integer("HoldReasonCode").unwrap_or(0);
     let (verdict, words) = match code {
         JOB_POLICY => judge_job_policy(ad),
@@ -41,9 +42,20 @@ pub fn judge(ad: &ProcAd, max_releases: u32) -> Hold {
             "somebody held it by hand (condor_hold); ask the pool's administrator, then submit the job again"
                 .to_owned(),
         ),
-        15 | 16 => (
+        // No description of ours says `hold = true`, and nobody would release it.
+        15 => (
+            Verdict::Fail,
+            "a rule of the pool had it held from the start; ask the pool's administrator".to_owned(),
+        ),
+        16 => (
             Verdict::Wait,
             "the pool releases it when its files are there".to_owned(),
+        ),
+        7 | 9 | 14 | 22 => (
+            Verdict::Release,
+            "HTCondor cannot write into HTCondor.initialdir on the submit node; the pool's administrator must make \
+             it there, writable for the account that the jobs belong to"
+                .to_owned(),
         ),
         12 if is_about_reading(ad) => (
             Verdict::Release,
@@ -84,9 +96,12 @@ pub fn judge(ad: &ProcAd, max_releases: u32) -> Hold {
         ),
     };
     let times = ad.integer("NumHolds").unwrap_or(1).max(1);
-    let is_used_up = verdict == Verdict::Release && times > i64::from(max_releases);
+    let is_used_up = verdict == Verdict::Release
+        && times.saturating_add(i64::from(refused)) > i64::from(max_releases);
     let verdict = if is_used_up { Verdict::Fail } else { verdict };
-    let again = if is_used_up && times > 1 {
+    let again = if is_used_up && refused > 0 {
+        ", and does not release it for CTS".to_owned()
+    } else if is_used_up && times > 1 {
         format!(", for the {} time", ordinal(times))
     } else {
         String::new()
@@ -147,8 +162,9 @@ fn judge_job_policy(ad: &ProcAd) -> (Verdict, String) {
         Some(77) => {
             return (
                 Verdict::Fail,
-                "the service refused the executor's token; the pool's administrator must put a valid one into \
-                 the file of HTCondor.token_path on every worker"
+                "the service refused the executor's request or its token; the last lines of its standard error, in \
+                 HTCondor.initialdir, say which. A valid token belongs into the file of HTCondor.token_path on every \
+                 worker"
                     .to_owned(),
             );
         }
@@ -193,7 +209,7 @@ mod tests {
     #[test]
     fn the_message_names_cause_place_code_and_who_can_help() {
         let ad = held(1, "via condor_hold (by user alice).", json!({}));
-        let hold = judge(&ad, 2);
+        let hold = judge(&ad, 2, 0);
         assert_eq!(hold.verdict, Verdict::Fail);
         assert_eq!(
             hold.message,
@@ -221,12 +237,39 @@ mod tests {
             ] {
                 let mut more = more.clone();
                 more["NumHolds"] = json!(holds);
-                let hold = judge(&held(code, reason, more), 2);
+                let hold = judge(&held(code, reason, more), 2, 0);
                 assert_eq!(hold.verdict, expected, "{code} {holds}");
                 assert_eq!(hold.message.contains("for the 3rd time"), holds == 3);
             }
-            let hold = judge(&held(code, reason, json!({})), 0);
+            let hold = judge(&held(code, reason, json!({})), 0, 0);
             assert_eq!(hold.verdict, Verdict::Fail, "no releases wanted");
+        }
+    }
+
+    #[test]
+    fn a_refused_release_counts() {
+        let ad = held(13, "Transfer input files failure", json!({}));
+        assert_eq!(judge(&ad, 2, 1).verdict, Verdict::Release);
+        let hold = judge(&ad, 2, 2);
+        assert_eq!(hold.verdict, Verdict::Fail);
+        assert!(
+            hold.message
+                .contains("does not release it for CTS: Transfer input"),
+            "{}",
+            hold.message
+        );
+    }
+
+    #[test]
+    fn what_lacks_on_the_submit_node_is_told_of_it() {
+        for code in [7, 9, 14, 22] {
+            let hold = judge(&held(code, "Failed to open", json!({})), 2, 0);
+            assert_eq!(hold.verdict, Verdict::Release);
+            assert!(
+                hold.message.contains("on the submit node"),
+                "{}",
+                hold.message
+            );
         }
     }
 
@@ -234,7 +277,8 @@ mod tests {
     fn what_does_not_pass_fails_at_once() {
         let exit = "The job attribute OnExitHold expression 'ExitCode =!= 0' evaluated to TRUE";
         for (code, reason, more, expected) in [
-            (3, exit, json!({"ExitCode": 77}), "a valid one"),
+            (3, exit, json!({"ExitCode": 77}), "or its token"),
+            (15, "submitted on hold", json!({}), "held from the start"),
             (
                 3,
                 "PERIODIC_HOLD (RemoteWallClockTime > 604800)",
@@ -255,16 +299,16 @@ mod tests {
                 "more runtime",
             ),
         ] {
-            let hold = judge(&held(code, reason, more), 9);
+            let hold = judge(&held(code, reason, more), 9, 0);
             assert_eq!(hold.verdict, Verdict::Fail, "{code}");
             assert!(hold.message.contains(expected), "{}", hold.message);
         }
         assert_eq!(
-            judge(&held(16, "Spooling input data files", json!({})), 0).verdict,
+            judge(&held(16, "Spooling input data files", json!({})), 0, 0).verdict,
             Verdict::Wait
         );
         assert!(
-            judge(&ProcAd::default(), 0)
+            judge(&ProcAd::default(), 0, 0)
                 .message
                 .contains("no reason given")
         );

@@ -22,22 +22,28 @@ pub struct MachineAd {
     /// Its client groups, as text.
     #[serde(rename = "CLIENTGROUP")]
     pub client_group: Option<String>,
+    /// What the worker's check of itself found, where it has one (docs/htcondor.md, "Workers").
+    pub cts_executor_healthy: Option<bool>,
+    /// What keeps it from being healthy.
+    pub cts_executor_problem: Option<String>,
 }
 
 /// The attributes of [`MachineAd`].
-pub const MACHINE_ATTRIBUTES: [&str; 5] = [
+pub const MACHINE_ATTRIBUTES: [&str; 7] = [
     "Machine",
     "TotalSlotCpus",
     "TotalSlotMemory",
     "TotalSlotDisk",
     "CLIENTGROUP",
+    "CtsExecutorHealthy",
+    "CtsExecutorProblem",
 ];
 
 const MIB_PER_GIB: f64 = 1024.0;
 const KIB_PER_GIB: f64 = 1024.0 * 1024.0;
 
-/// The reason for which none of the machines can ever run the proc, if that is so: a sentence with what
-/// is asked for and the most there is.
+/// The reason for which none of the machines can run the proc, if that is so: a sentence with what is asked for
+/// and the most there is, or with what is wrong with the machines that are large enough.
 #[must_use]
 pub fn why_nothing_fits(
     proc: &ProcAd,
@@ -62,8 +68,12 @@ pub fn why_nothing_fits(
         ));
     }
     let asked = Asked::of(proc);
-    if in_group.iter().any(|machine| asked.fits(machine)) {
-        return None;
+    let large_enough: Vec<&&MachineAd> = in_group
+        .iter()
+        .filter(|machine| asked.fits(machine))
+        .collect();
+    if !large_enough.is_empty() {
+        return why_nothing_is_healthy(&large_enough);
     }
     let largest = |value: fn(&MachineAd) -> Option<f64>| {
         in_group
@@ -108,6 +118,31 @@ pub fn why_nothing_fits(
     Some(format!(
         "no machine of the pool can run it: a container asks for {}; cancel the job and ask for less",
         lacking.join("; for ")
+    ))
+}
+
+/// The reason for which none of these machines takes procs now. One that has no check of itself takes them.
+fn why_nothing_is_healthy(machines: &[&&MachineAd]) -> Option<String> {
+    if machines
+        .iter()
+        .any(|machine| machine.cts_executor_healthy != Some(false))
+    {
+        return None;
+    }
+    let telling = machines
+        .iter()
+        .find(|machine| machine.cts_executor_problem.is_some())
+        .or_else(|| machines.first())?;
+    let problem = telling
+        .cts_executor_problem
+        .as_deref()
+        .unwrap_or("it does not say why");
+    Some(format!(
+        "none of the {} machines that could run it takes containers now, by their own check (cts-executor doctor); \
+         {}: {}; the pool's administrator must look at these workers",
+        machines.len(),
+        telling.machine.as_deref().unwrap_or("one"),
+        problem.trim().trim_end_matches('.')
     ))
 }
 
@@ -241,6 +276,35 @@ mod tests {
             why_nothing_fits(&proc(1, 1), None, &[])
                 .unwrap()
                 .contains("no machines now")
+        );
+    }
+
+    #[test]
+    fn machines_that_are_not_healthy_are_told_if_there_is_no_other() {
+        let mut machines = machines();
+        for machine in &mut machines[..2] {
+            machine.cts_executor_healthy = Some(false);
+        }
+        machines[0].cts_executor_problem = Some("engine: no socket there.".to_owned());
+        let reason =
+            |cpus, machines: &[MachineAd]| why_nothing_fits(&proc(cpus, 1), None, machines);
+        assert_eq!(reason(1, &machines), None, "the third has no check");
+        assert_eq!(
+            reason(4, &machines).as_deref(),
+            Some(
+                "none of the 2 machines that could run it takes containers now, by their own check (cts-executor \
+                 doctor); a.example.org: engine: no socket there; the pool's administrator must look at these \
+                 workers"
+            )
+        );
+        machines[1].cts_executor_healthy = Some(true);
+        assert_eq!(reason(4, &machines), None);
+        assert!(reason(64, &machines).is_some());
+        machines[0].cts_executor_problem = None;
+        let reason = reason(64, &machines).unwrap();
+        assert!(
+            reason.contains("a.example.org: it does not say why"),
+            "{reason}"
         );
     }
 }

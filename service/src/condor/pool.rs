@@ -18,8 +18,10 @@ const CLOCK_DIFFERENCE: Duration = Duration::from_hours(1);
 pub enum Procs {
     /// Every one that belongs to a job of this system.
     All,
-    /// Those of a job, in whatever cluster.
+    /// Those that say that they are a job's, in whatever cluster: anybody may submit one that does.
     OfJob(JobId),
+    /// Those of these clusters, none if empty.
+    OfClusters(Vec<i64>),
     /// These, none if empty.
     Named(Vec<ProcName>),
 }
@@ -49,7 +51,8 @@ pub trait Pool: Send + Sync + std::fmt::Debug {
     /// When the schedd does not answer.
     fn queue(&self, procs: Procs) -> BoxFuture<'_, Result<Vec<ProcAd>, PoolError>>;
 
-    /// The procs that have left the queue since `since`.
+    /// The procs that have left the queue since `since`. It is read from its end, and for [`Procs::Named`] no
+    /// further than until all have been found.
     ///
     /// # Errors
     /// When the schedd does not answer.
@@ -63,12 +66,12 @@ pub trait Pool: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// As for [`history`](Self::history).
-    fn history_of(
+    fn history_of_job(
         &self,
-        job: JobId,
+        procs: Procs,
         submitted: UtcTime,
     ) -> BoxFuture<'_, Result<Vec<ProcAd>, PoolError>> {
-        self.history(Procs::OfJob(job), submitted.minus(CLOCK_DIFFERENCE))
+        self.history(procs, submitted.minus(CLOCK_DIFFERENCE))
     }
 
     /// Takes procs out of the queue; their executors get SIGTERM. Fine if there are none.

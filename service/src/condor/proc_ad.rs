@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use cts_shared::id::{ContainerNumber, JobId};
 
 /// The attributes that the administrators' view of a container has (contract condor.md, section 5).
-pub const PROJECTION: [&str; 78] = [
+pub const PROJECTION: [&str; 79] = [
     "Iwd",
     "Err",
     "Out",
@@ -92,18 +92,21 @@ pub const PROJECTION: [&str; 78] = [
     "QDate",
     "RemoveReason",
     "LastMatchTime",
+    "JobDisconnectedDate",
 ];
 
 /// The attributes that [`super::reconcile`] decides by. Every proc of every job is asked for these, again and
 /// again; the others would be a hundred megabytes for a busy pool.
-pub const DECISIVE: [&str; 20] = [
+pub const DECISIVE: [&str; 22] = [
     "ClusterId",
     "ProcId",
     "CTSJobID",
     "CTSContainerNumber",
+    "Owner",
     "JobStatus",
     "EnteredCurrentStatus",
     "JobCurrentStartDate",
+    "JobDisconnectedDate",
     "RemoteHost",
     "LastRemoteHost",
     "HoldReason",
@@ -294,6 +297,18 @@ pub struct ProcName {
     pub cluster: i64,
     /// The proc in it.
     pub proc: i64,
+}
+
+impl ProcName {
+    /// The proc of a cluster that carries out that container: they have the same numbers (contract condor.md,
+    /// section 2).
+    #[must_use]
+    pub fn of_container(cluster: i64, container: ContainerNumber) -> Self {
+        Self {
+            cluster,
+            proc: i64::from(container),
+        }
+    }
 }
 
 impl std::fmt::Display for ProcName {

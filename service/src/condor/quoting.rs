@@ -48,17 +48,22 @@ impl SubmitValue {
         &self.0
     }
 
-    /// A name in a list of names.
-    pub(super) fn name(attribute: &'static str, text: &str) -> Result<Self, SubmitError> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "_-.@".contains(c);
-        if text.is_empty() || !text.chars().all(plain) {
-            return Err(SubmitError::Value {
+    /// A concurrency limit as `condor_submit` takes one: the name of an attribute, or two with a dot in between.
+    pub(super) fn limit(attribute: &'static str, text: &str) -> Result<Self, SubmitError> {
+        let (first, second) = text.split_once('.').unwrap_or((text, "_"));
+        if !is_attribute_name(first) || !is_attribute_name(second) {
+            return Err(SubmitError::Limit {
                 attribute,
                 value: text.to_owned(),
             });
         }
         Ok(Self(text.to_owned()))
     }
+}
+
+fn is_attribute_name(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.chars().all(plain) && text.starts_with(|c: char| !c.is_ascii_digit())
 }
 
 /// Refuses line breaks and the like, and `$$`, which is expanded when a proc is matched to a machine

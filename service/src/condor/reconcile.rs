@@ -5,8 +5,10 @@
 //! cause and who can help; see [`super::holds`] for procs that are held. Each decision can be taken
 //! again, by any service: it says what ought to be, not what to change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use cts_shared::id::ContainerNumber;
 use cts_shared::state::job_flow::{ContainerRecord, JobRecord};
@@ -15,6 +17,10 @@ use cts_shared::timestamp::UtcTime;
 use super::holds::{self, Verdict};
 use super::machine_ad::{MachineAd, why_nothing_fits};
 use super::proc_ad::{ProcAd, ProcName, ProcStatus};
+use super::submit_description::LEASE_SECS;
+
+/// How long an executor may be silent beyond the time for which it may have a reason.
+const SILENCE_MARGIN: Duration = Duration::from_mins(15);
 
 /// What the decisions depend on beside the job.
 #[derive(Debug, Clone)]
@@ -27,8 +33,14 @@ pub struct Rules {
     pub idle: Duration,
     /// How long an executor that renews its attempt may be silent.
     pub silence: Duration,
-    /// Nobody could be heard before: when this service began to listen.
-    pub listening_since: UtcTime,
+}
+
+/// How long an executor may be silent that tries to report for `trying`: it may still get through, and until its
+/// lease is over `HTCondor` waits for a lost worker before it runs the proc elsewhere.
+#[must_use]
+pub fn longest_silence(trying: Duration) -> Duration {
+    let lease = Duration::from_secs(u64::from(LEASE_SECS));
+    trying.max(lease).saturating_add(SILENCE_MARGIN)
 }
 
 /// What is known of a job.
@@ -38,7 +50,7 @@ pub struct JobFacts<'a> {
     pub record: &'a JobRecord,
     /// The clusters that the store knows, newest last.
     pub clusters: &'a [i64],
-    /// Its procs in the queue.
+    /// Its procs in the queue; see [`own_procs`].
     pub queue: &'a [ProcAd],
     /// Its procs that have left the queue; only looked for if [`needs_history`].
     pub history: &'a [ProcAd],
@@ -46,6 +58,10 @@ pub struct JobFacts<'a> {
     pub machines: Option<&'a [MachineAd]>,
     /// The containers that the last round [suspected](Decision::suspects).
     pub suspects: &'a BTreeSet<ContainerNumber>,
+    /// How often the pool refused to release a proc.
+    pub refused_releases: &'a HashMap<ProcName, u32>,
+    /// Nobody could be heard before: when this service began to listen.
+    pub listening_since: UtcTime,
 }
 
 /// What to do about a job.
@@ -79,16 +95,34 @@ pub struct End {
     pub reason: String,
 }
 
-/// Whether procs that left the queue must be looked for: a container has not ended and has none there.
+/// The procs in the queue that are the service's, of those that say that they are a job's: of the clusters that
+/// the store knows (without any, the oldest is taken for the job's), and of the same `owners`, to whom those of
+/// these clusters are added. Others are somebody else's, whatever they say.
 #[must_use]
-pub fn needs_history(record: &JobRecord, clusters: &[i64], queue: &[ProcAd]) -> bool {
-    let cluster = newest(clusters, queue);
-    let queued: BTreeSet<ContainerNumber> = queue
-        .iter()
-        .filter(|ad| ad.cluster() == cluster)
-        .filter_map(ProcAd::container)
-        .collect();
-    running(record).any(|(number, _)| !queued.contains(&number))
+pub fn own_procs(clusters: &[i64], queue: &[ProcAd], owners: &mut BTreeSet<String>) -> Vec<ProcAd> {
+    let oldest: Vec<i64> = newest(clusters, queue).into_iter().collect();
+    let known = if clusters.is_empty() {
+        &oldest
+    } else {
+        clusters
+    };
+    let is_known = |ad: &ProcAd| ad.cluster().is_some_and(|cluster| known.contains(&cluster));
+    let named = queue.iter().filter(|ad| is_known(ad));
+    owners.extend(named.filter_map(|ad| ad.text("Owner").map(ToOwned::to_owned)));
+    let is_own =
+        |ad: &&ProcAd| is_known(ad) || ad.text("Owner").is_some_and(|owner| owners.contains(owner));
+    queue.iter().filter(is_own).cloned().collect()
+}
+
+/// The procs that must be looked for where they went when they left the queue: of containers that have not ended
+/// and have none in the queue.
+#[must_use]
+pub fn absent_procs(record: &JobRecord, cluster: i64, queue: &[ProcAd]) -> Vec<ProcName> {
+    let queued = by_container(queue, cluster);
+    running(record)
+        .filter(|(number, _)| !queued.contains_key(number))
+        .map(|(number, _)| ProcName::of_container(cluster, number))
+        .collect()
 }
 
 /// Whether the machines must be looked at: a proc has been idle for long.
@@ -101,9 +135,9 @@ pub fn needs_machines(queue: &[ProcAd], rules: &Rules, now: UtcTime) -> bool {
 #[must_use]
 pub fn decide(job: &JobFacts<'_>, rules: &Rules, now: UtcTime) -> Decision {
     let mut decision = Decision::default();
-    let Some(cluster) = newest(job.clusters, job.queue) else {
-        // Never submitted: that is for whoever submits.
-        return decision;
+    let found = newest(job.clusters, job.queue).or_else(|| newest(job.clusters, job.history));
+    let Some(cluster) = found else {
+        return without_cluster(job);
     };
     if job.clusters.is_empty() {
         decision.adopt = Some(cluster);
@@ -125,7 +159,7 @@ pub fn decide(job: &JobFacts<'_>, rules: &Rules, now: UtcTime) -> Decision {
         let finding = match (history.get(number), queue.get(number)) {
             // In both lists for a moment: it has left.
             (Some(ad), _) => Finding::End(why_it_left(ad)),
-            (None, Some(ad)) => in_queue(ad, container, job.machines, rules, now),
+            (None, Some(ad)) => in_queue(ad, container, job, rules, now),
             (None, None) if job.suspects.contains(number) => Finding::End(format!(
                 "HTCondor knows nothing of proc {cluster}.{number} any more, neither in its queue nor in its \
                  history; the pool's administrator must look at the schedd (was its spool directory replaced?)"
@@ -169,6 +203,29 @@ pub fn decide(job: &JobFacts<'_>, rules: &Rules, now: UtcTime) -> Decision {
     decision
 }
 
+/// Decides about a job that has got on, so it was submitted, and of which the pool has nothing.
+fn without_cluster(job: &JobFacts<'_>) -> Decision {
+    let reason = "HTCondor knows nothing of the job any more, neither in its queue nor in its history, and how it \
+                  was submitted was not noted; submit it again";
+    let mut decision = Decision::default();
+    let mut ended = Vec::new();
+    for (number, container) in running(job.record) {
+        if job.suspects.contains(&number) {
+            ended.push((number, reason.to_owned()));
+            decision.ends.push(End {
+                container: number,
+                attempt: container.current_attempt().map(|attempt| attempt.number),
+                proc: None,
+                reason: reason.to_owned(),
+            });
+        } else {
+            decision.suspects.insert(number);
+        }
+    }
+    decision.notice = summary(&ended);
+    decision
+}
+
 /// The cluster's procs, by the container that they carry out.
 fn by_container(ads: &[ProcAd], cluster: i64) -> BTreeMap<ContainerNumber, &ProcAd> {
     ads.iter()
@@ -186,12 +243,13 @@ enum Finding {
 }
 
 /// The cluster that counts (contract condor.md, section 4): the newest that the store knows, else the oldest
-/// of the queue.
-fn newest(clusters: &[i64], queue: &[ProcAd]) -> Option<i64> {
+/// that there is.
+#[must_use]
+pub fn newest(clusters: &[i64], ads: &[ProcAd]) -> Option<i64> {
     clusters
         .last()
         .copied()
-        .or_else(|| queue.iter().filter_map(ProcAd::cluster).min())
+        .or_else(|| ads.iter().filter_map(ProcAd::cluster).min())
 }
 
 /// The containers that have not ended.
@@ -204,13 +262,14 @@ fn running(record: &JobRecord) -> impl Iterator<Item = (ContainerNumber, &Contai
 fn in_queue(
     ad: &ProcAd,
     container: &ContainerRecord,
-    machines: Option<&[MachineAd]>,
+    job: &JobFacts<'_>,
     rules: &Rules,
     now: UtcTime,
 ) -> Finding {
     match ad.status() {
         Some(ProcStatus::Held) => {
-            let hold = holds::judge(ad, rules.max_releases);
+            let refused = ad.name().and_then(|name| job.refused_releases.get(&name));
+            let hold = holds::judge(ad, rules.max_releases, refused.copied().unwrap_or(0));
             match hold.verdict {
                 Verdict::Release => Finding::Release(hold.message),
                 Verdict::Fail => Finding::End(hold.message),
@@ -218,11 +277,15 @@ fn in_queue(
             }
         }
         Some(ProcStatus::Removed | ProcStatus::Completed) => Finding::End(why_it_left(ad)),
-        Some(ProcStatus::Idle) if is_idle(ad, rules, now) => machines
+        Some(ProcStatus::Idle) if is_idle(ad, rules, now) => job
+            .machines
             .and_then(|machines| why_nothing_fits(ad, rules.client_group.as_deref(), machines))
             .map_or(Finding::Fine, Finding::Notice),
         Some(ProcStatus::Running | ProcStatus::TransferringOutput) => {
-            silence(ad, container, rules, now).map_or(Finding::Fine, Finding::End)
+            if let Some(reason) = silence(ad, container, job.listening_since, rules, now) {
+                return Finding::End(reason);
+            }
+            lost_contact(ad).map_or(Finding::Fine, Finding::Notice)
         }
         Some(ProcStatus::Idle | ProcStatus::Suspended) | None => Finding::Fine,
     }
@@ -235,10 +298,23 @@ fn is_idle(ad: &ProcAd, rules: &Rules, now: UtcTime) -> bool {
             .is_none_or(|since| since <= now.minus(rules.idle).timestamp().as_second())
 }
 
+/// What `HTCondor` does about a worker that it has lost, if it has.
+fn lost_contact(ad: &ProcAd) -> Option<String> {
+    let since = Timestamp::from_second(ad.integer("JobDisconnectedDate")?).ok()?;
+    Some(format!(
+        "HTCondor has lost contact with {} since {}; it starts the container again elsewhere if that machine has \
+         not come back within {} hours",
+        ad.host().unwrap_or("its worker"),
+        UtcTime::new(since),
+        LEASE_SECS / 3600
+    ))
+}
+
 /// Why an executor that renews its attempt is given up, if it is.
 fn silence(
     ad: &ProcAd,
     container: &ContainerRecord,
+    listening_since: UtcTime,
     rules: &Rules,
     now: UtcTime,
 ) -> Option<String> {
@@ -247,7 +323,7 @@ fn silence(
         .integer("JobCurrentStartDate")
         .unwrap_or(0)
         .max(attempt.last_seen.timestamp().as_second());
-    let heard = started.max(rules.listening_since.timestamp().as_second());
+    let heard = started.max(listening_since.timestamp().as_second());
     if heard > now.minus(rules.silence).timestamp().as_second() {
         return None;
     }
@@ -305,7 +381,6 @@ fn summary(notices: &[(ContainerNumber, String)]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
     use serde_json::{Value, json};
 
     use cts_shared::state::JobState;
@@ -326,7 +401,6 @@ mod tests {
             client_group: None,
             idle: Duration::from_secs(30),
             silence: Duration::from_hours(6),
-            listening_since: at(0),
         }
     }
 
@@ -347,16 +421,28 @@ mod tests {
         record
     }
 
-    fn decide_with(record: &JobRecord, queue: &[ProcAd], history: &[ProcAd]) -> Decision {
-        let facts = JobFacts {
+    /// Of a job whose cluster is known, and nothing else of note.
+    fn facts<'a>(
+        record: &'a JobRecord,
+        queue: &'a [ProcAd],
+        history: &'a [ProcAd],
+        none: &'a (BTreeSet<ContainerNumber>, HashMap<ProcName, u32>),
+    ) -> JobFacts<'a> {
+        JobFacts {
             record,
             clusters: &[47],
             queue,
             history,
             machines: None,
-            suspects: &BTreeSet::new(),
-        };
-        decide(&facts, &rules(), at(NOW))
+            suspects: &none.0,
+            refused_releases: &none.1,
+            listening_since: at(0),
+        }
+    }
+
+    fn decide_with(record: &JobRecord, queue: &[ProcAd], history: &[ProcAd]) -> Decision {
+        let none = Default::default();
+        decide(&facts(record, queue, history, &none), &rules(), at(NOW))
     }
 
     #[test]
@@ -368,8 +454,11 @@ mod tests {
             ad(3, 7, json!({})),
         ];
         assert_eq!(decide_with(&record(4), &queue, &[]), Decision::default());
-        assert!(!needs_history(&record(4), &[47], &queue));
-        assert!(needs_history(&record(5), &[47], &queue));
+        assert_eq!(absent_procs(&record(4), 47, &queue), []);
+        assert_eq!(
+            absent_procs(&record(5), 47, &queue),
+            [ProcName::of_container(47, 4)]
+        );
     }
 
     #[test]
@@ -415,18 +504,23 @@ mod tests {
         let first = decide_with(&record, &queue, &[]);
         assert_eq!(first.suspects, BTreeSet::from([1]));
         assert_eq!(first.ends, []);
-        let facts = JobFacts {
-            record: &record,
-            clusters: &[47],
-            queue: &queue,
-            history: &[],
-            machines: None,
+        let none = Default::default();
+        let again = JobFacts {
             suspects: &first.suspects,
+            ..facts(&record, &queue, &[], &none)
         };
-        let second = decide(&facts, &rules(), at(NOW));
+        let second = decide(&again, &rules(), at(NOW));
         assert_eq!(second.ends.len(), 1);
         assert_eq!(second.ends[0].container, 1);
         assert!(second.ends[0].reason.contains("knows nothing of proc 47.1"));
+        let unknown = JobFacts {
+            clusters: &[],
+            queue: &[],
+            ..again
+        };
+        let second = decide(&unknown, &rules(), at(NOW));
+        assert_eq!(second.suspects, BTreeSet::from([0]));
+        assert!(second.ends[0].reason.contains("knows nothing of the job"));
     }
 
     #[test]
@@ -506,13 +600,10 @@ mod tests {
                 .unwrap();
                 other.clone()
             }];
+            let none = Default::default();
             let facts = JobFacts {
-                record: &record,
                 clusters,
-                queue: &queue,
-                history: &[],
-                machines: None,
-                suspects: &BTreeSet::new(),
+                ..facts(&record, &queue, &[], &none)
             };
             let decision = decide(&facts, &rules(), at(NOW));
             assert_eq!(decision.adopt, adopt);
@@ -524,16 +615,41 @@ mod tests {
                 }]
             );
         }
-        let nothing = JobFacts {
-            record: &record,
-            clusters: &[],
-            queue: &[],
-            history: &[],
-            machines: None,
-            suspects: &BTreeSet::new(),
-        };
-        assert_eq!(decide(&nothing, &rules(), at(NOW)), Decision::default());
         drop(other);
+    }
+
+    #[test]
+    fn procs_are_the_services_by_their_cluster_or_by_its_owner() {
+        let ad = |cluster: i64, owner: &str| {
+            serde_json::from_value::<ProcAd>(json!({"ClusterId": cluster, "Owner": owner})).unwrap()
+        };
+        let queue = [ad(48, "cts"), ad(47, "cts"), ad(46, "eve"), ad(49, "eve")];
+        let own = |clusters: &[i64], owners: &[&str]| {
+            let mut owners = owners.iter().map(|&owner| owner.to_owned()).collect();
+            let procs = own_procs(clusters, &queue, &mut owners);
+            procs.iter().filter_map(ProcAd::cluster).collect::<Vec<_>>()
+        };
+        assert_eq!(own(&[47], &[]), [48, 47]);
+        assert_eq!(own(&[5], &[]), [0; 0]);
+        assert_eq!(own(&[5], &["cts"]), [48, 47]);
+        assert_eq!(own(&[], &[]), [46, 49], "the oldest is adopted");
+    }
+
+    #[test]
+    fn a_lost_worker_is_told_and_left_to_the_pool() {
+        assert!(longest_silence(Duration::from_hours(6)) > Duration::from_hours(12));
+        assert!(longest_silence(Duration::from_hours(24)) > Duration::from_hours(24));
+        let lost = json!({"JobDisconnectedDate": NOW - 60, "RemoteHost": "slot1@n.example.org"});
+        let decision = decide_with(&record(1), &[ad(0, 2, lost)], &[]);
+        assert_eq!(decision.ends, []);
+        let notice = decision.notice.unwrap();
+        assert!(
+            notice.starts_with(
+                "container 0: HTCondor has lost contact with n.example.org since 1970-01-02T03:45:40"
+            ),
+            "{notice}"
+        );
+        assert!(notice.ends_with("come back within 12 hours"), "{notice}");
     }
 
     #[test]
@@ -558,19 +674,12 @@ mod tests {
                 .reason
                 .contains("n.example.org has not been heard of since")
         );
-        let facts = JobFacts {
-            record: &record,
-            clusters: &[47],
-            queue: &queue,
-            history: &[],
-            machines: None,
-            suspects: &BTreeSet::new(),
-        };
-        let just_started = Rules {
+        let none = Default::default();
+        let just_started = JobFacts {
             listening_since: at(NOW - 60),
-            ..rules()
+            ..facts(&record, &queue, &[], &none)
         };
-        assert_eq!(decide(&facts, &just_started, at(NOW)).ends, []);
+        assert_eq!(decide(&just_started, &rules(), at(NOW)).ends, []);
         let _change = record.renew(0, 1, "a", at(NOW - 60)).unwrap();
         assert_eq!(decide_with(&record, &queue, &[]).ends, []);
     }
@@ -590,13 +699,10 @@ mod tests {
                 needs_machines(&queue, &rules(), at(NOW)),
                 entered <= NOW - 30
             );
+            let none = Default::default();
             let facts = JobFacts {
-                record: &record,
-                clusters: &[47],
-                queue: &queue,
-                history: &[],
                 machines: Some(&machines),
-                suspects: &BTreeSet::new(),
+                ..facts(&record, &queue, &[], &none)
             };
             let decision = decide(&facts, &rules(), at(NOW));
             assert_eq!(decision.notice.is_some(), told, "{cpus} {entered}");

@@ -22,8 +22,8 @@ const BYTES_PER_MIB: u64 = 1024 * 1024;
 /// files.
 const SPARE_DISK_BYTES: u64 = 1024 * 1024 * 1024;
 
-/// 12 hours: how long a proc survives without its schedd, and how long a node may be drained.
-const LEASE_SECS: u32 = 43_200;
+/// 12 hours: how long a proc survives without its schedd or its worker, and how long a node may be drained.
+pub(super) const LEASE_SECS: u32 = 43_200;
 
 /// 7 days: a proc that ran longer is held.
 const MAX_WALL_CLOCK_SECS: u32 = 604_800;
@@ -127,6 +127,17 @@ pub enum SubmitError {
         /// The value.
         value: String,
     },
+    /// A name that cannot be counted by.
+    #[error(
+        "{attribute} of the submit description cannot be {value:?}: HTCondor takes ASCII letters, digits and \
+         underscores there, the first no digit, and one dot between two such names"
+    )]
+    Limit {
+        /// The attribute.
+        attribute: &'static str,
+        /// The value.
+        value: String,
+    },
 }
 
 /// The URL of a file that `HTCondor` fetches to the worker, where it has the URL's last part as name.
@@ -218,7 +229,8 @@ impl SubmitDescription {
     ///
     /// # Errors
     ///
-    /// [`SubmitError::Value`] if a setting or the user's name cannot be written into it.
+    /// [`SubmitError::Value`] if a setting cannot be written into it, [`SubmitError::Limit`] if the user's name
+    /// cannot.
     pub fn new(settings: &SubmitSettings, job: &SubmitJob<'_>) -> Result<Self, SubmitError> {
         let id = job.id;
         let script = settings.executable_url.file_name().to_owned();
@@ -256,7 +268,7 @@ impl SubmitDescription {
             ("want_graceful_removal", SubmitValue::trusted("true")),
             (
                 "Concurrency_Limits",
-                SubmitValue::name("Concurrency_Limits", job.user)?,
+                SubmitValue::limit("Concurrency_Limits", job.user)?,
             ),
             (
                 "+AccountingGroup",
@@ -485,8 +497,22 @@ mod tests {
             let error = describe(&settings, "alice").unwrap_err().to_string();
             assert!(error.contains("initialdir"), "{error}");
         }
-        for user in ["", "a,b", "a b", "a\"b", "a\nb"] {
-            assert!(describe(&settings(), user).is_err(), "{user:?}");
+    }
+
+    /// As `condor_submit` 23 checks them.
+    #[test]
+    fn users_whom_the_pool_cannot_count_are_refused() {
+        for user in ["alice", "_a1", "A", "a.b_2"] {
+            let description = describe(&settings(), user).unwrap();
+            assert_eq!(attribute(&description, "Concurrency_Limits"), user);
+        }
+        for user in [
+            "", "a,b", "a b", "a\"b", "a\nb", "a-b", "a@b", "1a", "é", ".a", "a.", "a.b.c", "a.1",
+            "a:2",
+        ] {
+            let error = describe(&settings(), user).unwrap_err().to_string();
+            assert!(error.contains("Concurrency_Limits"), "{error}");
+            assert!(error.contains("the first no digit"), "{error}");
         }
     }
 

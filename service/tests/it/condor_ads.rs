@@ -1,6 +1,6 @@
 //! What the service makes of ads that a pool printed (`service/tests/data/condor/README.md`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -45,13 +45,14 @@ fn decision(queue: &[ProcAd], history: &[ProcAd]) -> Decision {
         history,
         machines: None,
         suspects: &BTreeSet::new(),
+        refused_releases: &HashMap::new(),
+        listening_since: at(0),
     };
     let rules = Rules {
         max_releases: 3,
         client_group: None,
         idle: Duration::from_secs(30),
         silence: Duration::from_hours(6),
-        listening_since: at(0),
     };
     decide(&facts, &rules, at(NOW))
 }
@@ -114,7 +115,7 @@ fn held_procs_are_judged_with_a_sentence() {
              standard error, in HTCondor.initialdir, says why",
         ),
     ] {
-        let hold = judge(&recorded(name), 3);
+        let hold = judge(&recorded(name), 3, 0);
         assert_eq!(hold.verdict, verdict, "{name}");
         assert_eq!(hold.message, sentence);
     }

@@ -170,14 +170,19 @@ async fn queue_and_history_are_asked_for_ids_and_attributes() {
     assert_eq!(commands.history(of_job, since).await.unwrap().len(), 1);
     let arguments = tools.arguments("condor_history");
     let constraint = format!("CTSJobID == \"{job}\"");
+    // Tried with HTCondor 23.9.6: an ad written late, of a proc that was kept in the queue, does not stop it.
+    let left_before =
+        "EnteredCurrentStatus < 1234 && JobStatus == 4 && unparse(LeaveJobInQueue) == \"false\"";
     assert_eq!(
         arguments[5..],
-        [
-            "-constraint",
-            &constraint,
-            "-since",
-            "EnteredCurrentStatus < 1234"
-        ]
+        ["-constraint", &constraint, "-since", left_before]
+    );
+    assert_eq!(commands.history(one(), since).await.unwrap().len(), 1);
+    let arguments = tools.arguments("condor_history");
+    assert_eq!(
+        arguments[5..],
+        ["-constraint", ONE, "-since", left_before, "-limit", "1"],
+        "each proc is there once"
     );
     // No procs are no question.
     std::fs::remove_file(tools.path("condor_q.arguments")).unwrap();
@@ -242,6 +247,10 @@ async fn an_action_that_failed_is_done_if_nothing_is_left_to_do() {
         tools.put("condor_q", &queue);
         let removed = commands.remove(one(), "x".to_owned()).await;
         assert_eq!(removed.is_ok(), is_removed, "{queue}: {removed:?}");
+        if let Err(error) = removed {
+            let is_refused = matches!(error, PoolError::Refused(_));
+            assert_eq!(is_refused, queue != away, "{error}");
+        }
         let released = commands.release(one(), "x".to_owned()).await;
         assert_eq!(released.is_ok(), is_released, "{queue}: {released:?}");
     }
@@ -315,6 +324,7 @@ async fn what_is_no_answer_is_said() {
             "printf '\\377\\376'",
             "condor_q did not print JSON as it should",
         ),
+        ("echo '[7]'", "condor_q printed no ads that can be read"),
         (
             "exit 3",
             "condor_q ended with exit status: 3: it said nothing",
@@ -404,7 +414,7 @@ async fn machines_are_the_collectors() {
         [
             "-json",
             "-attributes",
-            "Machine,TotalSlotCpus,TotalSlotMemory,TotalSlotDisk,CLIENTGROUP",
+            "Machine,TotalSlotCpus,TotalSlotMemory,TotalSlotDisk,CLIENTGROUP,CtsExecutorHealthy,CtsExecutorProblem",
             "-constraint",
             "SlotType =!= \"Dynamic\"",
         ]

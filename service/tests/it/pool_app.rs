@@ -32,7 +32,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) const INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long an executor may be silent.
-pub(crate) const SILENCE: Duration = Duration::from_hours(6);
+pub(crate) const SILENCE: Duration = Duration::from_mins(15);
 
 pub(crate) struct PoolApp {
     pub(crate) app: TestApp,
@@ -75,7 +75,6 @@ impl PoolApp {
             client_group: None,
             idle: INTERVAL,
             silence: SILENCE,
-            listening_since: self.app.app.clock.now(),
         };
         Reconciler::new(
             Arc::clone(&self.app.app),

@@ -1,6 +1,6 @@
 //! A pool in memory: takes descriptions, and does to its procs what a test tells it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::FutureExt;
@@ -15,6 +15,9 @@ use cts_shared::timestamp::UtcTime;
 
 /// When its procs entered their states, unless a test says otherwise: the test clock's first second.
 pub(crate) const ENTERED: i64 = 1_927_857_906;
+
+/// The account to whom the service's procs belong.
+const OWNER: &str = "cts";
 
 /// What the pool is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +47,7 @@ struct State {
     history: Vec<Value>,
     machines: Vec<MachineAd>,
     away: bool,
+    silent: BTreeSet<Call>,
     submit_answer: Answer,
     /// Procs that cannot be released or removed.
     stubborn: Vec<ProcName>,
@@ -88,6 +92,11 @@ impl PoolDouble {
     /// No tool gets an answer.
     pub(crate) fn set_away(&self, away: bool) {
         self.state().away = away;
+    }
+
+    /// No tool for that gets an answer.
+    pub(crate) fn silence(&self, call: Call) {
+        self.state().silent.insert(call);
     }
 
     /// Submissions are taken, but nobody hears of it.
@@ -160,6 +169,11 @@ impl PoolDouble {
 
     /// A cluster that nobody told the service of.
     pub(crate) fn put(&self, job: &str, containers: u32) -> i64 {
+        self.put_as(OWNER, job, containers)
+    }
+
+    /// Another account's cluster.
+    pub(crate) fn put_as(&self, owner: &str, job: &str, containers: u32) -> i64 {
         let mut state = self.state();
         state.last_cluster += 1;
         let cluster = state.last_cluster;
@@ -167,6 +181,7 @@ impl PoolDouble {
             json!({
                 "ClusterId": cluster, "ProcId": number, "CTSJobID": job, "CTSContainerNumber": number,
                 "JobStatus": 1, "EnteredCurrentStatus": ENTERED, "RequestCpus": 1, "RequestMemory": 1,
+                "Owner": owner, "LeaveJobInQueue": false,
             })
         });
         state.queue.extend(ads);
@@ -236,7 +251,7 @@ impl PoolDouble {
             reached.send(()).unwrap();
             go_on.await.unwrap();
         }
-        if self.state().away {
+        if self.state().away || self.state().silent.contains(&call) {
             let words = "Failed to connect to schedd".to_owned();
             return Err(PoolError::Unavailable(words));
         }
@@ -294,11 +309,21 @@ impl Pool for PoolDouble {
     ) -> BoxFuture<'_, Result<Vec<ProcAd>, PoolError>> {
         async move {
             self.begin(Call::History).await?;
+            // From its end, as `condor_history` does, which asks each ad whether to stop, whoever's it is.
             let since = since.timestamp().as_second();
+            let left_before = |ad: &Value| {
+                ad["EnteredCurrentStatus"].as_i64().unwrap() < since
+                    && ad["JobStatus"] == 4
+                    && ad["LeaveJobInQueue"] == false
+            };
+            let at_most = match &procs {
+                Procs::Named(names) => names.len(),
+                _ => usize::MAX,
+            };
             let state = self.state();
-            Ok(parsed(state.history.iter().filter(|ad| {
-                selects(&procs, ad) && ad["EnteredCurrentStatus"].as_i64().unwrap() >= since
-            })))
+            let read = state.history.iter().rev();
+            let read = read.take_while(|ad| !left_before(ad));
+            Ok(parsed(read.filter(|ad| selects(&procs, ad)).take(at_most)))
         }
         .boxed()
     }
@@ -306,7 +331,8 @@ impl Pool for PoolDouble {
     fn remove(&self, procs: Procs, reason: String) -> BoxFuture<'_, Result<(), PoolError>> {
         async move {
             self.begin(Call::Remove).await?;
-            for name in self.selected(&procs)? {
+            let (names, outcome) = self.selected(&procs);
+            for name in names {
                 self.state().removed.push(name);
                 let gone = json!({"JobStatus": 3, "RemoveReason": reason});
                 if self.state().removes_slowly {
@@ -315,7 +341,7 @@ impl Pool for PoolDouble {
                     self.leave(name.cluster, name.proc, gone);
                 }
             }
-            Ok(())
+            outcome
         }
         .boxed()
     }
@@ -323,11 +349,12 @@ impl Pool for PoolDouble {
     fn release(&self, procs: Procs, _reason: String) -> BoxFuture<'_, Result<(), PoolError>> {
         async move {
             self.begin(Call::Release).await?;
-            for name in self.selected(&procs)? {
+            let (names, outcome) = self.selected(&procs);
+            for name in names {
                 self.state().released.push(name);
                 self.change(name.cluster, name.proc, json!({"JobStatus": 1}));
             }
-            Ok(())
+            outcome
         }
         .boxed()
     }
@@ -342,17 +369,18 @@ impl Pool for PoolDouble {
 }
 
 impl PoolDouble {
-    /// The queued procs to act on.
-    fn selected(&self, procs: &Procs) -> Result<Vec<ProcName>, PoolError> {
+    /// The queued procs to act on, and how that ends.
+    fn selected(&self, procs: &Procs) -> (Vec<ProcName>, Result<(), PoolError>) {
         let state = self.state();
-        let names: Vec<ProcName> = parsed(state.queue.iter().filter(|ad| selects(procs, ad)))
+        let names = parsed(state.queue.iter().filter(|ad| selects(procs, ad)));
+        let (stubborn, willing): (Vec<ProcName>, _) = names
             .iter()
             .filter_map(ProcAd::name)
-            .collect();
-        match names.iter().find(|name| state.stubborn.contains(name)) {
-            Some(name) => Err(PoolError::Unavailable(format!("Permission denied: {name}"))),
-            None => Ok(names),
-        }
+            .partition(|name| state.stubborn.contains(name));
+        let outcome = stubborn.first().map_or(Ok(()), |name| {
+            Err(PoolError::Refused(format!("Permission denied: {name}")))
+        });
+        (willing, outcome)
     }
 }
 
@@ -365,6 +393,7 @@ fn selects(procs: &Procs, ad: &Value) -> bool {
     match procs {
         Procs::All => ad.get("CTSJobID").is_some(),
         Procs::OfJob(job) => ad["CTSJobID"] == job.to_string(),
+        Procs::OfClusters(clusters) => clusters.iter().any(|id| ad["ClusterId"] == *id),
         Procs::Named(names) => names
             .iter()
             .any(|name| ad["ClusterId"] == name.cluster && ad["ProcId"] == name.proc),

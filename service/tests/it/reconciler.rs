@@ -6,9 +6,12 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use cts_service::background::reconciler::Reconciler;
+use cts_service::lease_store::{Lease, LeaseRequest};
+use cts_service::sites::Sites;
+use cts_shared::site::Site;
 
 use crate::pool_app::{INTERVAL, PoolApp, SILENCE, eventually};
-use crate::pool_double::Call;
+use crate::pool_double::{Call, ENTERED};
 
 /// Held because the executor ended with a status.
 fn exited(status: i64) -> Value {
@@ -24,6 +27,27 @@ async fn with_job(containers: u32) -> (PoolApp, Reconciler, String) {
     let job = app.submitted(containers).await;
     let reconciler = app.reconciler();
     (app, reconciler, job)
+}
+
+/// Round after round, until that time is over.
+async fn rounds(app: &PoolApp, reconciler: &mut Reconciler, time: Duration) {
+    let until = app.app.app.clock.now().plus(time);
+    while app.app.app.clock.now() < until {
+        app.app.clock.advance(INTERVAL);
+        reconciler.round().await.unwrap();
+    }
+}
+
+/// The lease by which one reconciler works at a time, for another service that long from now.
+async fn take_lease(app: &PoolApp, from_now: Duration) -> Lease {
+    let now = app.app.app.clock.now().plus(from_now);
+    let request = LeaseRequest {
+        name: "reconcile kbase".to_owned(),
+        holder: "another service".to_owned(),
+        now,
+        until: now.plus(Duration::from_mins(5)),
+    };
+    app.leases().take_lease(request).await.unwrap()
 }
 
 /// The job ends in error; what administrators are told.
@@ -155,6 +179,22 @@ async fn a_refused_token_fails_at_once() {
 }
 
 #[tokio::test]
+async fn a_release_that_is_refused_is_not_tried_for_ever() {
+    let (app, mut reconciler, job) = with_job(1).await;
+    app.pool.hold(1, 0, 1, exited(1));
+    app.pool.make_stubborn(1, 0);
+    for _ in 0..2 {
+        let error = reconciler.round().await.unwrap_err().to_string();
+        assert!(error.contains("Permission denied"), "{error}");
+        assert_eq!(app.container_state(&job, 0).await, "download_submitted");
+    }
+    reconciler.round().await.unwrap_err();
+    assert_eq!(app.pool.calls(Call::Release), 2);
+    let error = failed(&app, &job).await;
+    assert!(error.contains("does not release it for CTS"), "{error}");
+}
+
+#[tokio::test]
 async fn a_removed_proc_ends_its_container_also_while_it_is_still_shown() {
     for still_shown in [false, true] {
         let (app, mut reconciler, job) = with_job(1).await;
@@ -220,20 +260,87 @@ async fn a_proc_that_the_pool_does_not_know_is_lost_in_the_second_round() {
 async fn a_silent_executor_is_given_up() {
     let (app, mut reconciler, job) = with_job(1).await;
     app.pool.run(1, 0);
+    reconciler.round().await.unwrap();
     app.announce(&job, 0, "a").await;
-    app.app
-        .clock
-        .advance(SILENCE.checked_sub(Duration::from_mins(1)).unwrap());
-    reconciler.round().await.unwrap();
+    rounds(
+        &app,
+        &mut reconciler,
+        SILENCE.checked_sub(INTERVAL).unwrap(),
+    )
+    .await;
     assert_eq!(app.container_state(&job, 0).await, "download_submitted");
-    app.app.clock.advance(Duration::from_mins(2));
-    reconciler.round().await.unwrap();
+    rounds(&app, &mut reconciler, INTERVAL * 2).await;
     assert_eq!(app.pool.removed(), ["1.0"]);
     let error = failed(&app, &job).await;
     assert!(
         error.contains("the executor on n1.example.org has not been heard of since"),
         "{error}"
     );
+}
+
+/// The host was suspended, the store or the pool was away: executors may have talked to nobody.
+#[tokio::test]
+async fn executors_that_could_not_be_heard_are_not_silent() {
+    for pool_was_away in [false, true] {
+        let (app, mut reconciler, job) = with_job(1).await;
+        app.pool.run(1, 0);
+        app.announce(&job, 0, "a").await;
+        reconciler.round().await.unwrap();
+        if pool_was_away {
+            app.pool.set_away(true);
+            for _ in 0..15 {
+                app.app.clock.advance(INTERVAL * 3);
+                reconciler.round().await.unwrap_err();
+            }
+            app.pool.set_away(false);
+        } else {
+            app.app.clock.advance(SILENCE * 2);
+        }
+        rounds(
+            &app,
+            &mut reconciler,
+            SILENCE.checked_sub(INTERVAL).unwrap(),
+        )
+        .await;
+        assert_eq!(app.container_state(&job, 0).await, "download_submitted");
+        rounds(&app, &mut reconciler, INTERVAL * 3).await;
+        assert_eq!(app.container_state(&job, 0).await, "error");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_worker_is_told_until_it_is_back() {
+    let (app, mut reconciler, job) = with_job(1).await;
+    app.pool.run(1, 0);
+    app.announce(&job, 0, "a").await;
+    app.pool
+        .change(1, 0, json!({"JobDisconnectedDate": ENTERED}));
+    reconciler.round().await.unwrap();
+    let notice = app.notice(&job).await;
+    assert!(
+        notice.contains("HTCondor has lost contact with n1.example.org since 2031-"),
+        "{notice}"
+    );
+    app.pool.change(1, 0, json!({"JobDisconnectedDate": null}));
+    reconciler.round().await.unwrap();
+    assert_eq!(app.notice(&job).await, "");
+    assert_eq!(app.app.state(&job).await, "download_submitted");
+}
+
+#[tokio::test]
+async fn machines_that_are_not_healthy_are_told() {
+    let (app, mut reconciler, job) = with_job(1).await;
+    app.pool.set_machines(json!([{
+        "Machine": "a", "CtsExecutorHealthy": false, "CtsExecutorProblem": "engine: no socket there",
+    }]));
+    app.app.clock.advance(INTERVAL * 2);
+    reconciler.round().await.unwrap();
+    let notice = app.notice(&job).await;
+    assert!(notice.contains("a: engine: no socket there;"), "{notice}");
+    app.pool
+        .set_machines(json!([{"Machine": "a", "CtsExecutorHealthy": true}]));
+    reconciler.round().await.unwrap();
+    assert_eq!(app.notice(&job).await, "");
 }
 
 #[tokio::test]
@@ -295,6 +402,66 @@ async fn a_second_cluster_of_a_job_is_removed() {
     assert_eq!(app.pool.queued(), ["1.0", "1.1"]);
     assert_eq!(app.clusters(&job).await, json!([1]));
     assert_eq!(app.app.state(&job).await, "download_submitted");
+}
+
+/// Anybody who may submit can name a job of ours.
+#[tokio::test]
+async fn procs_of_somebody_else_with_a_jobs_id_are_left_alone() {
+    let (app, mut reconciler, job) = with_job(1).await;
+    app.pool.put_as("eve", &job, 1);
+    app.pool.make_stubborn(2, 0);
+    app.pool.run(2, 0);
+    reconciler.round().await.unwrap();
+    assert_eq!(app.clusters(&job).await, json!([1]));
+    assert_eq!(app.app.state(&job).await, "download_submitted");
+    app.cancel(&job).await;
+    app.app.finish_jobs().await;
+    assert_eq!(app.app.state(&job).await, "canceled");
+    for _ in 0..2 {
+        reconciler.round().await.unwrap();
+    }
+    assert_eq!(app.pool.removed(), ["1.0"]);
+    assert_eq!(app.pool.queued(), ["2.0"]);
+    let due = app.app.app.jobs.jobs_with_statistics_due(Site::Kbase, 9);
+    assert_eq!(due.await.unwrap(), [], "its account is there");
+    let path = format!("/admin/jobs/{job}/clean");
+    let clean = app.app.call("admin", "DELETE", &path, None);
+    clean.await.expect(204);
+}
+
+/// It was executed, for it has reported, and then the schedd forgot it.
+#[tokio::test]
+async fn a_job_that_got_on_without_a_known_cluster_is_found_or_ended() {
+    for left in [true, false] {
+        let app = PoolApp::new().await;
+        app.pool.set_away(true);
+        let job = app.submit(1).await;
+        eventually("it waits", async || !app.notice(&job).await.is_empty()).await;
+        let report = json!({"time": "2031-02-03T04:06:00Z"});
+        app.app
+            .update(&job, 0, "job_submitting", report)
+            .await
+            .expect(204);
+        app.pool.set_away(false);
+        let mut reconciler = app.reconciler();
+        if left {
+            app.pool.put(&job, 1);
+            let removed = json!({"JobStatus": 3, "RemoveReason": "via condor_rm (by user root)"});
+            app.pool.leave(1, 0, removed);
+        } else {
+            reconciler.round().await.unwrap();
+            assert_eq!(app.container_state(&job, 0).await, "job_submitting");
+        }
+        reconciler.round().await.unwrap();
+        let error = failed(&app, &job).await;
+        let (clusters, expected) = if left {
+            (json!([1]), "outside CTS: via condor_rm")
+        } else {
+            (Value::Null, "HTCondor knows nothing of the job any more")
+        };
+        assert!(error.contains(expected), "{error}");
+        assert_eq!(app.clusters(&job).await, clusters);
+    }
 }
 
 #[tokio::test]
@@ -436,6 +603,133 @@ async fn a_job_whose_proc_cannot_be_removed_does_not_keep_others_waiting() {
 }
 
 #[tokio::test]
+async fn many_jobs_that_fail_do_not_keep_others_waiting() {
+    let app = PoolApp::new().await;
+    let mut jobs = Vec::new();
+    for cluster in 1..=13 {
+        jobs.push(app.submitted(1).await);
+        app.pool.hold(cluster, 0, 1, json!({"HoldReasonCode": 1}));
+        if cluster != 13 {
+            app.pool.make_stubborn(cluster, 0);
+        }
+    }
+    app.reconciler().round().await.unwrap_err();
+    for job in &jobs {
+        assert_eq!(app.container_state(job, 0).await, "error");
+    }
+    assert_eq!(app.pool.removed(), ["13.0"]);
+}
+
+#[tokio::test]
+async fn a_collector_that_does_not_answer_keeps_nothing_waiting() {
+    let app = PoolApp::new().await;
+    let jobs = [app.submitted(2).await, app.submitted(2).await];
+    for cluster in 1..=2 {
+        app.pool.hold(cluster, 1, 1, json!({"HoldReasonCode": 1}));
+    }
+    app.pool.silence(Call::Machines);
+    app.app.clock.advance(INTERVAL * 2);
+    app.reconciler().round().await.unwrap();
+    for job in &jobs {
+        assert_eq!(app.container_state(job, 1).await, "error");
+    }
+    assert_eq!(app.pool.calls(Call::Machines), 1);
+}
+
+#[tokio::test]
+async fn a_history_that_is_not_told_keeps_only_those_waiting_that_need_it() {
+    let app = PoolApp::new().await;
+    let mut jobs = Vec::new();
+    for cluster in 1..=5 {
+        jobs.push(app.submitted(1).await);
+        app.pool.lose(cluster, 0);
+    }
+    let held = app.submitted(1).await;
+    app.pool.hold(6, 0, 1, json!({"HoldReasonCode": 1}));
+    app.pool.silence(Call::History);
+    let mut reconciler = app.reconciler();
+    let error = reconciler.round().await.unwrap_err().to_string();
+    assert!(error.contains("history"), "{error}");
+    assert_eq!(app.container_state(&held, 0).await, "error");
+    assert_eq!(app.pool.calls(Call::History), 3, "each may take a minute");
+    for job in &jobs {
+        assert_eq!(app.app.state(job).await, "download_submitted");
+    }
+}
+
+/// The history is read from its end, and tells of the order in which procs left, not of when.
+#[tokio::test]
+async fn an_old_proc_that_left_late_does_not_hide_others() {
+    let (app, mut reconciler, job) = with_job(1).await;
+    let removed = json!({"JobStatus": 3, "RemoveReason": "via condor_rm (by user root)"});
+    app.pool.leave(1, 0, removed);
+    let other = app.pool.put_as("eve", "not an id", 1);
+    let kept = json!({
+        "JobStatus": 4, "EnteredCurrentStatus": ENTERED - 864_000, "LeaveJobInQueue": "/Expr(time() < 1)/",
+    });
+    app.pool.leave(other, 0, kept);
+    reconciler.round().await.unwrap();
+    let error = failed(&app, &job).await;
+    assert!(error.contains("outside CTS: via condor_rm"), "{error}");
+}
+
+#[tokio::test]
+async fn the_lease_is_kept_through_a_long_round() {
+    let app = PoolApp::new().await;
+    for cluster in 1..=2 {
+        app.submitted(1).await;
+        app.pool.hold(cluster, 0, 1, json!({"HoldReasonCode": 1}));
+    }
+    let mut reconciler = app.reconciler();
+    let mut pause = app.pool.pause(Call::Remove);
+    let round = tokio::spawn(async move { reconciler.round().await });
+    pause.reached().await;
+    app.app.clock.advance(INTERVAL * 2);
+    pause.go_on();
+    round.await.unwrap().unwrap();
+    assert_eq!(take_lease(&app, INTERVAL * 2).await, Lease::Held);
+    assert_eq!(take_lease(&app, INTERVAL * 4).await, Lease::TakenOver);
+}
+
+#[tokio::test]
+async fn a_round_ends_when_its_lease_is_anothers_or_it_stood_still() {
+    for suspended in [false, true] {
+        let app = PoolApp::new().await;
+        for cluster in 1..=2 {
+            app.submitted(1).await;
+            app.pool.hold(cluster, 0, 1, json!({"HoldReasonCode": 1}));
+        }
+        let mut reconciler = app.reconciler();
+        let mut pause = app.pool.pause(Call::Remove);
+        let round = tokio::spawn(async move { reconciler.round().await });
+        pause.reached().await;
+        let expected = if suspended {
+            app.app.clock.advance(Duration::from_hours(1));
+            "stood still"
+        } else {
+            app.app.clock.advance(INTERVAL * 4);
+            assert_eq!(take_lease(&app, Duration::ZERO).await, Lease::TakenOver);
+            "another service looks after the jobs"
+        };
+        pause.go_on();
+        let error = round.await.unwrap().unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert_eq!(app.pool.removed().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_job_ended_by_a_service_without_the_pool_gets_its_account_too() {
+    let app = PoolApp::with(|app| app.sites = Sites::new([])).await;
+    let job = app.stored("alice", 1).await;
+    app.complete(&job.to_string(), 0, None).await;
+    app.app.finish_jobs().await;
+    assert_eq!(app.app.state(&job.to_string()).await, "complete");
+    let due = app.app.app.jobs.jobs_with_statistics_due(Site::Kbase, 9);
+    assert_eq!(due.await.unwrap(), [job]);
+}
+
+#[tokio::test]
 async fn statistics_come_when_the_procs_have_left() {
     let (app, mut reconciler, job) = with_job(2).await;
     for container in 0..2 {
@@ -536,6 +830,21 @@ async fn an_account_that_never_comes_is_given_up_after_a_day() {
         assert_eq!(app.job(&job).await, ended);
         assert_eq!(ended["state"], "complete");
     }
+}
+
+#[tokio::test]
+async fn a_history_that_is_never_told_is_given_up_after_a_day() {
+    let (app, mut reconciler, job) = with_job(1).await;
+    app.complete(&job, 0, None).await;
+    app.app.finish_jobs().await;
+    app.pool.leave(1, 0, json!({"JobStatus": 4}));
+    app.pool.silence(Call::History);
+    reconciler.round().await.unwrap_err();
+    app.app.clock.advance(Duration::from_hours(25));
+    for _ in 0..2 {
+        reconciler.round().await.unwrap();
+    }
+    assert_eq!(app.pool.calls(Call::History), 2, "asked for the last time");
 }
 
 #[tokio::test]

@@ -143,10 +143,6 @@ impl ComputeSite for RecordingSite {
         .boxed()
     }
 
-    fn gives_account(&self) -> bool {
-        false
-    }
-
     fn runner_status(
         &self,
         _job: JobId,

@@ -34,7 +34,12 @@ def selected(lines, left):
     """The procs that the constraint lets through, of those that have left the queue or of those in it."""
     constraint = sys.argv[sys.argv.index("-constraint") + 1]
     job = re.search(r'CTSJobID == "([^"]+)"', constraint)
-    named = re.findall(r"ClusterId == (\d+) && ProcId == (\d+)", constraint)
+    named = {
+        (cluster, proc)
+        for cluster, procs in re.findall(r"\(ClusterId == (\d+) && \(?([^()]*)", constraint)
+        for proc in re.findall(r"ProcId == (\d+)", procs)
+    }
+    clusters = [] if named else re.findall(r"ClusterId == (\d+)", constraint)
     removed = {line[1] for line in lines if line[0] == "removed"}
     for line in lines:
         if line[0] != "submitted":
@@ -46,6 +51,8 @@ def selected(lines, left):
             if job and job.group(1) != id:
                 continue
             if named and (cluster, str(proc)) not in named:
+                continue
+            if clusters and cluster not in clusters:
                 continue
             yield int(cluster), proc, id
 
@@ -66,7 +73,14 @@ def submit():
 def ads(left, status):
     lines, _file = pool()
     return [
-        {"ClusterId": cluster, "ProcId": proc, "CTSJobID": id, "CTSContainerNumber": proc, "JobStatus": status}
+        {
+            "ClusterId": cluster,
+            "ProcId": proc,
+            "CTSJobID": id,
+            "CTSContainerNumber": proc,
+            "JobStatus": status,
+            "Owner": "cts",
+        }
         for cluster, proc, id in selected(lines, left)
     ]
 
@@ -88,12 +102,19 @@ def status():
         print(json.dumps([{"Name": "double", "Machine": "double"}]))
 
 
+def history():
+    read = ads(left=True, status=3)[::-1]
+    if "-limit" in sys.argv:
+        read = read[: int(sys.argv[sys.argv.index("-limit") + 1])]
+    print(json.dumps(read))
+
+
 COMMANDS = {
     "condor_version": lambda: print("a double of HTCondor"),
     "condor_status": status,
     "condor_submit": submit,
     "condor_q": queue,
-    "condor_history": lambda: print(json.dumps(ads(left=True, status=3))),
+    "condor_history": history,
     "condor_rm": remove,
 }
 
