@@ -33,6 +33,13 @@ fn no_such_refdata(id: impl std::fmt::Display) -> Error {
     )
 }
 
+/// What to do where reference data was never staged.
+fn no_state_at(id: &RefdataId, site: Site) -> String {
+    format!(
+        "reference data {id} has no state at site {site}; PUT /admin/refdata/{id}/{site}/recover has it staged there"
+    )
+}
+
 /// The reference data of that id.
 ///
 /// # Errors
@@ -46,7 +53,7 @@ pub async fn get(app: &App, id: &RefdataId) -> Result<Refdata, Error> {
 ///
 /// # Errors
 /// A failure of the store.
-pub async fn of_file(app: &App, path: &str) -> Result<Option<Refdata>, Error> {
+pub async fn of_file(app: &App, path: &str) -> Result<Vec<Refdata>, Error> {
     let file = path.trim_matches(is_whitespace).to_owned();
     Ok(app.refdata.refdata_of_file(file).await?)
 }

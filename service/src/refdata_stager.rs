@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -45,6 +46,9 @@ pub enum StagingError {
     /// It cannot be; a sentence for administrators.
     #[error("{0}")]
     Failed(String),
+    /// Whoever would take it over does not answer, or their answer was lost. Asking again may help.
+    #[error("{0}")]
+    Unavailable(String),
     /// The service stops, or somebody ended the work. It is taken up again.
     #[error("it was told to stop")]
     Stopped,
@@ -61,6 +65,11 @@ pub trait RefdataStager: Send + Sync + std::fmt::Debug {
 
     /// Whether somebody else reports how a staging goes on, so that one in state `download_submitted` is theirs.
     fn hands_over(&self) -> bool;
+
+    /// How long one that is [`StagingError::Unavailable`] is asked again.
+    fn ask_for(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Whether a staging could be begun now.
     ///

@@ -40,7 +40,8 @@ pub async fn by_id(
     )))
 }
 
-/// `GET /refdata/path/{*s3_path}`: a list of one, or of none.
+/// `GET /refdata/path/{*s3_path}`: a list of one, or of none; of two where the existing service has registered a
+/// file twice.
 pub async fn by_path(
     State(app): State<Arc<App>>,
     RestOfPath(path): RestOfPath,
@@ -101,26 +102,9 @@ pub async fn recover(
     State(app): State<Arc<App>>,
     caller: Caller,
     RestOfPath(rest): RestOfPath,
-) -> Result<StatusCode, ApiError> {
-    let (id, site) = id_and_site(&rest, "recover")?;
-    let admin = caller.user()?;
-    let mut checks = Checks::default();
-    let Some((id, site)) = check_id_and_site(&mut checks, id, site) else {
-        return Err(checks.refuse());
-    };
-    admin.require_any(&[Role::FullAdmin])?;
-    refdata::recover::recover(&app, admin, &refdata_id(&id)?, site).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// `DELETE /admin/refdata/{refdata_id}/{cluster}/clean`
-pub async fn clean(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    RestOfPath(rest): RestOfPath,
     query: QueryParams,
 ) -> Result<StatusCode, ApiError> {
-    let (id, site) = id_and_site(&rest, "clean")?;
+    let (id, site) = id_and_site(&rest, "recover")?;
     let admin = caller.user()?;
     let mut checks = Checks::default();
     let (Some((id, site)), Some(force)) = (
@@ -130,7 +114,30 @@ pub async fn clean(
         return Err(checks.refuse());
     };
     admin.require_any(&[Role::FullAdmin])?;
-    refdata::clean::clean_refdata(&app, &refdata_id(&id)?, site, force.unwrap_or(false)).await?;
+    let force = force.unwrap_or(false);
+    refdata::recover::recover(&app, admin, &refdata_id(&id)?, site, force).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `DELETE /admin/refdata/{refdata_id}/{cluster}/clean`: `force` is the contract's, and changes nothing at the
+/// sites of this service.
+pub async fn clean(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    RestOfPath(rest): RestOfPath,
+    query: QueryParams,
+) -> Result<StatusCode, ApiError> {
+    let (id, site) = id_and_site(&rest, "clean")?;
+    let admin = caller.user()?;
+    let mut checks = Checks::default();
+    let (Some((id, site)), Some(_force)) = (
+        check_id_and_site(&mut checks, id, site),
+        checks.query(&query, "force", boolean),
+    ) else {
+        return Err(checks.refuse());
+    };
+    admin.require_any(&[Role::FullAdmin])?;
+    refdata::clean::clean_refdata(&app, &refdata_id(&id)?, site).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -126,7 +126,7 @@ async fn a_silent_failure_is_told_by_its_status() {
     let directory = tempfile::tempdir().unwrap();
     let failed = |error: StagingError| match error {
         StagingError::Failed(problem) => problem,
-        StagingError::Stopped => panic!("nobody stopped it"),
+        other => panic!("nobody stopped it: {other:?}"),
     };
     let silent = stager(directory.path(), "exit 3");
     let problem = failed(staged(&silent, item("a")).await.unwrap_err());

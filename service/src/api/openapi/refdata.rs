@@ -90,26 +90,32 @@ fn admin_operations() -> Vec<Operation> {
             .about(
                 Access::Admin,
                 "Stage reference data at a site",
-                "Where it has no state, or is in state `error` and was cleaned. The file must be as it was \
-                 registered. Elsewhere `appcode` 40060.",
-            )
-            .parameter(refdata_id())
-            .parameter(cluster())
-            .answers_nothing("It is being staged."),
-        Operation::delete("/admin/refdata/{refdata_id}/{cluster}/clean", "clean_refdata")
-            .about(
-                Access::Admin,
-                "Clean up after a staging",
-                "Of one that has ended. What was staged stays. Nothing happens where it is clean.",
+                "Where it has no state, or is in state `error` and was cleaned; elsewhere `appcode` 40060, unless \
+                 by `force`. The file must be as it was registered.",
             )
             .parameter(refdata_id())
             .parameter(cluster())
             .parameter(in_query(
                 "force",
                 with_default(boolean(), false),
-                "Give the staging up, whatever its state: it becomes `error` and can be recovered.",
+                "Give up what there is, whatever its state: it becomes `error`, and begins anew.",
             ))
-            .answers_nothing("It is clean."),
+            .answers_nothing("It is being staged."),
+        Operation::delete("/admin/refdata/{refdata_id}/{cluster}/clean", "clean_refdata")
+            .about(
+                Access::Admin,
+                "Clean up after a staging",
+                "Notes that one that has ended is cleaned. What was staged stays. Nothing happens where it is clean, \
+                 or has not ended.",
+            )
+            .parameter(refdata_id())
+            .parameter(cluster())
+            .parameter(in_query(
+                "force",
+                with_default(boolean(), false),
+                "Changes nothing here: no site has anything to remove.",
+            ))
+            .answers_nothing("It is clean, or has not ended."),
     ];
     let operations = operations.into_iter();
     operations
