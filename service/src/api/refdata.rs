@@ -32,22 +32,39 @@ pub async fn list(State(app): State<Arc<App>>) -> Result<Json<RefdataList>, ApiE
 /// `GET /refdata/id/{refdata_id}`
 pub async fn by_id(
     State(app): State<Arc<App>>,
+    caller: Caller,
     PathParams(id): PathParams<String>,
 ) -> Result<Json<ReferenceData>, ApiError> {
     let id = only_path("refdata_id", &id, parameters::id)?;
-    Ok(Json(user_view(
-        refdata::get(&app, &refdata_id(&id)?).await?,
-    )))
+    let found = refdata::get(&app, &refdata_id(&id)?).await?;
+    Ok(Json(user_view(as_read_by(&caller, found))))
 }
 
 /// `GET /refdata/path/{*s3_path}`: a list of one, or of none; of two where the existing service has registered a
 /// file twice.
 pub async fn by_path(
     State(app): State<Arc<App>>,
+    caller: Caller,
     RestOfPath(path): RestOfPath,
 ) -> Result<Json<RefdataList>, ApiError> {
     let path = only_path("s3_path", &path, parameters::s3_path)?;
-    Ok(Json(as_list(refdata::of_file(&app, &path).await?)))
+    let found = refdata::of_file(&app, &path).await?.into_iter();
+    Ok(Json(as_list(
+        found.map(|refdata| as_read_by(&caller, refdata)),
+    )))
+}
+
+/// Without the site `local` for a staging server: the existing one knows its own sites only, and fails over any
+/// other before it stages.
+fn as_read_by(caller: &Caller, mut refdata: Refdata) -> Refdata {
+    let is_server = caller
+        .user()
+        .is_ok_and(|user| user.has(Role::RefdataService) && !user.has(Role::FullAdmin));
+    if is_server {
+        let statuses = &mut refdata.statuses;
+        statuses.retain(|status| status.status.cluster != Site::Local);
+    }
+    refdata
 }
 
 fn as_list(found: impl IntoIterator<Item = Refdata>) -> RefdataList {

@@ -470,6 +470,35 @@ async fn what_could_not_be_checked_is_not_recovered() {
     assert_eq!(app.stager.asked(), []);
 }
 
+/// The existing server fails over a site that it does not know.
+#[tokio::test]
+async fn a_staging_server_is_not_told_of_the_site_local() {
+    let app = TestApp::with_every_site();
+    let id = app.register_refdata(FILE).await;
+    app.wait_for_refdata(&id, "download_submitted").await;
+    let kbase = app
+        .store
+        .begin_refdata(id.parse().unwrap(), Site::Kbase, app.app.clock.now());
+    kbase.await.unwrap();
+    let by_id = format!("/refdata/id/{id}");
+    let by_path = format!("/refdata/path/{FILE}");
+    let sites = async |user: &str| {
+        let one = app.get(user, &by_id).await.expect(200).json();
+        let list = app.get(user, &by_path).await.expect(200).json();
+        assert_eq!(list["data"], json!([one]));
+        let statuses = one["statuses"].as_array().unwrap();
+        let sites = statuses.iter().map(|status| status["cluster"].clone());
+        sites.collect::<Vec<_>>()
+    };
+    for user in ["", "alice", "admin", "executor"] {
+        assert_eq!(sites(user).await, ["local", "kbase"], "{user}");
+    }
+    assert_eq!(sites("refdata").await, ["kbase"]);
+    // `prune` goes by it, at every site.
+    let list = app.get("refdata", "/refdata").await.expect(200).json();
+    assert_eq!(list["data"][0]["statuses"].as_array().unwrap().len(), 2);
+}
+
 #[tokio::test]
 async fn the_cleaner_takes_what_is_old() {
     let app = TestApp::new();
