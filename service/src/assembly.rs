@@ -380,6 +380,7 @@ impl RunningService {
                 "Kafka.bootstrap_servers is not set: messages about jobs wait in the store, unsent"
             ),
         }
+        check_stagers(&refdata_stagers);
         if local.is_ok() {
             let holder = local_site_holder::run(local_role, background_stop.clone());
             background.push(("holder of site local", tokio::spawn(holder)));
@@ -473,6 +474,19 @@ impl RunningService {
             tracing::error!(%error, "the server failed");
         }
         tracing::info!("stopped");
+    }
+}
+
+/// Looks for those that stage elsewhere. The service starts without them too, but a wrong address should show at
+/// once.
+fn check_stagers(stagers: &RefdataStagers) {
+    for (site, stager) in stagers.iter().filter(|(_, stager)| stager.hands_over()) {
+        let stager = Arc::clone(stager);
+        tokio::spawn(async move {
+            if let Err(error) = stager.check().await {
+                tracing::warn!(%site, %error, "no reference data can be staged now; starting all the same");
+            }
+        });
     }
 }
 
