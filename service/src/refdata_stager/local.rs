@@ -4,6 +4,7 @@
 //! at once if there is nothing to do. So it may be started again at any time: after a restart of the
 //! service it waits for one that has outlived the service.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -49,6 +50,8 @@ pub struct LocalStagerSettings {
     pub s3_insecure: bool,
     /// `CTS_LOG_LEVEL`
     pub log_level: String,
+    /// `CTS_REFDATA_MAX_ENTRIES` and its like, as the service has them.
+    pub limits: Vec<(&'static str, OsString)>,
     /// `PATH`, as the service has it.
     pub path: Option<std::ffi::OsString>,
 }
@@ -215,6 +218,7 @@ fn command(settings: &LocalStagerSettings, item: &StagingItem, crc64nvme: &str) 
         .env("S3_SECRET_PATH", &settings.s3_secret_path)
         .env("S3_INSECURE", settings.s3_insecure.to_string())
         .env("CTS_LOG_LEVEL", &settings.log_level)
+        .envs(settings.limits.iter().cloned())
         // A group of its own: Ctrl-C on the terminal must reach the service, which then stops it.
         .process_group(0);
     if let Some(path) = &settings.path {

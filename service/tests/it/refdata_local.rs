@@ -30,6 +30,7 @@ fn settings(directory: &Path, script: &str) -> LocalStagerSettings {
         s3_secret_path: PathBuf::from("/secret"),
         s3_insecure: false,
         log_level: "INFO".to_owned(),
+        limits: vec![("CTS_REFDATA_RESERVE_MIB", "7".into())],
         path: Some("/usr/bin:/bin".into()),
     }
 }
@@ -90,6 +91,7 @@ async fn the_executor_gets_what_it_needs_and_nothing_else() {
         environment,
         [
             "CTS_LOG_LEVEL=INFO",
+            "CTS_REFDATA_RESERVE_MIB=7",
             "PATH=/usr/bin:/bin",
             "S3_ACCESS_KEY=key",
             "S3_INSECURE=false",
