@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 
 use cts_shared::id::RefdataId;
 use cts_shared::site::Site;
+use cts_shared::wire::refdata::StagingProgress;
 
 mod executors;
 mod local;
@@ -76,6 +77,11 @@ pub trait RefdataStager: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// Why not, for operators.
     fn check(&self) -> BoxFuture<'_, Result<(), String>>;
+
+    /// How far a staging is, if it is known here.
+    fn progress<'a>(&'a self, _id: &'a RefdataId) -> BoxFuture<'a, Option<StagingProgress>> {
+        futures::future::ready(None).boxed()
+    }
 
     /// Stops what is under way because the service stops.
     fn shut_down(&self) -> BoxFuture<'_, ()> {

@@ -241,23 +241,8 @@ pub(crate) fn is_to_clean(status: &AdminRefdataStatus, before: UtcTime) -> bool 
 
 /// Reference data as users see it.
 #[must_use]
-pub fn user_view(refdata: Refdata) -> ReferenceData {
-    let Refdata {
-        id,
-        registered_by,
-        registered_on,
-        file,
-        crc64nvme,
-        unpack,
-        statuses,
-    } = refdata;
-    ReferenceData {
-        id,
-        registered_by,
-        registered_on,
-        file,
-        crc64nvme,
-        unpack,
-        statuses: statuses.into_iter().map(|status| status.status).collect(),
-    }
+pub fn user_view(mut refdata: Refdata) -> ReferenceData {
+    let statuses = std::mem::take(&mut refdata.statuses).into_iter();
+    let statuses = statuses.map(|status| status.status).collect();
+    refdata.with_statuses(statuses)
 }

@@ -11,7 +11,7 @@ use cts_shared::job_input::rules::CHECKSUM;
 use cts_shared::site::Site;
 use cts_shared::validation::scalars::{any_text, boolean};
 use cts_shared::validation::{Checked, Members};
-use cts_shared::wire::refdata::{RefdataList, RefdataUpdate, ReferenceData};
+use cts_shared::wire::refdata::{RefdataList, RefdataStatusNow, RefdataUpdate, ReferenceData};
 
 use crate::app::App;
 use crate::identity::{Role, User};
@@ -104,14 +104,14 @@ pub async fn admin_view(
     State(app): State<Arc<App>>,
     caller: Caller,
     RestOfPath(rest): RestOfPath,
-) -> Result<Json<Refdata>, ApiError> {
+) -> Result<Json<ReferenceData<RefdataStatusNow>>, ApiError> {
     if rest.contains('/') {
         return Err(ApiError::MethodNotAllowed);
     }
     let admin = caller.user()?;
     let id = only_path("refdata_id", &rest, parameters::id)?;
     admin.require_any(&[Role::FullAdmin])?;
-    Ok(Json(refdata::get(&app, &refdata_id(&id)?).await?))
+    Ok(Json(refdata::get_now(&app, &refdata_id(&id)?).await?))
 }
 
 /// `PUT /admin/refdata/{refdata_id}/{cluster}/recover`

@@ -20,6 +20,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use cts_shared::id::RefdataId;
+use cts_shared::wire::refdata::StagingProgress;
+
 use crate::child_process::{describe, tail};
 use crate::process_identity::child_pid;
 
@@ -38,7 +41,7 @@ pub struct LocalStagerSettings {
     pub executor: PathBuf,
     /// Directory of the reference data; each has a directory of its id's name there.
     pub root: PathBuf,
-    /// Directory of what the processes write, a file for each reference data.
+    /// Directory of what the processes write, a log and a file with the progress for each reference data.
     pub log_dir: PathBuf,
     /// `S3_URL`
     pub s3_url: String,
@@ -53,7 +56,13 @@ pub struct LocalStagerSettings {
     /// `CTS_REFDATA_MAX_ENTRIES` and its like, as the service has them.
     pub limits: Vec<(&'static str, OsString)>,
     /// `PATH`, as the service has it.
-    pub path: Option<std::ffi::OsString>,
+    pub path: Option<OsString>,
+}
+
+impl LocalStagerSettings {
+    fn progress_of(&self, id: &RefdataId) -> PathBuf {
+        self.log_dir.join(format!("{id}.progress.json"))
+    }
 }
 
 /// Stages on this machine.
@@ -102,6 +111,14 @@ impl RefdataStager for LocalStager {
 
     fn check(&self) -> BoxFuture<'_, Result<(), String>> {
         futures::future::ready(Ok(())).boxed()
+    }
+
+    fn progress<'a>(&'a self, id: &'a RefdataId) -> BoxFuture<'a, Option<StagingProgress>> {
+        async move {
+            let text = tokio::fs::read(self.settings.progress_of(id)).await.ok()?;
+            serde_json::from_slice(&text).ok()
+        }
+        .boxed()
     }
 
     fn shut_down(&self) -> BoxFuture<'_, ()> {
@@ -188,6 +205,8 @@ fn spawn(settings: &LocalStagerSettings, item: &StagingItem, log: &Path) -> Resu
     )?;
     // A file and no pipe: a process that outlives a killed service can still write. It keeps its own.
     let _absent = std::fs::remove_file(log);
+    // Of one that was killed.
+    let _absent = std::fs::remove_file(settings.progress_of(&item.id));
     let stderr = File::create(log).map_err(|cause| failed("create", log, &cause))?;
     command(settings, item, crc64nvme)
         .stdin(Stdio::null())
@@ -207,7 +226,9 @@ fn command(settings: &LocalStagerSettings, item: &StagingItem, crc64nvme: &str) 
         // With `=`: an id may begin with a hyphen.
         .arg(format!("--id={}", item.id))
         .arg(format!("--object={}", item.file))
-        .arg(format!("--crc64nvme={crc64nvme}"));
+        .arg(format!("--crc64nvme={crc64nvme}"))
+        .arg("--progress")
+        .arg(settings.progress_of(&item.id));
     if item.unpack {
         command.arg("--unpack");
     }

@@ -8,8 +8,8 @@ use cts_shared::state::refdata::RefdataState;
 
 use super::operation::{Access, Operation, in_path, in_query};
 use super::schema::{
-    Object, Schema, boolean, list_of, nullable, reference, string, text, time, with, with_default,
-    words,
+    Object, Schema, boolean, integer_from, list_of, nullable, reference, string, text, time, with,
+    with_default, words,
 };
 use super::{admin, external_exec};
 use crate::api::parameters::{ID, S3_PATH};
@@ -209,6 +209,41 @@ pub(super) fn schemas() -> Vec<Schema> {
                 )
                 .maybe_text("admin_error", "What went wrong, for administrators.")
                 .maybe_text("traceback", "Where in the program it went wrong.")
+                .maybe(
+                    "progress",
+                    reference("StagingProgress"),
+                    "How far the staging is, where this service's own machine does it.",
+                )
+                .build(),
+        ),
+        (
+            "StagingProgress",
+            Object::new("How much of a staging has been done.")
+                .always(
+                    "downloaded_bytes",
+                    integer_from(0),
+                    "Bytes of the file that have arrived.",
+                )
+                .always(
+                    "object_bytes",
+                    integer_from(0),
+                    "Size of the file in bytes; 0 while it is not known.",
+                )
+                .always(
+                    "unpacked_bytes",
+                    integer_from(0),
+                    "Bytes that have been written.",
+                )
+                .always(
+                    "unpacked_files",
+                    integer_from(0),
+                    "Files that have been written.",
+                )
+                .always(
+                    "bytes_per_second",
+                    integer_from(0),
+                    "Bytes of the file per second, lately.",
+                )
                 .build(),
         ),
         (
