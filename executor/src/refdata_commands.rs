@@ -1,5 +1,6 @@
 //! The `refdata` commands: for operators, and for a service that stages on its own machine.
 
+mod progress_file;
 mod prune;
 
 use std::io::Write;
@@ -114,9 +115,12 @@ async fn stage(
     };
     let counters = Arc::new(StagingCounters::default());
     let phase = Display::new(screen).phase("staging", Arc::clone(&counters));
-    let staged = store(&arguments.store, config.limits)
-        .stage(&item, &engine, counters, shutdown.token())
-        .await?;
+    let store = store(&arguments.store, config.limits);
+    let staging = store.stage(&item, &engine, Arc::clone(&counters), shutdown.token());
+    let staged = match &arguments.progress {
+        Some(file) => progress_file::kept(file, &counters, staging).await?,
+        None => staging.await?,
+    };
     if !staged.was_there {
         phase.finish();
     }

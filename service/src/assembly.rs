@@ -56,6 +56,14 @@ use crate::stores::{StoreSettings, Stores};
 use crate::telemetry::LogLevel;
 use crate::{jobs, router};
 
+/// The executor's settings of how much reference data may be: it stages, so it reads and checks them.
+const REFDATA_LIMITS: [&str; 4] = [
+    "CTS_REFDATA_MAX_ENTRIES",
+    "CTS_REFDATA_MAX_EXPANSION",
+    "CTS_REFDATA_MAX_UNPACKED_GIB",
+    "CTS_REFDATA_RESERVE_MIB",
+];
+
 /// Site events that may wait to be recorded.
 const SITE_EVENTS: usize = 256;
 
@@ -380,6 +388,7 @@ impl RunningService {
                 "Kafka.bootstrap_servers is not set: messages about jobs wait in the store, unsent"
             ),
         }
+        check_stagers(&refdata_stagers);
         if local.is_ok() {
             let holder = local_site_holder::run(local_role, background_stop.clone());
             background.push(("holder of site local", tokio::spawn(holder)));
@@ -476,6 +485,19 @@ impl RunningService {
     }
 }
 
+/// Looks for those that stage elsewhere. The service starts without them too, but a wrong address should show at
+/// once.
+fn check_stagers(stagers: &RefdataStagers) {
+    for (site, stager) in stagers.iter().filter(|(_, stager)| stager.hands_over()) {
+        let stager = Arc::clone(stager);
+        tokio::spawn(async move {
+            if let Err(error) = stager.check().await {
+                tracing::warn!(%site, %error, "no reference data can be staged now; starting all the same");
+            }
+        });
+    }
+}
+
 /// Makes sure that no other service over the same store has the site `local`; else says so.
 async fn take_local_site(role: &Role) -> Result<(), String> {
     match role.take().await {
@@ -557,6 +579,7 @@ fn local_stager(site: &LocalSiteSettings, data_dir: &DataDir) -> Arc<dyn Refdata
         s3_secret_path: site.s3_secret_path.clone(),
         s3_insecure: site.s3_insecure,
         log_level: site.log_level.clone(),
+        limits: site.refdata_limits.clone(),
         path: site.path.clone(),
     }))
 }
@@ -593,6 +616,10 @@ fn local_site_settings(parts: &Parts, url: &str) -> Result<LocalSiteSettings, St
         refdata_host_path: parts.data_dir.join("refdata"),
         job_update_timeout_min: choice.job_update_timeout_min,
         log_level: parts.log_level.as_str().to_owned(),
+        refdata_limits: REFDATA_LIMITS
+            .into_iter()
+            .filter_map(|name| Some((name, std::env::var_os(name)?)))
+            .collect(),
         path: std::env::var_os("PATH"),
         docker_host: choice.docker_host.clone(),
     })

@@ -7,6 +7,7 @@ use cts_shared::id::RefdataId;
 use cts_shared::s3_path::S3Path;
 use cts_shared::site::Site;
 use cts_shared::state::refdata::RefdataState;
+use cts_shared::wire::refdata::{RefdataStatusNow, ReferenceData};
 
 use crate::app::App;
 use crate::error::Error;
@@ -33,6 +34,13 @@ fn no_such_refdata(id: impl std::fmt::Display) -> Error {
     )
 }
 
+/// What to do where reference data was never staged.
+fn no_state_at(id: &RefdataId, site: Site) -> String {
+    format!(
+        "reference data {id} has no state at site {site}; PUT /admin/refdata/{id}/{site}/recover has it staged there"
+    )
+}
+
 /// The reference data of that id.
 ///
 /// # Errors
@@ -42,11 +50,30 @@ pub async fn get(app: &App, id: &RefdataId) -> Result<Refdata, Error> {
     found.ok_or_else(|| no_such_refdata(id))
 }
 
-/// The reference data of that file, if it is registered: of exactly that text without whitespace around it.
+/// The reference data of that id, and how far its stagings are where that is known here.
+///
+/// # Errors
+/// 40060, or a failure of the store.
+pub async fn get_now(app: &App, id: &RefdataId) -> Result<ReferenceData<RefdataStatusNow>, Error> {
+    let mut refdata = get(app, id).await?;
+    let mut statuses = Vec::new();
+    for status in std::mem::take(&mut refdata.statuses) {
+        let stager = app.refdata_stagers.of(status.status.cluster);
+        let progress = match (status.status.state, stager) {
+            (RefdataState::DownloadSubmitted, Some(stager)) => stager.progress(id).await,
+            _ => None,
+        };
+        statuses.push(RefdataStatusNow { status, progress });
+    }
+    Ok(refdata.with_statuses(statuses))
+}
+
+/// The reference data of that file: of exactly that text without whitespace around it. The existing service may
+/// have registered it twice.
 ///
 /// # Errors
 /// A failure of the store.
-pub async fn of_file(app: &App, path: &str) -> Result<Option<Refdata>, Error> {
+pub async fn of_file(app: &App, path: &str) -> Result<Vec<Refdata>, Error> {
     let file = path.trim_matches(is_whitespace).to_owned();
     Ok(app.refdata.refdata_of_file(file).await?)
 }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use cts_shared::id::RefdataId;
 use cts_shared::site::Site;
+use cts_shared::wire::refdata::StagingProgress;
 
 mod executors;
 mod local;
@@ -45,6 +47,9 @@ pub enum StagingError {
     /// It cannot be; a sentence for administrators.
     #[error("{0}")]
     Failed(String),
+    /// Whoever would take it over does not answer, or their answer was lost. Asking again may help.
+    #[error("{0}")]
+    Unavailable(String),
     /// The service stops, or somebody ended the work. It is taken up again.
     #[error("it was told to stop")]
     Stopped,
@@ -62,11 +67,21 @@ pub trait RefdataStager: Send + Sync + std::fmt::Debug {
     /// Whether somebody else reports how a staging goes on, so that one in state `download_submitted` is theirs.
     fn hands_over(&self) -> bool;
 
+    /// How long one that is [`StagingError::Unavailable`] is asked again.
+    fn ask_for(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Whether a staging could be begun now.
     ///
     /// # Errors
     /// Why not, for operators.
     fn check(&self) -> BoxFuture<'_, Result<(), String>>;
+
+    /// How far a staging is, if it is known here.
+    fn progress<'a>(&'a self, _id: &'a RefdataId) -> BoxFuture<'a, Option<StagingProgress>> {
+        futures::future::ready(None).boxed()
+    }
 
     /// Stops what is under way because the service stops.
     fn shut_down(&self) -> BoxFuture<'_, ()> {

@@ -1,5 +1,7 @@
 //! What the service remembers about reference data, and the trait of whatever keeps it.
 
+use std::time::Duration;
+
 use futures::future::BoxFuture;
 
 use cts_shared::id::RefdataId;
@@ -31,6 +33,8 @@ pub struct RefdataEvent {
     pub time: UtcTime,
     /// The state it must be in, where only that one will do.
     pub only_from: Option<RefdataState>,
+    /// When the status must have begun ([`began`]), where only that one will do and none that took its place.
+    pub only_begun: Option<UtcTime>,
     /// What went wrong; counts for [`RefdataState::Error`] only.
     pub report: RefdataUpdate,
 }
@@ -73,11 +77,11 @@ pub trait RefdataStore: Send + Sync + std::fmt::Debug {
     /// When the store fails.
     fn refdata(&self, id: RefdataId) -> BoxFuture<'_, Result<Option<Refdata>, StoreError>>;
 
-    /// The reference data of exactly that file, if there is any.
+    /// The reference data of exactly that file: the existing service may have registered it twice.
     ///
     /// # Errors
     /// When the store fails.
-    fn refdata_of_file(&self, file: String) -> BoxFuture<'_, Result<Option<Refdata>, StoreError>>;
+    fn refdata_of_file(&self, file: String) -> BoxFuture<'_, Result<Vec<Refdata>, StoreError>>;
 
     /// At most [`MAX_LISTED_REFDATA`], by file.
     ///
@@ -97,7 +101,7 @@ pub trait RefdataStore: Send + Sync + std::fmt::Debug {
     ) -> BoxFuture<'_, Result<Recorded, StoreError>>;
 
     /// Gives reference data a status for a site, in state `created`: it has none, or one that failed and was
-    /// cleaned, which this replaces.
+    /// cleaned, which this replaces. None of the same site has begun at the same time.
     ///
     /// # Errors
     /// When the store fails.
@@ -161,12 +165,29 @@ pub fn new_status(site: Site, time: UtcTime) -> AdminRefdataStatus {
     }
 }
 
+/// The status that takes the place of one that failed. It begins later, whatever the clocks of several services
+/// say.
+pub(crate) fn begin_anew(failed: &AdminRefdataStatus, time: UtcTime) -> AdminRefdataStatus {
+    let after = last_change(failed).plus(Duration::from_millis(1));
+    new_status(failed.status.cluster, time.max(after))
+}
+
+/// When a status began: it tells a status from those that had its place before.
+#[must_use]
+pub fn began(status: &AdminRefdataStatus) -> UtcTime {
+    time_of(status.status.transition_times.first())
+}
+
 /// When a status last changed.
 #[must_use]
 pub fn last_change(status: &AdminRefdataStatus) -> UtcTime {
-    status.status.transition_times.last().map_or_else(
+    time_of(status.status.transition_times.last())
+}
+
+fn time_of(transition: Option<&RefdataTransition>) -> UtcTime {
+    transition.map_or_else(
         || UtcTime::new(jiff::Timestamp::UNIX_EPOCH),
-        |last| last.time,
+        |transition| transition.time,
     )
 }
 
@@ -180,7 +201,9 @@ pub(crate) fn enter(
 ) -> Result<Step, IllegalRefdataTransition> {
     let current = status.status.state;
     let step = current.enter(event.state)?;
-    if step == Step::Enter && event.only_from.is_some_and(|only| only != current) {
+    let is_another = event.only_begun.is_some_and(|only| only != began(status));
+    let is_elsewhere = event.only_from.is_some_and(|only| only != current);
+    if is_another || step == Step::Enter && is_elsewhere {
         return Err(IllegalRefdataTransition {
             current,
             next: event.state,
@@ -218,23 +241,8 @@ pub(crate) fn is_to_clean(status: &AdminRefdataStatus, before: UtcTime) -> bool 
 
 /// Reference data as users see it.
 #[must_use]
-pub fn user_view(refdata: Refdata) -> ReferenceData {
-    let Refdata {
-        id,
-        registered_by,
-        registered_on,
-        file,
-        crc64nvme,
-        unpack,
-        statuses,
-    } = refdata;
-    ReferenceData {
-        id,
-        registered_by,
-        registered_on,
-        file,
-        crc64nvme,
-        unpack,
-        statuses: statuses.into_iter().map(|status| status.status).collect(),
-    }
+pub fn user_view(mut refdata: Refdata) -> ReferenceData {
+    let statuses = std::mem::take(&mut refdata.statuses).into_iter();
+    let statuses = statuses.map(|status| status.status).collect();
+    refdata.with_statuses(statuses)
 }

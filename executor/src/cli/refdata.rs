@@ -69,6 +69,9 @@ pub struct StageArguments {
     /// Unpack the object, an archive by the end of its name
     #[arg(long)]
     pub unpack: bool,
+    /// A file that says how far it is while it is staged, in JSON, renewed every second
+    #[arg(long, value_name = "FILE")]
+    pub progress: Option<PathBuf>,
     /// The settings.
     #[command(flatten)]
     pub variables: StageVariables,

@@ -18,6 +18,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use cts_executor::refdata::unpack::remove_tree;
 use cts_shared::crc64nvme::Crc64Nvme;
+use cts_shared::wire::refdata::StagingProgress;
 use futures::StreamExt;
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use serde_json::{Value, json};
@@ -355,6 +356,28 @@ async fn a_signal_ends_it_cleanly_within_seconds() {
         names(&bed.root().join(".metadata/x")),
         ["lock".to_owned()].into()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_says_how_far_it_is_while_it_is_staged() {
+    let bed = Bed::new().await;
+    let file = bed.dir.path().join("progress.json");
+    bed.s3.hold(true);
+    let child = bed.stage().arg("--progress").arg(&file).spawn().unwrap();
+    let progress = || -> Option<StagingProgress> {
+        // A reader sees none or a whole one.
+        let text = fs::read(&file).ok()?;
+        Some(serde_json::from_slice(&text).unwrap())
+    };
+    let size = u64::try_from(archive().len()).unwrap();
+    wait_until("it says how large the object is", || {
+        progress().is_some_and(|progress| progress.object_bytes == size)
+    });
+    bed.s3.hold(false);
+    let ended = end(child).await;
+    assert_eq!(ended.status.code(), Some(0), "{}", text(&ended.stderr));
+    bed.assert_staged();
+    assert_eq!(names(bed.dir.path()), ["root".to_owned()].into());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use cts_shared::job_input::rules::CHECKSUM;
 use cts_shared::site::Site;
 use cts_shared::validation::scalars::{any_text, boolean};
 use cts_shared::validation::{Checked, Members};
-use cts_shared::wire::refdata::{RefdataList, RefdataUpdate, ReferenceData};
+use cts_shared::wire::refdata::{RefdataList, RefdataStatusNow, RefdataUpdate, ReferenceData};
 
 use crate::app::App;
 use crate::identity::{Role, User};
@@ -32,21 +32,39 @@ pub async fn list(State(app): State<Arc<App>>) -> Result<Json<RefdataList>, ApiE
 /// `GET /refdata/id/{refdata_id}`
 pub async fn by_id(
     State(app): State<Arc<App>>,
+    caller: Caller,
     PathParams(id): PathParams<String>,
 ) -> Result<Json<ReferenceData>, ApiError> {
     let id = only_path("refdata_id", &id, parameters::id)?;
-    Ok(Json(user_view(
-        refdata::get(&app, &refdata_id(&id)?).await?,
-    )))
+    let found = refdata::get(&app, &refdata_id(&id)?).await?;
+    Ok(Json(user_view(as_read_by(&caller, found))))
 }
 
-/// `GET /refdata/path/{*s3_path}`: a list of one, or of none.
+/// `GET /refdata/path/{*s3_path}`: a list of one, or of none; of two where the existing service has registered a
+/// file twice.
 pub async fn by_path(
     State(app): State<Arc<App>>,
+    caller: Caller,
     RestOfPath(path): RestOfPath,
 ) -> Result<Json<RefdataList>, ApiError> {
     let path = only_path("s3_path", &path, parameters::s3_path)?;
-    Ok(Json(as_list(refdata::of_file(&app, &path).await?)))
+    let found = refdata::of_file(&app, &path).await?.into_iter();
+    Ok(Json(as_list(
+        found.map(|refdata| as_read_by(&caller, refdata)),
+    )))
+}
+
+/// Without the site `local` for a staging server: the existing one knows its own sites only, and fails over any
+/// other before it stages.
+fn as_read_by(caller: &Caller, mut refdata: Refdata) -> Refdata {
+    let is_server = caller
+        .user()
+        .is_ok_and(|user| user.has(Role::RefdataService) && !user.has(Role::FullAdmin));
+    if is_server {
+        let statuses = &mut refdata.statuses;
+        statuses.retain(|status| status.status.cluster != Site::Local);
+    }
+    refdata
 }
 
 fn as_list(found: impl IntoIterator<Item = Refdata>) -> RefdataList {
@@ -86,14 +104,14 @@ pub async fn admin_view(
     State(app): State<Arc<App>>,
     caller: Caller,
     RestOfPath(rest): RestOfPath,
-) -> Result<Json<Refdata>, ApiError> {
+) -> Result<Json<ReferenceData<RefdataStatusNow>>, ApiError> {
     if rest.contains('/') {
         return Err(ApiError::MethodNotAllowed);
     }
     let admin = caller.user()?;
     let id = only_path("refdata_id", &rest, parameters::id)?;
     admin.require_any(&[Role::FullAdmin])?;
-    Ok(Json(refdata::get(&app, &refdata_id(&id)?).await?))
+    Ok(Json(refdata::get_now(&app, &refdata_id(&id)?).await?))
 }
 
 /// `PUT /admin/refdata/{refdata_id}/{cluster}/recover`
@@ -101,26 +119,9 @@ pub async fn recover(
     State(app): State<Arc<App>>,
     caller: Caller,
     RestOfPath(rest): RestOfPath,
-) -> Result<StatusCode, ApiError> {
-    let (id, site) = id_and_site(&rest, "recover")?;
-    let admin = caller.user()?;
-    let mut checks = Checks::default();
-    let Some((id, site)) = check_id_and_site(&mut checks, id, site) else {
-        return Err(checks.refuse());
-    };
-    admin.require_any(&[Role::FullAdmin])?;
-    refdata::recover::recover(&app, admin, &refdata_id(&id)?, site).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// `DELETE /admin/refdata/{refdata_id}/{cluster}/clean`
-pub async fn clean(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    RestOfPath(rest): RestOfPath,
     query: QueryParams,
 ) -> Result<StatusCode, ApiError> {
-    let (id, site) = id_and_site(&rest, "clean")?;
+    let (id, site) = id_and_site(&rest, "recover")?;
     let admin = caller.user()?;
     let mut checks = Checks::default();
     let (Some((id, site)), Some(force)) = (
@@ -130,7 +131,30 @@ pub async fn clean(
         return Err(checks.refuse());
     };
     admin.require_any(&[Role::FullAdmin])?;
-    refdata::clean::clean_refdata(&app, &refdata_id(&id)?, site, force.unwrap_or(false)).await?;
+    let force = force.unwrap_or(false);
+    refdata::recover::recover(&app, admin, &refdata_id(&id)?, site, force).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `DELETE /admin/refdata/{refdata_id}/{cluster}/clean`: `force` is the contract's, and changes nothing at the
+/// sites of this service.
+pub async fn clean(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    RestOfPath(rest): RestOfPath,
+    query: QueryParams,
+) -> Result<StatusCode, ApiError> {
+    let (id, site) = id_and_site(&rest, "clean")?;
+    let admin = caller.user()?;
+    let mut checks = Checks::default();
+    let (Some((id, site)), Some(_force)) = (
+        check_id_and_site(&mut checks, id, site),
+        checks.query(&query, "force", boolean),
+    ) else {
+        return Err(checks.refuse());
+    };
+    admin.require_any(&[Role::FullAdmin])?;
+    refdata::clean::clean_refdata(&app, &refdata_id(&id)?, site).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -75,7 +75,7 @@ pub async fn clean_old_refdata(app: &App) -> Result<usize, Error> {
         if app.sites.available(site).is_err() {
             continue;
         }
-        match clean_refdata(app, &id, site, false).await {
+        match clean_refdata(app, &id, site).await {
             Ok(()) => cleaned += 1,
             Err(error) => {
                 tracing::warn!(refdata.id = %id, %site, %error, "reference data cannot be cleaned now");

@@ -7,6 +7,7 @@
 //! has lost its executor.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -64,8 +65,10 @@ pub struct LocalSiteSettings {
     pub job_update_timeout_min: u32,
     /// `CTS_LOG_LEVEL`
     pub log_level: String,
+    /// `CTS_REFDATA_MAX_ENTRIES` and its like, as the service has them.
+    pub refdata_limits: Vec<(&'static str, OsString)>,
     /// `PATH`, as the service has it.
-    pub path: Option<std::ffi::OsString>,
+    pub path: Option<OsString>,
     /// `DOCKER_HOST`; the executor's default if absent.
     pub docker_host: Option<String>,
 }

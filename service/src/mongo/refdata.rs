@@ -22,8 +22,8 @@ use cts_shared::wire::refdata::{AdminRefdataStatus, RefdataTransition};
 
 use crate::job_store::StoreError;
 use crate::refdata_store::{
-    Begun, MAX_LISTED_REFDATA, Recorded, Refdata, RefdataEvent, RefdataStore, enter, is_to_clean,
-    last_change, may_begin_anew, new_status, status_at,
+    Begun, MAX_LISTED_REFDATA, Recorded, Refdata, RefdataEvent, RefdataStore, began, begin_anew,
+    enter, is_to_clean, last_change, may_begin_anew, new_status, status_at,
 };
 
 use super::documents::{date, read, readable};
@@ -32,6 +32,8 @@ use super::{MongoStore, Name};
 
 /// Times a change is tried that others are faster than. A status has four states.
 const TRIES: usize = 16;
+
+const LOOK_UP: &str = "look up reference data";
 
 const CHANGE: &str = "change the state of reference data";
 
@@ -55,19 +57,26 @@ impl RefdataStore for MongoStore {
                 Err(error) => return Err(error),
             }
             let ours = doc! {"file": &refdata.file, "id": refdata.id.as_str()};
-            let found = retried("look up reference data", |_| {
-                collection.find_one(ours.clone()).into_future()
-            });
+            let found = retried(LOOK_UP, |_| collection.find_one(ours.clone()).into_future());
             Ok(found.await?.is_some())
         })
     }
 
     fn refdata(&self, id: RefdataId) -> BoxFuture<'_, Result<Option<Refdata>, StoreError>> {
-        Box::pin(self.find_refdata(doc! {"id": id.as_str().to_owned()}))
+        Box::pin(async move {
+            let collection = self.settled(Name::Refdata);
+            let found = retried(LOOK_UP, |_| {
+                collection.find_one(doc! {"id": id.as_str()}).into_future()
+            });
+            found.await?.map(read_refdata).transpose()
+        })
     }
 
-    fn refdata_of_file(&self, file: String) -> BoxFuture<'_, Result<Option<Refdata>, StoreError>> {
-        Box::pin(self.find_refdata(doc! {"file": file}))
+    fn refdata_of_file(&self, file: String) -> BoxFuture<'_, Result<Vec<Refdata>, StoreError>> {
+        Box::pin(async move {
+            let found = self.refdata_where(LOOK_UP, doc! {"file": file});
+            found.await?.into_iter().map(read_refdata).collect()
+        })
     }
 
     fn list_refdata(&self) -> BoxFuture<'_, Result<Vec<Refdata>, StoreError>> {
@@ -119,7 +128,7 @@ impl RefdataStore for MongoStore {
         time: UtcTime,
     ) -> BoxFuture<'_, Result<Begun, StoreError>> {
         Box::pin(async move {
-            let new = new_status(site, time);
+            let mut new = new_status(site, time);
             for attempt in 0..TRIES {
                 let Some(refdata) = self.newest_refdata(&id).await? else {
                     return Ok(Begun::Unknown);
@@ -127,6 +136,7 @@ impl RefdataStore for MongoStore {
                 let begun = match status_at(&refdata, site) {
                     None => self.push_status(&id, &new).await?,
                     Some(failed) if may_begin_anew(failed) => {
+                        new = begin_anew(failed, time);
                         self.replace_status(&id, failed, &new).await?
                     }
                     // A call of ours whose answer was lost has begun it.
@@ -197,14 +207,6 @@ impl RefdataStore for MongoStore {
 }
 
 impl MongoStore {
-    async fn find_refdata(&self, filter: Document) -> Result<Option<Refdata>, StoreError> {
-        let collection = self.settled(Name::Refdata);
-        let found = retried("look up reference data", |_| {
-            collection.find_one(filter.clone()).into_future()
-        });
-        found.await?.map(read_refdata).transpose()
-    }
-
     async fn newest_refdata(&self, id: &RefdataId) -> Result<Option<Refdata>, StoreError> {
         let collection = self.newest_of(Name::Refdata);
         let found = retried(CHANGE, |_| {
@@ -255,6 +257,8 @@ impl MongoStore {
                 "cluster": before.status.cluster.as_str(),
                 "state": before.status.state.as_str(),
                 "transition_times": {"$size": i64::try_from(transitions).unwrap_or(i64::MAX)},
+                // Not another one that took its place.
+                "transition_times.0.time": date(began(before)),
             }},
         };
         // Member by member: what a later version of the existing service adds stays.

@@ -70,7 +70,10 @@ pub async fn register(
     if !app.refdata.insert_refdata(refdata.clone()).await? {
         return Err(Error::refused(
             ErrorCode::RefdataExists,
-            format!("reference data {} is registered already", refdata.file),
+            format!(
+                "reference data {0} is registered already; GET /refdata/path/{0} shows it",
+                refdata.file
+            ),
         ));
     }
     tracing::info!(refdata.id = %refdata.id, file = %refdata.file, user = %admin.name, "reference data registered");

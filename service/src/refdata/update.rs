@@ -10,7 +10,7 @@ use crate::app::App;
 use crate::error::Error;
 use crate::refdata_store::{Recorded, RefdataEvent};
 
-use super::get;
+use super::{get, no_state_at};
 
 /// Records that reference data entered a state at a site. The same again changes nothing and is no fault. A site
 /// that takes no new jobs still has its stagings reported.
@@ -38,6 +38,7 @@ pub async fn update(
         state,
         time: app.clock.now(),
         only_from: None,
+        only_begun: None,
         report,
     };
     match app.refdata.record_refdata(id.clone(), site, event).await? {
@@ -54,7 +55,7 @@ pub async fn update(
         )),
         Recorded::Unknown => Err(Error::refused(
             ErrorCode::NoSuchRefdata,
-            format!("reference data {id} has no state at site {site}"),
+            no_state_at(id, site),
         )),
     }
 }

@@ -39,7 +39,7 @@ impl RefdataStager for StagedByExecutors {
                 "nobody stages reference data for this site; set ExternalExecution.refserver_url and \
                  refserver_token to have a server do so, or \
                  ExternalExecution.refdata_staged_by_executors = \"true\" to have each executor do so; \
-                 then clean and recover this"
+                 then recover this with force=true"
                     .to_owned(),
             ))
         };

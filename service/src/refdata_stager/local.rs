@@ -4,6 +4,7 @@
 //! at once if there is nothing to do. So it may be started again at any time: after a restart of the
 //! service it waits for one that has outlived the service.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,9 @@ use tokio::process::{Child, Command};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use cts_shared::id::RefdataId;
+use cts_shared::wire::refdata::StagingProgress;
 
 use crate::child_process::{describe, tail};
 use crate::process_identity::child_pid;
@@ -37,7 +41,7 @@ pub struct LocalStagerSettings {
     pub executor: PathBuf,
     /// Directory of the reference data; each has a directory of its id's name there.
     pub root: PathBuf,
-    /// Directory of what the processes write, a file for each reference data.
+    /// Directory of what the processes write, a log and a file with the progress for each reference data.
     pub log_dir: PathBuf,
     /// `S3_URL`
     pub s3_url: String,
@@ -49,8 +53,16 @@ pub struct LocalStagerSettings {
     pub s3_insecure: bool,
     /// `CTS_LOG_LEVEL`
     pub log_level: String,
+    /// `CTS_REFDATA_MAX_ENTRIES` and its like, as the service has them.
+    pub limits: Vec<(&'static str, OsString)>,
     /// `PATH`, as the service has it.
-    pub path: Option<std::ffi::OsString>,
+    pub path: Option<OsString>,
+}
+
+impl LocalStagerSettings {
+    fn progress_of(&self, id: &RefdataId) -> PathBuf {
+        self.log_dir.join(format!("{id}.progress.json"))
+    }
 }
 
 /// Stages on this machine.
@@ -99,6 +111,14 @@ impl RefdataStager for LocalStager {
 
     fn check(&self) -> BoxFuture<'_, Result<(), String>> {
         futures::future::ready(Ok(())).boxed()
+    }
+
+    fn progress<'a>(&'a self, id: &'a RefdataId) -> BoxFuture<'a, Option<StagingProgress>> {
+        async move {
+            let text = tokio::fs::read(self.settings.progress_of(id)).await.ok()?;
+            serde_json::from_slice(&text).ok()
+        }
+        .boxed()
     }
 
     fn shut_down(&self) -> BoxFuture<'_, ()> {
@@ -185,6 +205,8 @@ fn spawn(settings: &LocalStagerSettings, item: &StagingItem, log: &Path) -> Resu
     )?;
     // A file and no pipe: a process that outlives a killed service can still write. It keeps its own.
     let _absent = std::fs::remove_file(log);
+    // Of one that was killed.
+    let _absent = std::fs::remove_file(settings.progress_of(&item.id));
     let stderr = File::create(log).map_err(|cause| failed("create", log, &cause))?;
     command(settings, item, crc64nvme)
         .stdin(Stdio::null())
@@ -204,7 +226,9 @@ fn command(settings: &LocalStagerSettings, item: &StagingItem, crc64nvme: &str) 
         // With `=`: an id may begin with a hyphen.
         .arg(format!("--id={}", item.id))
         .arg(format!("--object={}", item.file))
-        .arg(format!("--crc64nvme={crc64nvme}"));
+        .arg(format!("--crc64nvme={crc64nvme}"))
+        .arg("--progress")
+        .arg(settings.progress_of(&item.id));
     if item.unpack {
         command.arg("--unpack");
     }
@@ -215,6 +239,7 @@ fn command(settings: &LocalStagerSettings, item: &StagingItem, crc64nvme: &str) 
         .env("S3_SECRET_PATH", &settings.s3_secret_path)
         .env("S3_INSECURE", settings.s3_insecure.to_string())
         .env("CTS_LOG_LEVEL", &settings.log_level)
+        .envs(settings.limits.iter().cloned())
         // A group of its own: Ctrl-C on the terminal must reach the service, which then stops it.
         .process_group(0);
     if let Some(path) = &settings.path {

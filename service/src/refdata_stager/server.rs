@@ -29,11 +29,6 @@ const CALL_WITHIN: Duration = Duration::from_secs(30);
 /// How long a server that does not answer is asked again.
 const RETRY_FOR: Duration = Duration::from_secs(120);
 
-/// Between the first two calls; twice as long each time, up to [`MAX_DELAY`].
-const FIRST_DELAY: Duration = Duration::from_secs(1);
-
-const MAX_DELAY: Duration = Duration::from_secs(15);
-
 /// The answers are small; errors have a sentence.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
@@ -209,24 +204,10 @@ impl ServerStager {
 impl RefdataStager for ServerStager {
     fn stage(&self, item: StagingItem) -> BoxFuture<'_, Result<Staging, StagingError>> {
         async move {
-            let begun = tokio::time::Instant::now();
-            let mut delay = FIRST_DELAY;
-            loop {
-                let cause = match self.request(&item).await {
-                    Ok(()) => return Ok(Staging::HandedOver),
-                    Err(CallError::Refused(words)) => return Err(StagingError::Failed(words)),
-                    Err(CallError::Unavailable(cause)) => cause,
-                };
-                if begun.elapsed() + delay > self.settings.retry_for {
-                    return Err(StagingError::Failed(format!(
-                        "{cause}; it was asked for {} s; start it, or correct \
-                         ExternalExecution.refserver_url, then clean and recover this",
-                        begun.elapsed().as_secs()
-                    )));
-                }
-                tracing::warn!(refdata.id = %item.id, %cause, "asking again for reference data to be staged");
-                tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(MAX_DELAY);
+            match self.request(&item).await {
+                Ok(()) => Ok(Staging::HandedOver),
+                Err(CallError::Refused(words)) => Err(StagingError::Failed(words)),
+                Err(CallError::Unavailable(cause)) => Err(StagingError::Unavailable(cause)),
             }
         }
         .boxed()
@@ -234,6 +215,10 @@ impl RefdataStager for ServerStager {
 
     fn hands_over(&self) -> bool {
         true
+    }
+
+    fn ask_for(&self) -> Duration {
+        self.settings.retry_for
     }
 
     fn check(&self) -> BoxFuture<'_, Result<(), String>> {
@@ -258,7 +243,8 @@ fn may_pass(status: StatusCode) -> bool {
 
 fn unavailable(method: &Method, url: &Url, cause: &str) -> CallError {
     CallError::Unavailable(format!(
-        "the reference data server does not answer {method} {url}: {cause}"
+        "the reference data server does not answer {method} {url}: {cause}; start it, or correct \
+         ExternalExecution.refserver_url"
     ))
 }
 

@@ -1,7 +1,7 @@
 //! Reference data as rows.
 
 use futures::future::BoxFuture;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Rows};
 
 use cts_shared::id::RefdataId;
 use cts_shared::site::Site;
@@ -10,8 +10,8 @@ use cts_shared::timestamp::UtcTime;
 
 use crate::job_store::StoreError;
 use crate::refdata_store::{
-    Begun, MAX_LISTED_REFDATA, Recorded, Refdata, RefdataEvent, RefdataStore, enter, is_to_clean,
-    may_begin_anew, new_status,
+    Begun, MAX_LISTED_REFDATA, Recorded, Refdata, RefdataEvent, RefdataStore, begin_anew, enter,
+    is_to_clean, may_begin_anew, new_status,
 };
 
 use super::{ReadError, SqliteStore};
@@ -30,13 +30,11 @@ impl RefdataStore for SqliteStore {
         }))
     }
 
-    fn refdata_of_file(&self, file: String) -> BoxFuture<'_, Result<Option<Refdata>, StoreError>> {
+    fn refdata_of_file(&self, file: String) -> BoxFuture<'_, Result<Vec<Refdata>, StoreError>> {
         Box::pin(self.read("look up reference data", move |connection| {
-            let record: Option<String> = connection
-                .prepare_cached("SELECT record FROM refdata WHERE file = ?1")?
-                .query_row((file,), |row| row.get(0))
-                .optional()?;
-            record.as_deref().map(parse).transpose()
+            let mut statement = connection
+                .prepare_cached("SELECT record FROM refdata WHERE file = ?1 ORDER BY id")?;
+            parse_all(statement.query((file,))?)
         }))
     }
 
@@ -44,13 +42,7 @@ impl RefdataStore for SqliteStore {
         Box::pin(self.read("list reference data", |connection| {
             let mut statement =
                 connection.prepare_cached("SELECT record FROM refdata ORDER BY file LIMIT ?1")?;
-            let mut rows = statement.query((MAX_LISTED_REFDATA,))?;
-            let mut found = Vec::new();
-            while let Some(row) = rows.next()? {
-                let record = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
-                found.push(parse(record)?);
-            }
-            Ok(found)
+            parse_all(statement.query((MAX_LISTED_REFDATA,))?)
         }))
     }
 
@@ -90,7 +82,7 @@ impl RefdataStore for SqliteStore {
                 let mut statuses = refdata.statuses.iter_mut();
                 match statuses.find(|status| status.status.cluster == site) {
                     None => refdata.statuses.push(new_status(site, time)),
-                    Some(failed) if may_begin_anew(failed) => *failed = new_status(site, time),
+                    Some(failed) if may_begin_anew(failed) => *failed = begin_anew(failed, time),
                     Some(other) => return (Begun::Exists(other.status.state), false),
                 }
                 (Begun::Yes, true)
@@ -222,6 +214,15 @@ fn insert(connection: &Connection, refdata: &Refdata) -> Result<bool, ReadError>
 fn to_json(refdata: &Refdata) -> Result<String, ReadError> {
     serde_json::to_string(refdata)
         .map_err(|error| ReadError::corrupt(format!("reference data {}", refdata.id), error))
+}
+
+fn parse_all(mut rows: Rows<'_>) -> Result<Vec<Refdata>, ReadError> {
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let record = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
+        found.push(parse(record)?);
+    }
+    Ok(found)
 }
 
 fn parse(record: &str) -> Result<Refdata, ReadError> {

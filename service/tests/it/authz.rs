@@ -78,7 +78,7 @@ const TABLE: &[(&str, &str, [&str; 6])] = &[
     ("GET",  "/admin/refdata/{*rest}",                             [NONE,  NO,    NO,    "200", NO,    NO]),
     // It is there and has not failed.
     ("PUT",  "/admin/refdata/{*rest}",                             [NONE,  NO,    NO,    "404 40060", NO, NO]),
-    ("DELETE", "/admin/refdata/{*rest}",                           [NONE,  NO,    NO,    "400 30400", NO, NO]),
+    ("DELETE", "/admin/refdata/{*rest}",                           [NONE,  NO,    NO,    "204", NO,    NO]),
     ("PUT",  "/external_exec/refdata/{refdata_id}/{cluster}/update/{new_state}",
                                                                    [NONE,  NO,    NO,    NO,    NO,    "204"]),
     ("GET",  "/callback/refdata_download/{refdata_id}/{cluster}",  [UNSUPPORTED; 6]),

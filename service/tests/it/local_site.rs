@@ -30,6 +30,7 @@ fn settings(directory: &Path, script: &str) -> LocalSiteSettings {
         refdata_host_path: PathBuf::from("/refdata"),
         job_update_timeout_min: 5,
         log_level: "INFO".to_owned(),
+        refdata_limits: vec![("CTS_REFDATA_MAX_ENTRIES", "5".into())],
         path: Some("/usr/bin:/bin".into()),
         docker_host: Some("unix:///x.sock".to_owned()),
     }
@@ -93,6 +94,7 @@ async fn an_executor_gets_the_contracts_environment_and_nothing_else() {
         "CTS_REFDATA_DIR=/refdata".to_owned(),
         "JOB_UPDATE_TIMEOUT_MIN=5".to_owned(),
         "CTS_LOG_LEVEL=INFO".to_owned(),
+        "CTS_REFDATA_MAX_ENTRIES=5".to_owned(),
         "PATH=/usr/bin:/bin".to_owned(),
         "DOCKER_HOST=unix:///x.sock".to_owned(),
     ];

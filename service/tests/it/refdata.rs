@@ -8,8 +8,13 @@ use serde_json::{Value, json};
 use cts_service::background::cleaner::clean_old_refdata;
 use cts_service::object_store::ObjectStore;
 use cts_service::refdata_stager::RefdataStagers;
+use cts_service::refdata_store::{Begun, Recorded, Refdata, RefdataEvent, RefdataStore, status_at};
+use cts_service::sites::{SiteStatus, Sites};
+use cts_shared::id::RefdataId;
 use cts_shared::s3_path::S3Path;
 use cts_shared::site::Site;
+use cts_shared::state::refdata::RefdataState;
+use cts_shared::wire::refdata::RefdataUpdate;
 
 use crate::pool_app::eventually;
 use crate::stager_double::Plan;
@@ -178,7 +183,9 @@ async fn what_cannot_be_registered_in_the_contracts_order() {
             .await
             .expect(200);
     }
-    register(&app, "cts/b.gz").await.expect_error(400, 50100);
+    let again = register(&app, "cts/b.gz").await.expect_error(400, 50100);
+    let message = again.message();
+    assert!(message.contains("GET /refdata/path/cts/b.gz"), "{message}");
     eventually("all are staged", async || app.stager.asked().len() == 7).await;
 }
 
@@ -303,7 +310,7 @@ async fn reports_of_what_is_not_there() {
     };
     let elsewhere = put(&format!("{id}/kbase/update/complete")).await;
     let message = elsewhere.expect_error(404, 40060).message();
-    assert!(message.contains("site kbase"), "{message}");
+    assert!(message.contains("kbase/recover"), "{message}");
     put(&format!("{id}/mars/update/complete"))
         .await
         .expect_error(400, 30010);
@@ -345,45 +352,151 @@ async fn what_has_ended_is_cleaned() {
     let id = app.register_refdata(FILE).await;
     app.wait_for_refdata(&id, "download_submitted").await;
     clean(&app, "none", "").await.expect_error(404, 40060);
-    let message = clean(&app, &id, "")
-        .await
-        .expect_error(400, 30400)
-        .message();
-    assert!(message.contains("download_submitted"), "{message}");
+    for query in ["", "?force=true"] {
+        clean(&app, &id, query).await.expect(204);
+        let status = app.refdata_status(&id).await;
+        assert_eq!(status["state"], "download_submitted", "{status}");
+        assert_eq!(status["cleaned"], false, "it has not ended: {status}");
+    }
     let path = format!("/admin/refdata/{id}/kbase/clean?force=true");
     let answer = app.call("admin", "DELETE", &path, None).await;
-    answer.expect_error(400, 30400);
+    let message = answer.expect_error(400, 30400).message();
+    assert!(message.contains("kbase/recover"), "{message}");
     app.stager.plan(Plan::Succeed);
     app.wait_for_refdata(&id, "complete").await;
-    for _ in 0..2 {
-        clean(&app, &id, "").await.expect(204);
-        assert_eq!(app.refdata_status(&id).await["cleaned"], true);
+    for query in ["?force=true", "", "?force=true"] {
+        clean(&app, &id, query).await.expect(204);
+        let status = app.refdata_status(&id).await;
+        assert_eq!(status["state"], "complete", "it can be used: {status}");
+        assert_eq!(status["cleaned"], true, "{status}");
     }
+    let other = format!("/admin/refdata/{id}/local/clean?force=perhaps");
+    let answer = app.call("admin", "DELETE", &other, None).await;
+    answer.expect_error(400, 30010);
 }
 
-/// Data that is lost, or a staging that nobody carries out any more: whatever the state, there is a way out.
 #[tokio::test]
-async fn a_staging_is_given_up_by_force() {
+async fn nothing_is_cleaned_at_a_site_that_cannot_be_used() {
     let app = TestApp::new();
-    let id = app.register_refdata(FILE).await;
-    app.wait_for_refdata(&id, "download_submitted").await;
-    clean(&app, &id, "?force=true").await.expect(204);
-    let status = app.refdata_status(&id).await;
-    assert_eq!(status["state"], "error", "{status}");
-    assert_eq!(status["cleaned"], true, "{status}");
-    let why = status["admin_error"].as_str().unwrap();
-    assert!(why.contains("while it was download_submitted"), "{why}");
+    let id = failed(&app).await;
+    let app = app.restart_with(|app| {
+        let reason = "another service has it".to_owned();
+        app.sites = Sites::new([(Site::Local, SiteStatus::Unavailable { reason })]);
+    });
+    clean(&app, &id, "").await.expect_error(400, 60020);
+    assert_eq!(app.refdata_status(&id).await["cleaned"], false);
+}
 
+/// Data that is lost, though it was complete and even cleaned up after.
+#[tokio::test]
+async fn what_is_lost_is_recovered_by_force() {
     let app = TestApp::new();
     app.stager.plan(Plan::Succeed);
-    let lost = app.register_refdata(FILE).await;
-    app.wait_for_refdata(&lost, "complete").await;
-    clean(&app, &lost, "?force=true").await.expect(204);
-    assert_eq!(app.refdata_status(&lost).await["state"], "error");
-    let recover = format!("/admin/refdata/{lost}/local/recover");
-    let answer = app.call("admin", "PUT", &recover, None).await;
+    let id = app.register_refdata(FILE).await;
+    register_image(
+        &app,
+        &format!("refdata_id={id}&default_refdata_mount_point=/db"),
+    )
+    .await
+    .expect(200);
+    app.wait_for_refdata(&id, "complete").await;
+    clean(&app, &id, "").await.expect(204);
+    submit(&app, None).await.expect(200);
+    let message = recover(&app, &id, "local").await;
+    let message = message.expect_error(404, 40060).message();
+    assert!(message.contains("force=true"), "{message}");
+
+    let by_force = format!("/admin/refdata/{id}/local/recover?force=true");
+    for (user, status, code) in [
+        ("", 401, 10010),
+        ("alice", 403, 20000),
+        ("executor", 403, 20000),
+        ("refdata", 403, 20000),
+    ] {
+        let answer = app.call(user, "PUT", &by_force, None).await;
+        answer.expect_error(status, code);
+    }
+    assert_eq!(app.refdata_status(&id).await["state"], "complete");
+    app.stager.plan(Plan::Wait);
+    let answer = app.call("admin", "PUT", &by_force, None).await;
     answer.expect(204);
-    app.wait_for_refdata(&lost, "complete").await;
+    app.wait_for_refdata(&id, "download_submitted").await;
+    let message = submit(&app, None).await.expect_error(400, 30400).message();
+    assert!(message.contains("still being staged"), "{message}");
+    app.stager.plan(Plan::Succeed);
+    let status = app.wait_for_refdata(&id, "complete").await;
+    assert_eq!(
+        status["cleaned"], false,
+        "it begins as one that is new: {status}"
+    );
+    submit(&app, None).await.expect(200);
+    assert_eq!(app.stager.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn what_failed_is_recovered_by_force_in_one_step() {
+    let app = TestApp::new();
+    let id = failed(&app).await;
+    app.stager.plan(Plan::Succeed);
+    let path = format!("/admin/refdata/{id}/local/recover?force=true");
+    app.call("admin", "PUT", &path, None).await.expect(204);
+    let status = app.wait_for_refdata(&id, "complete").await;
+    assert_eq!(status["admin_error"], Value::Null, "{status}");
+    // What cannot be staged again stays.
+    app.objects.insert(FILE, "changed", Some(OUTPUT_CRC));
+    let answer = app.call("admin", "PUT", &path, None).await;
+    answer.expect_error(400, 30030);
+    assert_eq!(app.refdata_status(&id).await["state"], "complete");
+}
+
+/// As an early version of the existing service may have registered it.
+#[tokio::test]
+async fn what_could_not_be_checked_is_not_recovered() {
+    let app = TestApp::new();
+    app.objects.insert(FILE, "x", Some(CRC));
+    let refdata = Refdata {
+        id: "old".parse().unwrap(),
+        registered_by: "admin".to_owned(),
+        registered_on: app.app.clock.now(),
+        file: FILE.to_owned(),
+        crc64nvme: None,
+        unpack: false,
+        statuses: Vec::new(),
+    };
+    assert!(app.store.insert_refdata(refdata).await.unwrap());
+    let message = recover(&app, "old", "local").await;
+    let message = message.expect_error(400, 30001).message();
+    assert!(message.contains("under another path"), "{message}");
+    assert_eq!(app.stager.asked(), []);
+}
+
+/// The existing server fails over a site that it does not know.
+#[tokio::test]
+async fn a_staging_server_is_not_told_of_the_site_local() {
+    let app = TestApp::with_every_site();
+    let id = app.register_refdata(FILE).await;
+    app.wait_for_refdata(&id, "download_submitted").await;
+    let kbase = app
+        .store
+        .begin_refdata(id.parse().unwrap(), Site::Kbase, app.app.clock.now());
+    kbase.await.unwrap();
+    let by_id = format!("/refdata/id/{id}");
+    let by_path = format!("/refdata/path/{FILE}");
+    let sites = async |user: &str| {
+        let one = app.get(user, &by_id).await.expect(200).json();
+        let list = app.get(user, &by_path).await.expect(200).json();
+        assert_eq!(list["data"], json!([one]));
+        let statuses = one["statuses"].as_array().unwrap();
+        let sites = statuses.iter().map(|status| status["cluster"].clone());
+        sites.collect::<Vec<_>>()
+    };
+    for user in ["", "alice", "admin", "executor"] {
+        assert_eq!(sites(user).await, ["local", "kbase"], "{user}");
+    }
+    assert_eq!(sites("refdata").await, ["kbase"]);
+    // `prune` goes by it, at every site.
+    let list = app.get("refdata", "/refdata").await.expect(200).json();
+    assert_eq!(list["data"][0]["statuses"].as_array().unwrap().len(), 2);
 }
 
 #[tokio::test]
@@ -397,6 +510,32 @@ async fn the_cleaner_takes_what_is_old() {
     assert_eq!(clean_old_refdata(&app.app).await.unwrap(), 1);
     assert_eq!(app.refdata_status(&id).await["cleaned"], true);
     assert_eq!(clean_old_refdata(&app.app).await.unwrap(), 0);
+}
+
+/// The existing service's, which may have it back.
+#[tokio::test]
+async fn the_cleaner_leaves_sites_alone_that_this_service_has_not() {
+    let app = TestApp::new();
+    let id = app.register_refdata(FILE).await;
+    let id: RefdataId = id.parse().unwrap();
+    let nersc = Site::PerlmutterJaws;
+    let now = app.app.clock.now();
+    let begun = app.store.begin_refdata(id.clone(), nersc, now).await;
+    assert_eq!(begun.unwrap(), Begun::Yes);
+    let failure = RefdataEvent {
+        state: RefdataState::Error,
+        time: now,
+        only_from: None,
+        only_begun: None,
+        report: RefdataUpdate::default(),
+    };
+    let failed = app.store.record_refdata(id.clone(), nersc, failure).await;
+    assert_eq!(failed.unwrap(), Recorded::Entered);
+    app.clock
+        .advance(app.app.config.cleaning.age + Duration::from_secs(60));
+    assert_eq!(clean_old_refdata(&app.app).await.unwrap(), 0);
+    let refdata = app.store.refdata(id).await.unwrap().unwrap();
+    assert!(!status_at(&refdata, nersc).unwrap().cleaned);
 }
 
 /// Each request has all the faults of those below it, too.

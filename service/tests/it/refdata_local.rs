@@ -11,6 +11,7 @@ use cts_service::refdata_stager::{
     StagingItem,
 };
 use cts_shared::site::Site;
+use serde_json::{Value, json};
 
 use crate::pool_app::{DEADLINE, eventually};
 use crate::test_app::{CRC, TestApp};
@@ -30,12 +31,20 @@ fn settings(directory: &Path, script: &str) -> LocalStagerSettings {
         s3_secret_path: PathBuf::from("/secret"),
         s3_insecure: false,
         log_level: "INFO".to_owned(),
+        limits: vec![("CTS_REFDATA_RESERVE_MIB", "7".into())],
         path: Some("/usr/bin:/bin".into()),
     }
 }
 
 fn stager(directory: &Path, script: &str) -> Arc<LocalStager> {
     Arc::new(LocalStager::new(settings(directory, script)))
+}
+
+/// Where the executor says how far it is.
+fn progress_file(directory: &Path, id: &str) -> PathBuf {
+    directory
+        .join("staging")
+        .join(format!("{id}.progress.json"))
 }
 
 fn item(id: &str) -> StagingItem {
@@ -74,8 +83,9 @@ async fn the_executor_gets_what_it_needs_and_nothing_else() {
     };
     let arguments = |id: &str| {
         format!(
-            "refdata stage --root {} --id={id} --object={FILE} --crc64nvme={CRC}",
-            root.display()
+            "refdata stage --root {} --id={id} --object={FILE} --crc64nvme={CRC} --progress {}",
+            root.display(),
+            progress_file(directory.path(), id).display()
         )
     };
     let text = said("a");
@@ -90,6 +100,7 @@ async fn the_executor_gets_what_it_needs_and_nothing_else() {
         environment,
         [
             "CTS_LOG_LEVEL=INFO",
+            "CTS_REFDATA_RESERVE_MIB=7",
             "PATH=/usr/bin:/bin",
             "S3_ACCESS_KEY=key",
             "S3_INSECURE=false",
@@ -111,6 +122,46 @@ async fn what_is_registered_is_staged() {
 }
 
 #[tokio::test]
+async fn administrators_see_how_far_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let progress = json!({
+        "downloaded_bytes": 5, "object_bytes": 10, "unpacked_bytes": 50, "unpacked_files": 2,
+        "bytes_per_second": 4,
+    });
+    let go_on = directory.path().join("go_on");
+    // The last argument is the file's name.
+    let script = format!(
+        "mkfifo {0}; for file; do :; done; echo '{progress}' > $file.new; mv $file.new $file; read x < {0}; rm $file",
+        go_on.display()
+    );
+    let app = app(stager(directory.path(), &script));
+    let id = app.register_refdata(FILE).await;
+    eventually("it is seen", async || {
+        app.refdata_status(&id).await["progress"] == progress
+    })
+    .await;
+    let everyone = app.get("", &format!("/refdata/id/{id}")).await.json();
+    assert_eq!(everyone["statuses"][0]["progress"], Value::Null);
+    std::fs::write(&go_on, "\n").unwrap();
+    let status = app.wait_for_refdata(&id, "complete").await;
+    assert_eq!(status["progress"], Value::Null, "{status}");
+}
+
+/// What a killed one left says nothing about the next.
+#[tokio::test]
+async fn progress_is_that_of_the_running_executor() {
+    let directory = tempfile::tempdir().unwrap();
+    let stager = stager(directory.path(), "exit 0");
+    let item = item("a");
+    let file = progress_file(directory.path(), "a");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "half a li").unwrap();
+    assert_eq!(stager.progress(&item.id).await, None);
+    staged(&stager, item).await.unwrap();
+    assert!(!file.exists());
+}
+
+#[tokio::test]
 async fn the_last_words_of_a_failure_are_told() {
     let directory = tempfile::tempdir().unwrap();
     let script =
@@ -126,7 +177,7 @@ async fn a_silent_failure_is_told_by_its_status() {
     let directory = tempfile::tempdir().unwrap();
     let failed = |error: StagingError| match error {
         StagingError::Failed(problem) => problem,
-        StagingError::Stopped => panic!("nobody stopped it"),
+        other => panic!("nobody stopped it: {other:?}"),
     };
     let silent = stager(directory.path(), "exit 3");
     let problem = failed(staged(&silent, item("a")).await.unwrap_err());

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use cts_service::app::App;
 use cts_service::background::refdata_stager::stage_waiting_refdata;
-use cts_service::lease_store::{LeaseRequest, LeaseStore};
+use cts_service::lease_store::{Lease, LeaseRequest, LeaseStore};
 use cts_service::refdata_stager::{RefdataStager, RefdataStagers};
 use cts_service::sites::{SiteStatus, Sites};
 use cts_shared::site::Site;
 use serde_json::{Value, json};
 
+use crate::pool_app::eventually;
 use crate::stager_double::{Plan, StagerDouble};
 use crate::test_app::TestApp;
 
@@ -121,7 +122,7 @@ async fn a_stop_is_no_failure() {
     sweep(&app.app, Duration::ZERO).await;
     assert_eq!(app.refdata_status(&id).await["state"], "download_submitted");
     app.stager.plan(Plan::Succeed);
-    crate::pool_app::eventually("the lease is given back", async || {
+    eventually("the lease is given back", async || {
         sweep(&app.app, Duration::ZERO).await;
         app.refdata_status(&id).await["state"] == "complete"
     })
@@ -182,7 +183,7 @@ async fn what_is_handed_over_is_reported_by_whoever_has_it() {
     let stager = Arc::new(StagerDouble::new(Plan::HandOver, true));
     let app = with_stager(&stager);
     let id = app.register_refdata(FILE).await;
-    crate::pool_app::eventually("it was asked", async || stager.asked().len() == 1).await;
+    eventually("it was asked", async || stager.asked().len() == 1).await;
     assert_eq!(app.refdata_status(&id).await["state"], "created");
     let path = format!("/external_exec/refdata/{id}/local/update/download_submitted");
     app.call("refdata", "PUT", &path, None).await.expect(204);
@@ -196,7 +197,7 @@ async fn a_lost_answer_is_no_failure() {
     let stager = Arc::new(StagerDouble::new(Plan::Wait, true));
     let app = with_stager(&stager);
     let id = app.register_refdata(FILE).await;
-    crate::pool_app::eventually("it was asked", async || stager.asked().len() == 1).await;
+    eventually("it was asked", async || stager.asked().len() == 1).await;
     let path = format!("/external_exec/refdata/{id}/local/update/download_submitted");
     app.call("refdata", "PUT", &path, None).await.expect(204);
     stager.plan(Plan::Fail("no answer".to_owned()));
@@ -206,14 +207,71 @@ async fn a_lost_answer_is_no_failure() {
         now: app.app.clock.now(),
         until: app.app.clock.now(),
     };
-    crate::pool_app::eventually("the staging has ended", async || {
+    eventually("the staging has ended", async || {
         let taken = app.store.take_lease(lease.clone()).await.unwrap();
-        taken == cts_service::lease_store::Lease::Fresh
+        taken == Lease::Fresh
     })
     .await;
     let status = app.refdata_status(&id).await;
     assert_eq!(status["state"], "download_submitted");
     assert_eq!(status["admin_error"], Value::Null);
+}
+
+async fn give_up(app: &TestApp, id: &str) {
+    let path = format!("/admin/refdata/{id}/local/recover?force=true");
+    app.call("admin", "PUT", &path, None).await.expect(204);
+}
+
+/// Whoever staged it before it was given up goes on and fails.
+#[tokio::test]
+async fn the_end_of_what_was_given_up_is_not_that_of_the_new() {
+    let app = TestApp::new();
+    let id = app.register_refdata(FILE).await;
+    app.wait_for_refdata(&id, "download_submitted").await;
+    give_up(&app, &id).await;
+    app.stager.plan(Plan::Fail("of the earlier".to_owned()));
+    let lease = LeaseRequest {
+        name: format!("stage reference data {id} at local"),
+        holder: "the test".to_owned(),
+        now: app.app.clock.now(),
+        until: app.app.clock.now(),
+    };
+    eventually("the earlier one has ended", async || {
+        app.store.take_lease(lease.clone()).await.unwrap() == Lease::Fresh
+    })
+    .await;
+    let status = app.refdata_status(&id).await;
+    assert_eq!(status["state"], "created", "{status}");
+    app.stager.plan(Plan::Succeed);
+    sweep(&app.app, Duration::ZERO).await;
+    let status = app.refdata_status(&id).await;
+    assert_eq!(status["state"], "complete", "{status}");
+}
+
+/// Whoever staged it before it was given up goes on and on.
+#[tokio::test]
+async fn what_is_given_up_does_not_hold_up_the_new() {
+    let app = TestApp::new();
+    let id = app.register_refdata(FILE).await;
+    app.wait_for_refdata(&id, "download_submitted").await;
+    give_up(&app, &id).await;
+    sweep(&app.app, Duration::ZERO).await;
+    assert_eq!(app.refdata_status(&id).await["state"], "created");
+    assert_eq!(app.stager.asked().len(), 1);
+    // The lease is renewed, and the status looked at.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(16)).await;
+    tokio::time::resume();
+    eventually("the new one is at it", async || {
+        let stagings = stage_waiting_refdata(&app.app, Duration::ZERO).await;
+        drop(stagings.unwrap());
+        app.refdata_status(&id).await["state"] == "download_submitted"
+    })
+    .await;
+    assert_eq!(app.stager.asked().len(), 2);
+    app.stager.plan(Plan::Succeed);
+    let status = app.wait_for_refdata(&id, "complete").await;
+    assert_eq!(status["transition_times"].as_array().unwrap().len(), 3);
 }
 
 #[tokio::test]

@@ -221,6 +221,39 @@ async fn a_wrong_kbase_auth_is_logged_and_does_not_stop_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_staging_server_is_logged_and_does_not_stop_the_start() {
+    let s3 = kind_store().await;
+    // It answers everything, and is no staging server.
+    let something = kind_store().await;
+    let mut home = Home::new(&s3.uri());
+    let tools = home.directory.path().join("tools");
+    std::fs::create_dir(&tools).unwrap();
+    let tool = tools.join("condor_version");
+    std::fs::write(&tool, "#!/bin/sh\necho 1\n").unwrap();
+    std::fs::set_permissions(&tool, PermissionsExt::from_mode(0o755)).unwrap();
+    home.config += &format!(
+        "[HTCondor]\ncommand_dir = {tools:?}\ninitialdir = {tools:?}\n\
+         executable_url_override = \"http://127.0.0.1:1/x\"\n\
+         [ExternalExecution]\narchive_url_override = \"http://127.0.0.1:1/y\"\n\
+         refserver_url = {:?}\nrefserver_token = \"CANARY\"\nrefdata_host_path = \"/refdata\"\n",
+        something.uri()
+    );
+    let mut service = Service::start(home.command("serve"));
+    let address = service.address();
+    let warning = "no reference data can be staged now; starting all the same";
+    // The start does not wait for it: it may have come before or after.
+    let seen = service.seen.iter().find(|line| line.contains(warning));
+    let line = match seen {
+        Some(line) => serde_json::from_str(line).unwrap(),
+        None => service.wait_for(warning),
+    };
+    assert_eq!(line["site"], "kbase", "{line}");
+    let error = line["error"].as_str().unwrap();
+    assert!(error.contains("ExternalExecution.refserver_url"), "{line}");
+    assert!(get_root(address).starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_must_be_changed_stops_the_start() {
     let error = |code: &str| format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
     let s3 = MockServer::start().await;

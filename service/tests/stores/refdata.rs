@@ -1,7 +1,7 @@
 //! Reference data registered, found, staged, failed, cleaned and begun anew.
 
 use cts_service::refdata_store::{
-    Begun, Recorded, Refdata, RefdataEvent, RefdataStore, USER_ERROR, new_status, status_at,
+    Begun, Recorded, Refdata, RefdataEvent, RefdataStore, USER_ERROR, began, new_status, status_at,
 };
 use cts_shared::id::RefdataId;
 use cts_shared::site::Site;
@@ -19,6 +19,7 @@ pub(crate) async fn check<S: Store, F: Future<Output = S>>(mut fresh: impl FnMut
     steps_are_recorded(&fresh().await).await;
     one_of_many_at_once_is_recorded(&fresh().await).await;
     a_status_begins_where_there_is_none_or_a_cleaned_failure(&fresh().await).await;
+    what_begins_anew_is_another(&fresh().await).await;
     what_ended_long_ago_is_to_clean(&fresh().await).await;
 }
 
@@ -40,6 +41,7 @@ pub(crate) fn event(state: RefdataState, time: UtcTime) -> RefdataEvent {
         state,
         time,
         only_from: None,
+        only_begun: None,
         report: RefdataUpdate {
             admin_error: Some("broken".to_owned()),
             traceback: Some("line 1".to_owned()),
@@ -82,9 +84,9 @@ async fn what_is_registered_is_found(store: &impl RefdataStore) {
     let none = RefdataId::of_uuid(uuid::Uuid::new_v4());
     assert_eq!(store.refdata(none).await.unwrap(), None);
     let by_file = async |file: &str| store.refdata_of_file(file.to_owned()).await.unwrap();
-    assert_eq!(by_file("buk/c/d").await, Some(plain.clone()));
+    assert_eq!(by_file("buk/c/d").await, [plain.clone()]);
     for other in ["buk/c/", "buk/c/d ", "buk/C/d", ""] {
-        assert_eq!(by_file(other).await, None, "{other:?}");
+        assert_eq!(by_file(other).await, [], "{other:?}");
     }
     let listed = store.list_refdata().await.unwrap();
     assert_eq!(listed, [first.clone(), second.clone(), plain]);
@@ -221,6 +223,7 @@ async fn a_status_begins_where_there_is_none_or_a_cleaned_failure(store: &impl R
         .unwrap();
     assert_eq!(begin(Site::Local).await, Begun::Yes);
     let refdata = store.refdata(id.clone()).await.unwrap().unwrap();
+    assert_eq!(began(status_at(&refdata, Site::Local).unwrap()), at(50));
     for site in [Site::Local, Site::Kbase] {
         assert_eq!(status_at(&refdata, site), Some(&new_status(site, at(50))));
     }
@@ -228,6 +231,39 @@ async fn a_status_begins_where_there_is_none_or_a_cleaned_failure(store: &impl R
     let none = RefdataId::of_uuid(uuid::Uuid::new_v4());
     let begun = store.begin_refdata(none, Site::Local, at(50)).await;
     assert_eq!(begun.unwrap(), Begun::Unknown);
+}
+
+/// Also when the clock of the service that begins it is behind.
+async fn what_begins_anew_is_another(store: &impl RefdataStore) {
+    let id = inserted(store, "a").await;
+    let first = began(&status(store, &id).await);
+    record(store, &id, Error, 10).await;
+    let cleaned = store.mark_refdata_cleaned(id.clone(), Site::Local);
+    cleaned.await.unwrap();
+    let begun = store.begin_refdata(id.clone(), Site::Local, at(10)).await;
+    assert_eq!(begun.unwrap(), Begun::Yes);
+    let before = status(store, &id).await;
+    let second = began(&before);
+    assert!(second > first, "{second:?}");
+    let record_of = async |began, state| {
+        let event = RefdataEvent {
+            only_begun: Some(began),
+            ..event(state, at(20))
+        };
+        let recorded = store.record_refdata(id.clone(), Site::Local, event);
+        recorded.await.unwrap()
+    };
+    for state in [Created, DownloadSubmitted, Error] {
+        let recorded = record_of(first, state).await;
+        assert_eq!(recorded, Recorded::Refused(Created), "{state}");
+        assert_eq!(status(store, &id).await, before, "{state}");
+    }
+    let recorded = record_of(second, DownloadSubmitted).await;
+    assert_eq!(recorded, Recorded::Entered);
+    let again = record_of(second, DownloadSubmitted).await;
+    assert_eq!(again, Recorded::AlreadyTrue);
+    let of_the_first = record_of(first, DownloadSubmitted).await;
+    assert_eq!(of_the_first, Recorded::Refused(DownloadSubmitted));
 }
 
 async fn what_ended_long_ago_is_to_clean(store: &impl RefdataStore) {

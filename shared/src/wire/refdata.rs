@@ -30,6 +30,22 @@ pub struct ReferenceData<Status = RefdataStatus> {
     pub statuses: Vec<Status>,
 }
 
+impl<Status> ReferenceData<Status> {
+    /// The same with other statuses.
+    #[must_use]
+    pub fn with_statuses<Other>(self, statuses: Vec<Other>) -> ReferenceData<Other> {
+        ReferenceData {
+            id: self.id,
+            registered_by: self.registered_by,
+            registered_on: self.registered_on,
+            file: self.file,
+            crc64nvme: self.crc64nvme,
+            unpack: self.unpack,
+            statuses,
+        }
+    }
+}
+
 /// How far reference data is at a site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefdataStatus {
@@ -71,6 +87,17 @@ pub struct AdminRefdataStatus {
     /// Where in the program it went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceback: Option<String>,
+}
+
+/// [`AdminRefdataStatus`] with what is known of its staging at the moment. It is shown and never kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RefdataStatusNow {
+    /// What is remembered.
+    #[serde(flatten)]
+    pub status: AdminRefdataStatus,
+    /// How far the staging is. Not in the contract.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<StagingProgress>,
 }
 
 /// Answer of `GET /refdata` and `GET /refdata/path/{path}`.

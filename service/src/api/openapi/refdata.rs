@@ -8,8 +8,8 @@ use cts_shared::state::refdata::RefdataState;
 
 use super::operation::{Access, Operation, in_path, in_query};
 use super::schema::{
-    Object, Schema, boolean, list_of, nullable, reference, string, text, time, with, with_default,
-    words,
+    Object, Schema, boolean, integer_from, list_of, nullable, reference, string, text, time, with,
+    with_default, words,
 };
 use super::{admin, external_exec};
 use crate::api::parameters::{ID, S3_PATH};
@@ -90,26 +90,32 @@ fn admin_operations() -> Vec<Operation> {
             .about(
                 Access::Admin,
                 "Stage reference data at a site",
-                "Where it has no state, or is in state `error` and was cleaned. The file must be as it was \
-                 registered. Elsewhere `appcode` 40060.",
-            )
-            .parameter(refdata_id())
-            .parameter(cluster())
-            .answers_nothing("It is being staged."),
-        Operation::delete("/admin/refdata/{refdata_id}/{cluster}/clean", "clean_refdata")
-            .about(
-                Access::Admin,
-                "Clean up after a staging",
-                "Of one that has ended. What was staged stays. Nothing happens where it is clean.",
+                "Where it has no state, or is in state `error` and was cleaned; elsewhere `appcode` 40060, unless \
+                 by `force`. The file must be as it was registered.",
             )
             .parameter(refdata_id())
             .parameter(cluster())
             .parameter(in_query(
                 "force",
                 with_default(boolean(), false),
-                "Give the staging up, whatever its state: it becomes `error` and can be recovered.",
+                "Give up what there is, whatever its state: it becomes `error`, and begins anew.",
             ))
-            .answers_nothing("It is clean."),
+            .answers_nothing("It is being staged."),
+        Operation::delete("/admin/refdata/{refdata_id}/{cluster}/clean", "clean_refdata")
+            .about(
+                Access::Admin,
+                "Clean up after a staging",
+                "Notes that one that has ended is cleaned. What was staged stays. Nothing happens where it is clean, \
+                 or has not ended.",
+            )
+            .parameter(refdata_id())
+            .parameter(cluster())
+            .parameter(in_query(
+                "force",
+                with_default(boolean(), false),
+                "Changes nothing here: no site has anything to remove.",
+            ))
+            .answers_nothing("It is clean, or has not ended."),
     ];
     let operations = operations.into_iter();
     operations
@@ -203,6 +209,41 @@ pub(super) fn schemas() -> Vec<Schema> {
                 )
                 .maybe_text("admin_error", "What went wrong, for administrators.")
                 .maybe_text("traceback", "Where in the program it went wrong.")
+                .maybe(
+                    "progress",
+                    reference("StagingProgress"),
+                    "How far the staging is, where this service's own machine does it.",
+                )
+                .build(),
+        ),
+        (
+            "StagingProgress",
+            Object::new("How much of a staging has been done.")
+                .always(
+                    "downloaded_bytes",
+                    integer_from(0),
+                    "Bytes of the file that have arrived.",
+                )
+                .always(
+                    "object_bytes",
+                    integer_from(0),
+                    "Size of the file in bytes; 0 while it is not known.",
+                )
+                .always(
+                    "unpacked_bytes",
+                    integer_from(0),
+                    "Bytes that have been written.",
+                )
+                .always(
+                    "unpacked_files",
+                    integer_from(0),
+                    "Files that have been written.",
+                )
+                .always(
+                    "bytes_per_second",
+                    integer_from(0),
+                    "Bytes of the file per second, lately.",
+                )
                 .build(),
         ),
         (

@@ -225,6 +225,7 @@ fn command(settings: &LocalSiteSettings, job: JobId, container: ContainerNumber)
             settings.job_update_timeout_min.to_string(),
         )
         .env("CTS_LOG_LEVEL", &settings.log_level)
+        .envs(settings.refdata_limits.iter().cloned())
         // A group of its own: Ctrl-C on the terminal must reach the service, which then tells its
         // executors in order.
         .process_group(0);

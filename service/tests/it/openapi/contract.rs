@@ -163,7 +163,9 @@ fn what_is_added_is_in_the_page() {
         .filter(|place| {
             let name = match place.strip_prefix("/paths/") {
                 // A path as a whole.
-                Some(path) if !path.contains("/responses/") => format!(" {path}`"),
+                Some(path) if !path.contains("/responses/") && !path.contains("/parameters/") => {
+                    format!(" {path}`")
+                }
                 _ => format!("`{}`", place.rsplit('/').next().unwrap()),
             };
             !section.contains(&name)

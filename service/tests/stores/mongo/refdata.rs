@@ -106,6 +106,22 @@ async fn what_the_existing_service_registered_goes_on_here() {
     assert_eq!(statuses.len(), 3);
 }
 
+/// The existing service makes ids of its own: two of its requests at the same moment register a file twice.
+#[tokio::test]
+async fn a_file_that_is_registered_twice_is_found_twice() {
+    let Some(database) = TestDatabase::new() else {
+        return;
+    };
+    let store = database.open().await;
+    let documents = database.collection("refdata").await;
+    for id in ["r-1", "r-2"] {
+        documents.insert_one(old_refdata(id)).await.unwrap();
+    }
+    let found = store.refdata_of_file("buk/old".to_owned()).await.unwrap();
+    let ids: Vec<&str> = found.iter().map(|one| one.id.as_str()).collect();
+    assert_eq!(ids, ["r-1", "r-2"]);
+}
+
 #[tokio::test]
 async fn one_that_cannot_be_read_keeps_nobody_from_the_others() {
     let Some(database) = TestDatabase::new() else {
