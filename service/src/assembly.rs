@@ -516,7 +516,8 @@ fn reconciler(app: Arc<App>, leases: Arc<dyn LeaseStore>, condor: CondorSitePart
         max_releases: condor.max_releases,
         client_group: condor.submit.client_group,
         idle: condor.reconcile_interval,
-        silence: longest_silence(trying),
+        silence: longest_silence(trying, condor.submit.job_lease),
+        lease: condor.submit.job_lease,
     };
     Reconciler::new(app, condor.pool, leases, rules, condor.reconcile_interval)
 }

@@ -16,7 +16,7 @@ use crate::harness::{
 /// Queue, start, and whatever the test has the job do.
 const JOB_DEADLINE: Duration = Duration::from_secs(120);
 const GONE_WITHIN: Duration = Duration::from_secs(30);
-/// The master waits before it starts a daemon again that was killed, and the shadow between its tries to reconnect.
+/// The lease, and then a job's time.
 const WORKER_BACK_WITHIN: Duration = Duration::from_secs(240);
 
 /// A service whose jobs run on the pool.
@@ -480,10 +480,21 @@ async fn a_job_whose_worker_loses_power_completes() {
     let _scheduler = scheduler_alone().await;
     let case = Case::new("condor-power", &["sleep 6", "copy_inputs"]).await;
     let case = case.input("a.txt", b"a").await;
-    let service = service(&case).await;
+    // HTCondor runs the proc again when its lease is over, not before, whether the worker is back or not.
+    let service = service_with(&case, |on_pool| {
+        on_pool.settings = vec![("CTS_HTC_JOB_LEASE_SEC".to_owned(), "60".to_owned())];
+    })
+    .await;
     let id = service.submit(&case, "kbase").await;
     let (pool, _, _) = running_executor(&case, &service, &id).await;
     pool.cut_power_of_worker().unwrap();
+    let notice = eventually("a notice", JOB_DEADLINE, async || {
+        let job = service.job(&id).await;
+        let notice = job["site_notice"]["message"].as_str().map(str::to_owned);
+        notice.ok_or_else(|| job.to_string())
+    })
+    .await;
+    assert!(notice.contains("HTCondor has lost contact"), "{notice}");
     let job = service.end_of(&id, WORKER_BACK_WITHIN).await;
     assert_copied(&case, &job, &[("a.txt", b"a")]);
     assert_eq!(attempts(&service, &id).await, 2);

@@ -17,7 +17,6 @@ use cts_shared::timestamp::UtcTime;
 use super::holds::{self, Verdict};
 use super::machine_ad::{MachineAd, why_nothing_fits};
 use super::proc_ad::{ProcAd, ProcName, ProcStatus};
-use super::submit_description::LEASE_SECS;
 
 /// How long an executor may be silent beyond the time for which it may have a reason.
 const SILENCE_MARGIN: Duration = Duration::from_mins(15);
@@ -33,13 +32,14 @@ pub struct Rules {
     pub idle: Duration,
     /// How long an executor that renews its attempt may be silent.
     pub silence: Duration,
+    /// How long `HTCondor` waits for a lost worker.
+    pub lease: Duration,
 }
 
 /// How long an executor may be silent that tries to report for `trying`: it may still get through, and until its
 /// lease is over `HTCondor` waits for a lost worker before it runs the proc elsewhere.
 #[must_use]
-pub fn longest_silence(trying: Duration) -> Duration {
-    let lease = Duration::from_secs(u64::from(LEASE_SECS));
+pub fn longest_silence(trying: Duration, lease: Duration) -> Duration {
     trying.max(lease).saturating_add(SILENCE_MARGIN)
 }
 
@@ -285,7 +285,7 @@ fn in_queue(
             if let Some(reason) = silence(ad, container, job.listening_since, rules, now) {
                 return Finding::End(reason);
             }
-            lost_contact(ad).map_or(Finding::Fine, Finding::Notice)
+            lost_contact(ad, rules.lease).map_or(Finding::Fine, Finding::Notice)
         }
         Some(ProcStatus::Idle | ProcStatus::Suspended) | None => Finding::Fine,
     }
@@ -299,14 +299,14 @@ fn is_idle(ad: &ProcAd, rules: &Rules, now: UtcTime) -> bool {
 }
 
 /// What `HTCondor` does about a worker that it has lost, if it has.
-fn lost_contact(ad: &ProcAd) -> Option<String> {
+fn lost_contact(ad: &ProcAd, lease: Duration) -> Option<String> {
     let since = Timestamp::from_second(ad.integer("JobDisconnectedDate")?).ok()?;
     Some(format!(
         "HTCondor has lost contact with {} since {}; it starts the container again elsewhere if that machine has \
-         not come back within {} hours",
+         not come back within {} minutes",
         ad.host().unwrap_or("its worker"),
         UtcTime::new(since),
-        LEASE_SECS / 3600
+        lease.as_secs().div_ceil(60)
     ))
 }
 
@@ -401,6 +401,7 @@ mod tests {
             client_group: None,
             idle: Duration::from_secs(30),
             silence: Duration::from_hours(6),
+            lease: Duration::from_hours(12),
         }
     }
 
@@ -637,8 +638,14 @@ mod tests {
 
     #[test]
     fn a_lost_worker_is_told_and_left_to_the_pool() {
-        assert!(longest_silence(Duration::from_hours(6)) > Duration::from_hours(12));
-        assert!(longest_silence(Duration::from_hours(24)) > Duration::from_hours(24));
+        assert!(
+            longest_silence(Duration::from_hours(6), Duration::from_hours(12))
+                > Duration::from_hours(12)
+        );
+        assert!(
+            longest_silence(Duration::from_hours(24), Duration::from_hours(12))
+                > Duration::from_hours(24)
+        );
         let lost = json!({"JobDisconnectedDate": NOW - 60, "RemoteHost": "slot1@n.example.org"});
         let decision = decide_with(&record(1), &[ad(0, 2, lost)], &[]);
         assert_eq!(decision.ends, []);
@@ -649,7 +656,7 @@ mod tests {
             ),
             "{notice}"
         );
-        assert!(notice.ends_with("come back within 12 hours"), "{notice}");
+        assert!(notice.ends_with("come back within 720 minutes"), "{notice}");
     }
 
     #[test]

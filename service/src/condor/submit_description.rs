@@ -22,8 +22,11 @@ const BYTES_PER_MIB: u64 = 1024 * 1024;
 /// files.
 const SPARE_DISK_BYTES: u64 = 1024 * 1024 * 1024;
 
-/// 12 hours: how long a proc survives without its schedd or its worker, and how long a node may be drained.
-pub(super) const LEASE_SECS: u32 = 43_200;
+/// 12 hours, the contract's: how long a proc goes on without the schedd, and `HTCondor` waits for a lost worker.
+pub const JOB_LEASE: Duration = Duration::from_hours(12);
+
+/// 12 hours: how long a draining worker waits for a proc.
+const RETIREMENT_SECS: u32 = 43_200;
 
 /// 7 days: a proc that ran longer is held.
 const MAX_WALL_CLOCK_SECS: u32 = 604_800;
@@ -65,6 +68,8 @@ pub struct SubmitSettings {
     pub s3_log_dir: String,
     /// How long an executor keeps retrying one report, in minutes.
     pub job_update_timeout_min: u32,
+    /// `JobLeaseDuration`; see [`JOB_LEASE`].
+    pub job_lease: Duration,
     /// The executors' log level, where the service has one set.
     pub log_level: Option<String>,
     /// What the contract leaves out.
@@ -290,8 +295,8 @@ impl SubmitDescription {
             attributes.push(("requirements", requirements));
         }
         let constants = [
-            ("JobLeaseDuration", LEASE_SECS.to_string()),
-            ("MaxJobRetirementTime", LEASE_SECS.to_string()),
+            ("JobLeaseDuration", settings.job_lease.as_secs().to_string()),
+            ("MaxJobRetirementTime", RETIREMENT_SECS.to_string()),
             (
                 "Periodic_Hold",
                 format!("( RemoteWallClockTime > {MAX_WALL_CLOCK_SECS} )"),
@@ -419,6 +424,7 @@ mod tests {
             s3_insecure: false,
             s3_log_dir: "logs/cts/".to_owned(),
             job_update_timeout_min: 360,
+            job_lease: JOB_LEASE,
             log_level: None,
             extras: Extras::default(),
         }

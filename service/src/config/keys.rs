@@ -488,6 +488,17 @@ pub static CONDOR_MAX_VACATE: Key<u32> = used(
 .or("60");
 
 /// See [`KEYS`].
+pub static CONDOR_LEASE: Key<u32> = used(
+    "HTCondor",
+    "job_lease_sec",
+    "CTS_HTC_JOB_LEASE_SEC",
+    kind::MINUTE_TO_WEEK,
+    "seconds that containers go on without the schedd, and that HTCondor waits for a lost worker before it starts its \
+     containers elsewhere",
+)
+.or("43200");
+
+/// See [`KEYS`].
 pub static REFSERVER_URL: Key<Url> = used(
     "ExternalExecution",
     "refserver_url",
@@ -1018,7 +1029,7 @@ pub static LOCAL_DOCKER_HOST: Key<String> = used(
 );
 
 /// All settings, in the order of the documentation.
-pub static KEYS: [&(dyn AnyKey + Sync); 89] = [
+pub static KEYS: [&(dyn AnyKey + Sync); 90] = [
     &AUTH_URL,
     &ADMIN_ROLES,
     &KBASE_STAFF_ROLE,
@@ -1052,6 +1063,7 @@ pub static KEYS: [&(dyn AnyKey + Sync); 89] = [
     &CONDOR_TRANSFER_ALLOWANCE,
     &CONDOR_BATCH_NAME,
     &CONDOR_MAX_VACATE,
+    &CONDOR_LEASE,
     &REFSERVER_URL,
     &REFSERVER_TOKEN,
     &REFDATA_BY_EXECUTORS,

@@ -357,6 +357,7 @@ fn condor_site(reader: &mut Reader) -> Option<CondorSiteChoice> {
             s3_insecure,
             s3_log_dir: reader.get(&keys::LOG_DIR)?.as_str().to_owned(),
             job_update_timeout_min: reader.get(&keys::UPDATE_TIMEOUT)?,
+            job_lease: seconds(reader.get(&keys::CONDOR_LEASE)?),
             log_level: reader
                 .get(&keys::LOG_LEVEL)
                 .filter(|_| reader.is_given(&keys::LOG_LEVEL))

@@ -53,6 +53,7 @@ fn decision(queue: &[ProcAd], history: &[ProcAd]) -> Decision {
         client_group: None,
         idle: Duration::from_secs(30),
         silence: Duration::from_hours(6),
+        lease: Duration::from_hours(12),
     };
     decide(&facts, &rules, at(NOW))
 }

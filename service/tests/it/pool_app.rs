@@ -12,7 +12,7 @@ use cts_service::compute_site::ComputeSite;
 use cts_service::compute_site::htcondor::HtcondorSite;
 use cts_service::condor::pool::Pool;
 use cts_service::condor::reconcile::Rules;
-use cts_service::condor::submit_description::{Extras, FileUrl, SubmitSettings};
+use cts_service::condor::submit_description::{Extras, FileUrl, JOB_LEASE, SubmitSettings};
 use cts_service::job_store::NewJob;
 use cts_service::lease_store::LeaseStore;
 use cts_service::sites::{SiteStatus, Sites};
@@ -75,6 +75,7 @@ impl PoolApp {
             client_group: None,
             idle: INTERVAL,
             silence: SILENCE,
+            lease: SILENCE,
         };
         Reconciler::new(
             Arc::clone(&self.app.app),
@@ -262,6 +263,7 @@ fn settings() -> SubmitSettings {
         s3_insecure: false,
         s3_log_dir: "cts/logs".to_owned(),
         job_update_timeout_min: 345,
+        job_lease: JOB_LEASE,
         log_level: None,
         extras: Extras::default(),
     }

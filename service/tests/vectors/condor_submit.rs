@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cts_service::condor::submit_description::{
-    Extras, FileUrl, SubmitDescription, SubmitJob, SubmitSettings,
+    Extras, FileUrl, JOB_LEASE, SubmitDescription, SubmitJob, SubmitSettings,
 };
 use serde_json::{Value, json};
 
@@ -114,6 +114,7 @@ fn settings(row: &Row) -> SubmitSettings {
             },
         ),
         s3_log_dir: s3("error_log_path", "logs/cts/"),
+        job_lease: JOB_LEASE,
         job_update_timeout_min: row.input["config"]["job_update_timeout_min"]
             .as_u64()
             .map_or(360, |minutes| u32::try_from(minutes).unwrap()),
