@@ -241,6 +241,8 @@ fn sign(file: &mut File) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -278,22 +280,30 @@ mod tests {
     fn a_directory_that_is_removed_at_the_same_time_is_made_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("id/lock");
-        let ended = std::sync::atomic::AtomicBool::new(false);
+        let (round, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                while !ended.load(std::sync::atomic::Ordering::Relaxed) {
-                    // Not empty, or not there: as the removal of an item meets it.
-                    let _ = fs::remove_dir(dir.path().join("id"));
+                let mut removed_in = 0;
+                while !ended.load(Ordering::Relaxed) {
+                    let now = round.load(Ordering::Relaxed);
+                    // Once in a round, at any moment of it; it is refused while there is something in it.
+                    if removed_in != now && fs::remove_dir(dir.path().join("id")).is_ok() {
+                        removed_in = now;
+                    }
                 }
             });
             for _ in 0..2000 {
-                let taken = Lock::try_take(&path);
-                if !matches!(taken, Ok(Some(_))) {
-                    ended.store(true, std::sync::atomic::Ordering::Relaxed);
+                round.fetch_add(1, Ordering::Relaxed);
+                let taken = Lock::try_take(&path).and_then(|lock| match lock {
+                    Some(lock) => lock.remove_file(),
+                    None => Err(io::Error::other("somebody holds it")),
+                });
+                if let Err(error) = taken {
+                    ended.store(true, Ordering::Relaxed);
+                    panic!("{error}");
                 }
-                taken.unwrap().unwrap().remove_file().unwrap();
             }
-            ended.store(true, std::sync::atomic::Ordering::Relaxed);
+            ended.store(true, Ordering::Relaxed);
         });
     }
 
