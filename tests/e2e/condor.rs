@@ -482,7 +482,7 @@ async fn a_job_whose_worker_loses_power_completes() {
     let case = case.input("a.txt", b"a").await;
     // HTCondor runs the proc again when its lease is over, not before, whether the worker is back or not.
     let service = service_with(&case, |on_pool| {
-        on_pool.settings = vec![("CTS_HTC_JOB_LEASE_SEC".to_owned(), "60".to_owned())];
+        on_pool.settings = vec![("CTS_HTC_JOB_LEASE_SEC".to_owned(), "20".to_owned())];
     })
     .await;
     let id = service.submit(&case, "kbase").await;

@@ -492,7 +492,7 @@ pub static CONDOR_LEASE: Key<u32> = used(
     "HTCondor",
     "job_lease_sec",
     "CTS_HTC_JOB_LEASE_SEC",
-    kind::MINUTE_TO_WEEK,
+    kind::LEASE_SECONDS,
     "seconds that containers go on without the schedd, and that HTCondor waits for a lost worker before it starts its \
      containers elsewhere",
 )

@@ -187,11 +187,11 @@ pub const SECONDS: Kind<u32> = Kind {
     parse: integer::<u32, 1, 86_400>,
 };
 
-/// Seconds, from a minute to a week.
-pub const MINUTE_TO_WEEK: Kind<u32> = Kind {
+/// Seconds of a lease, from the least that `condor_submit` takes to a week.
+pub const LEASE_SECONDS: Kind<u32> = Kind {
     form: Form::Integer,
-    expected: "an integer from 60 to 604800",
-    parse: integer::<u32, 60, 604_800>,
+    expected: "an integer from 20 to 604800",
+    parse: integer::<u32, 20, 604_800>,
 };
 
 /// A size that memory must have room for many times.
