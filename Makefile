@@ -101,7 +101,7 @@ e2e: build ## End-to-end tests on real components; KEEP=1 leaves the testbed run
 	    env $$variables $(CARGO) test --locked --workspace --test stores mongo && \
 	    env $$variables $(CARGO) test --locked --workspace --test it kafka && \
 	    $(CARGO) test --locked --workspace --test e2e -- --skip replicas:: && \
-	    $(CARGO) test --locked --workspace --test e2e -- replicas:: && \
+	    CTS_REPLICA_ROUNDS=$(or $(CTS_REPLICA_ROUNDS),20) $(CARGO) test --locked --workspace --test e2e -- replicas:: && \
 	    CTS_TEST_STORE=mongodb $(CARGO) test --locked --workspace --test e2e -- $(store_tests); } || status=$$?; \
 	if [ -z "$${KEEP:-}" ]; then $(testbed) down || status=1; fi; \
 	exit $$status
