@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use mongodb::bson::{Bson, Document, doc};
+use mongodb::error::Error;
 use mongodb::options::IndexOptions;
 use mongodb::{Collection, IndexModel};
 
@@ -24,18 +25,38 @@ impl MongoStore {
     /// Makes the indexes that are missing; those there are stay.
     pub(super) async fn create_indexes(&self) -> Result<(), StoreError> {
         for (name, indexes) in all() {
-            let collection = self.newest_of(name);
-            for index in indexes {
-                create(&collection, index).await?;
-            }
+            create(&self.newest_of(name), indexes).await?;
         }
         Ok(())
     }
 }
 
+/// Makes those of a collection's indexes that are missing: all at once, for a service starts the sooner the
+/// less it asks of a busy server.
+async fn create(
+    collection: &Collection<Document>,
+    indexes: Vec<IndexModel>,
+) -> Result<(), StoreError> {
+    let created = timely(ACTION, CREATE_WITHIN, async {
+        match collection.create_indexes(indexes.clone()).await {
+            Err(error) if is_conflict(&error) => Ok(false),
+            created => created.map(|_| true),
+        }
+    });
+    if !created.await? {
+        for index in indexes {
+            create_one(collection, index).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Makes an index if it is missing. One with the same name or keys may be there with other options; that
 /// matters only if it is what keeps documents unique.
-async fn create(collection: &Collection<Document>, index: IndexModel) -> Result<(), StoreError> {
+async fn create_one(
+    collection: &Collection<Document>,
+    index: IndexModel,
+) -> Result<(), StoreError> {
     let keys = index.keys.clone();
     let is_unique = index
         .options
@@ -43,9 +64,7 @@ async fn create(collection: &Collection<Document>, index: IndexModel) -> Result<
         .is_some_and(|options| options.unique == Some(true));
     let created = timely(ACTION, CREATE_WITHIN, async {
         match collection.create_index(index).await {
-            Err(error)
-                if !is_unique && code(&error).is_some_and(|code| CONFLICT.contains(&code)) =>
-            {
+            Err(error) if !is_unique && is_conflict(&error) => {
                 tracing::warn!(
                     collection = collection.name(), %keys, %error,
                     "another index is there instead of the contract's; some queries may be slow"
@@ -56,6 +75,10 @@ async fn create(collection: &Collection<Document>, index: IndexModel) -> Result<
         }
     });
     created.await
+}
+
+fn is_conflict(error: &Error) -> bool {
+    code(error).is_some_and(|code| CONFLICT.contains(&code))
 }
 
 /// States in which a job or container has ended.

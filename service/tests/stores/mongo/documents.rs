@@ -307,6 +307,11 @@ async fn indexes_are_the_contracts() {
         .build();
     jobs.create_index(other).await.unwrap();
     database.open().await;
+    let names = jobs.list_index_names().await.unwrap();
+    assert!(
+        names.iter().any(|name| name == "_cts.unlogged_1_id_1"),
+        "those after it are made: {names:?}"
+    );
     jobs.drop_indexes().await.unwrap();
 
     database.open().await;
