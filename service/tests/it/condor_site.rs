@@ -242,6 +242,11 @@ async fn the_hour_begins_with_the_refusal_and_not_with_the_job() {
     let app = PoolApp::new().await;
     app.pool.set_away(true);
     let job = app.submit(1).await;
+    // The first try is over: it must not meet what comes next.
+    eventually("why it waits is told", async || {
+        !app.notice(&job).await.is_empty()
+    })
+    .await;
     app.app.clock.advance(Duration::from_hours(5));
     app.start_waiting().await;
     app.pool.set_away(false);
