@@ -125,14 +125,14 @@ async fn stage(
         phase.finish();
     }
     say(format_args!(
-        "{} {}: {} files, {}",
+        "{} {}: {}, {}",
         if staged.was_there {
             "already there:"
         } else {
             "staged"
         },
         staged.tree.display(),
-        staged.files,
+        files(staged.files),
         HumanBytes(staged.bytes)
     ));
     Ok(ExitStatus::Done)
@@ -175,6 +175,13 @@ fn row([id, state, files, size, since, problem]: [&str; 6]) -> String {
     line.trim_end().to_owned()
 }
 
+fn files(number: u64) -> String {
+    match number {
+        1 => "1 file".to_owned(),
+        _ => format!("{number} files"),
+    }
+}
+
 fn size(item: &StagedItem) -> Option<String> {
     item.bytes.map(|bytes| HumanBytes(bytes).to_string())
 }
@@ -200,8 +207,8 @@ async fn verify(arguments: &VerifyArguments, shutdown: &Shutdown) -> Result<Exit
         let cancel = shutdown.token().clone();
         match blocking(move || store.verify(&checked, true, &cancel)).await {
             Ok(verification) if verification.is_good() => say(format_args!(
-                "ok        {id}: {} files, {}",
-                verification.files,
+                "ok        {id}: {}, {}",
+                files(verification.files),
                 HumanBytes(verification.bytes)
             )),
             Ok(verification) => {
