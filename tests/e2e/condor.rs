@@ -240,6 +240,16 @@ async fn cancel(service: &TestService, id: &str) -> Value {
     job
 }
 
+/// What a job's views say of why it waits, once they do.
+async fn notice(service: &TestService, id: &str) -> String {
+    eventually("a notice", JOB_DEADLINE, async || {
+        let job = service.job(id).await;
+        let notice = job["site_notice"]["message"].as_str().map(str::to_owned);
+        notice.ok_or_else(|| job.to_string())
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_job_is_canceled_while_it_waits_for_a_machine() {
     let _scheduler = scheduler_stays().await;
@@ -254,12 +264,7 @@ async fn a_job_is_canceled_while_it_waits_for_a_machine() {
         .wait_for(&id, &["download_submitted"], JOB_DEADLINE)
         .await;
     // A request that no machine fits is told before hours have passed.
-    let notice = eventually("a notice", JOB_DEADLINE, async || {
-        let job = service.job(&id).await;
-        let notice = job["site_notice"]["message"].as_str().map(str::to_owned);
-        notice.ok_or_else(|| job.to_string())
-    })
-    .await;
+    let notice = notice(&service, &id).await;
     assert!(
         notice.contains("of memory, the largest machine has 8.0 GiB"),
         "{notice}"
@@ -285,12 +290,11 @@ async fn a_running_job_is_canceled_and_its_container_goes() {
     service.stop().await;
 }
 
-#[tokio::test]
-async fn a_job_is_canceled_while_it_uploads() {
+/// The job is canceled when its executor's traffic with S3 has stalled.
+async fn is_canceled_at(name: &str, fault: Fault) {
     let _scheduler = scheduler_stays().await;
-    let case = Case::new("condor-cancel-upload", &["big out 8"]).await;
-    let case = case.input("a.txt", b"a").await;
-    let fault = Fault::StallUpload { after: 1_000_000 };
+    let case = Case::new(name, &["big out 8", "copy_inputs"]).await;
+    let case = case.input("a.bin", &vec![b'x'; 2_000_000]).await;
     let proxy = Proxy::start(&case.testbed.s3.url, fault).await;
     let service = service_behind(&case, &proxy).await;
     let id = service.submit(&case, "kbase").await;
@@ -299,6 +303,18 @@ async fn a_job_is_canceled_while_it_uploads() {
     nothing_left(&case, &id).await;
     assert_eq!(case.published().await, Vec::<String>::new());
     service.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_is_canceled_while_it_stages() {
+    let fault = Fault::StallDownload { after: 1_000_000 };
+    is_canceled_at("condor-cancel-stage", fault).await;
+}
+
+#[tokio::test]
+async fn a_job_is_canceled_while_it_uploads() {
+    let fault = Fault::StallUpload { after: 1_000_000 };
+    is_canceled_at("condor-cancel-upload", fault).await;
 }
 
 #[tokio::test]
@@ -327,22 +343,6 @@ async fn what_an_administrator_holds_or_removes_ends_with_the_reason() {
         assert!(reason.contains(expected), "{reason}");
         nothing_left(&case, id).await;
     }
-    service.stop().await;
-}
-
-#[tokio::test]
-async fn a_job_is_canceled_while_it_stages() {
-    let _scheduler = scheduler_stays().await;
-    let case = Case::new("condor-cancel-stage", &["copy_inputs"]).await;
-    let case = case.input("a.bin", &vec![b'x'; 2_000_000]).await;
-    let fault = Fault::StallDownload { after: 1_000_000 };
-    let proxy = Proxy::start(&case.testbed.s3.url, fault).await;
-    let service = service_behind(&case, &proxy).await;
-    let id = service.submit(&case, "kbase").await;
-    proxy.struck().await;
-    cancel(&service, &id).await;
-    nothing_left(&case, &id).await;
-    assert_eq!(case.published().await, Vec::<String>::new());
     service.stop().await;
 }
 
@@ -488,12 +488,7 @@ async fn a_job_whose_worker_loses_power_completes() {
     let id = service.submit(&case, "kbase").await;
     let (pool, _, _) = running_executor(&case, &service, &id).await;
     pool.cut_power_of_worker().unwrap();
-    let notice = eventually("a notice", JOB_DEADLINE, async || {
-        let job = service.job(&id).await;
-        let notice = job["site_notice"]["message"].as_str().map(str::to_owned);
-        notice.ok_or_else(|| job.to_string())
-    })
-    .await;
+    let notice = notice(&service, &id).await;
     assert!(notice.contains("HTCondor has lost contact"), "{notice}");
     let job = service.end_of(&id, WORKER_BACK_WITHIN).await;
     assert_copied(&case, &job, &[("a.txt", b"a")]);
@@ -561,12 +556,7 @@ async fn a_scheduler_that_restarts_costs_nothing() {
     pool.stop_schedd().await.unwrap();
     // While it is away jobs are taken, and say what they wait for.
     let waiting = service.submit_again(&case, "kbase").await;
-    let notice = eventually("a notice", JOB_DEADLINE, async || {
-        let job = service.job(&waiting).await;
-        let notice = job["site_notice"]["message"].as_str().map(str::to_owned);
-        notice.ok_or_else(|| job.to_string())
-    })
-    .await;
+    let notice = notice(&service, &waiting).await;
     assert!(notice.contains("it waits for site kbase"), "{notice}");
     pool.start_schedd().await.unwrap();
     let job = service.end_of(&id, JOB_DEADLINE).await;
