@@ -26,6 +26,7 @@ fmt: ## Check the formatting
 .PHONY: lint
 lint: ## clippy, warnings are errors
 	env -u MAKEFLAGS $(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	env -u MAKEFLAGS $(CARGO) clippy --locked --workspace --test e2e -- -D warnings
 
 .PHONY: doc
 doc: ## Build the documentation, warnings are errors
@@ -71,11 +72,11 @@ lint-containers: ## Lint what containers/ has, with linters from PyPI
 	fi; \
 	echo "containers/: nothing found"
 
-# The static build by the side: its end keeps one processor busy for minutes, and many tests wait.
+# The static build by the side, for many tests wait; without the release's minutes of optimisation, which no test looks at.
 .PHONY: test
 test: fmt lint-containers ## Everything: lints, unit, integration and end-to-end tests
-	$(MAKE) --jobs=2 lint-and-unit archive
-	$(MAKE) e2e
+	$(MAKE) --jobs=2 lint-and-unit archive static_profile=quick
+	$(MAKE) e2e static_profile=quick
 
 .PHONY: lint-and-unit
 lint-and-unit:
@@ -85,62 +86,89 @@ lint-and-unit:
 # Of make's job server cargo would only complain.
 .PHONY: unit
 unit: ## Unit, property and integration tests
-	env -u MAKEFLAGS $(CARGO) test --locked
+	env -u MAKEFLAGS $(CARGO) test --locked --workspace
 
 .PHONY: build
 build: ## Build the programs for development
 	$(CARGO) build --locked --workspace
 
+# What tests need, with the features that dependencies have in tests: built by `unit`, nothing is left to do.
+.PHONY: build-for-tests
+build-for-tests:
+	$(CARGO) build --locked --workspace --all-targets
+
+# Most tests wait for the pool, a container or a deadline, not for a processor.
+e2e_threads := $(shell threads=$$(nproc); echo $$((threads > 4 ? threads : 4)))
+e2e_tests = $(CARGO) test --locked --workspace --test e2e -- --test-threads=$(e2e_threads)
+
 # Those that a store takes part in, but for the wait for a lost worker. Replicas are always over MongoDB, and alone: they take both processors for minutes.
 store_tests := condor:: notifications:: python_client:: refdata:: service:: service_kills:: --skip loses_power
 
 .PHONY: e2e
-e2e: build ## End-to-end tests on real components; KEEP=1 leaves the testbed running
+e2e: build-for-tests ## End-to-end tests on real components; KEEP=1 leaves the testbed running
 	@status=0; \
-	{ $(testbed) up && variables=$$($(testbed) env) && \
-	    env $$variables $(CARGO) test --locked --workspace --test stores mongo && \
-	    env $$variables $(CARGO) test --locked --workspace --test it kafka && \
-	    $(CARGO) test --locked --workspace --test e2e -- --skip replicas:: && \
-	    CTS_REPLICA_ROUNDS=$(or $(CTS_REPLICA_ROUNDS),20) $(CARGO) test --locked --workspace --test e2e -- replicas:: && \
-	    CTS_TEST_STORE=mongodb $(CARGO) test --locked --workspace --test e2e -- $(store_tests); } || status=$$?; \
+	{ $(testbed) up && \
+	    $(MAKE) --jobs=2 e2e-of-system e2e-of-adapters && \
+	    CTS_REPLICA_ROUNDS=$(or $(CTS_REPLICA_ROUNDS),20) $(e2e_tests) replicas:: && \
+	    CTS_TEST_STORE=mongodb $(e2e_tests) $(store_tests); } || status=$$?; \
 	if [ -z "$${KEEP:-}" ]; then $(testbed) down || status=1; fi; \
 	exit $$status
+
+# What was just built, unless the variables name others.
+e2e: export CTS_STATIC_EXECUTOR_BIN ?= $(abspath $(static_dir)/cts-executor)
+e2e: export CTS_EXECUTOR_ARCHIVE ?= $(abspath $(static_dir)/cts-executor.tgz)
+
+.PHONY: e2e-of-system
+e2e-of-system:
+	env -u MAKEFLAGS $(e2e_tests) --skip replicas::
+
+# Side by side with the system: the one mostly waits, the other keeps one processor busy.
+.PHONY: e2e-of-adapters
+e2e-of-adapters:
+	variables=$$($(testbed) env); \
+	env -u MAKEFLAGS $$variables $(CARGO) test --locked --workspace --test stores mongo; \
+	env -u MAKEFLAGS $$variables $(CARGO) test --locked --workspace --test it kafka
 
 .PHONY: demo
 demo: build ## Run SeqKit over the lambda phage through the whole system; STAY=1 to look around after
 	@$(target_dir)/debug/demo $(if $(STAY),--stay)
 
+# `release` is what is shipped; `make test` builds another profile, beside it.
+static_profile := release
+static_dir = $(target_dir)/static$(addprefix -,$(filter-out release,$(static_profile)))
+
 # RUSTFLAGS in the environment would replace the flags of static.toml, and the binary be dynamic.
 static_build = env -u MAKEFLAGS -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u CARGO_BUILD_RUSTFLAGS \
-    $(CARGO) build --locked --release --config .cargo/static.toml --target $(static_target)
+    $(CARGO) build --locked --profile $(static_profile) --config .cargo/static.toml --target $(static_target)
+static_built = $(target_dir)/$(static_target)/$(static_profile)
 
 .PHONY: static
 static: ## Build the executor as one static file, in minutes: target/static/cts-executor
 	$(static_build) -p cts-executor
-	@mkdir -p $(target_dir)/static
-	@cp $(target_dir)/$(static_target)/release/cts-executor $(target_dir)/static/cts-executor
-	@ls -l $(target_dir)/static/cts-executor
+	@mkdir -p $(static_dir)
+	@cp $(static_built)/cts-executor $(static_dir)/cts-executor
+	@ls -l $(static_dir)/cts-executor
 
 .PHONY: static-service
 static-service: ## Build the service as one static file, in minutes: target/static/cts-service
 	$(static_build) -p cts-service
-	@mkdir -p $(target_dir)/static
-	@cp $(target_dir)/$(static_target)/release/cts-service $(target_dir)/static/cts-service
-	@ls -l $(target_dir)/static/cts-service
+	@mkdir -p $(static_dir)
+	@cp $(static_built)/cts-service $(static_dir)/cts-service
+	@ls -l $(static_dir)/cts-service
 
 # The same bytes from the same binary: no times, no names of whoever packs it.
 .PHONY: archive
 archive: static ## Pack it for HTCondor workers, with their wrapper: target/static/{cts-executor.tgz,executable.sh}
 	tar --create --format=ustar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=0755 \
-	    --directory=$(target_dir)/static cts-executor | gzip -n > $(target_dir)/static/cts-executor.tgz
-	@cp condor/run_job.sh $(target_dir)/static/executable.sh
-	@ls -l $(target_dir)/static/cts-executor.tgz $(target_dir)/static/executable.sh
+	    --directory=$(static_dir) cts-executor | gzip -n > $(static_dir)/cts-executor.tgz
+	@cp condor/run_job.sh $(static_dir)/executable.sh
+	@ls -l $(static_dir)/cts-executor.tgz $(static_dir)/executable.sh
 
 # The transfer engine by itself is linked as the executor is, so that what is measured is what runs.
 .PHONY: bench
 bench: static ## Measure the executor, side by side with curl, s5cmd and rclone; a quiet machine, ten minutes
 	$(static_build) -p cts-transfer-bench
-	@cp $(target_dir)/$(static_target)/release/cts-transfer-bench $(target_dir)/static/
+	@cp $(static_built)/cts-transfer-bench $(static_dir)/
 	$(CARGO) build --locked -p cts-tests --bins
 	@status=0; \
 	{ $(testbed) up && timeout 900 $(CARGO) run --quiet --locked -p cts-tests --bin bench; } || status=$$?; \
