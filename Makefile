@@ -166,12 +166,12 @@ archive: static ## Pack it for HTCondor workers, with their wrapper: target/stat
 
 # The transfer engine by itself is linked as the executor is, so that what is measured is what runs.
 .PHONY: bench
-bench: static ## Measure the executor, side by side with curl, s5cmd and rclone; a quiet machine, ten minutes
+bench: static ## Measure the executor, side by side with curl, s5cmd and rclone; a quiet machine, twenty minutes
 	$(static_build) -p cts-transfer-bench
 	@cp $(static_built)/cts-transfer-bench $(static_dir)/
 	$(CARGO) build --locked -p cts-tests --bins
 	@status=0; \
-	{ $(testbed) up && timeout 900 $(CARGO) run --quiet --locked -p cts-tests --bin bench; } || status=$$?; \
+	{ $(testbed) up && timeout 2400 $(CARGO) run --quiet --locked -p cts-tests --bin bench; } || status=$$?; \
 	if [ -z "$${KEEP:-}" ]; then $(testbed) down || status=1; fi; \
 	exit $$status
 
