@@ -142,12 +142,19 @@ static_build = env -u MAKEFLAGS -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u CARGO
     $(CARGO) build --locked --profile $(static_profile) --config .cargo/static.toml --target $(static_target)
 static_built = $(target_dir)/$(static_target)/$(static_profile)
 
+# Every job copies the executor to its worker.
+max_executor_bytes = $(if $(filter release,$(static_profile)),20000000,28000000)
+
 .PHONY: static
 static: ## Build the executor as one static file, in minutes: target/static/cts-executor
 	$(static_build) -p cts-executor
 	@mkdir -p $(static_dir)
 	@cp $(static_built)/cts-executor $(static_dir)/cts-executor
 	@ls -l $(static_dir)/cts-executor
+	@bytes=$$(stat --format=%s $(static_dir)/cts-executor); \
+	if [ "$$bytes" -gt $(max_executor_bytes) ]; then \
+	    echo "the executor has $$bytes bytes, at most $(max_executor_bytes) are allowed" >&2; exit 1; \
+	fi
 
 .PHONY: static-service
 static-service: ## Build the service as one static file, in minutes: target/static/cts-service
