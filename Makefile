@@ -109,7 +109,7 @@ e2e: build-for-tests ## End-to-end tests on real components; KEEP=1 leaves the t
 	@status=0; \
 	{ $(testbed) up && \
 	    $(MAKE) --jobs=2 e2e-of-system e2e-of-adapters && \
-	    CTS_REPLICA_ROUNDS=$(or $(CTS_REPLICA_ROUNDS),20) $(e2e_tests) replicas:: && \
+	    CTS_REPLICA_ROUNDS=$(or $(CTS_REPLICA_ROUNDS),12) $(e2e_tests) replicas:: && \
 	    CTS_TEST_STORE=mongodb $(e2e_tests) $(store_tests); } || status=$$?; \
 	if [ -z "$${KEEP:-}" ]; then $(testbed) down || status=1; fi; \
 	exit $$status
