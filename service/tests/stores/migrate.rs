@@ -350,7 +350,7 @@ async fn a_file_is_copied_to_a_file() {
 
 #[test]
 fn a_copied_file_does_as_the_model() {
-    model::run(
+    let ended = model::run(
         48,
         || Ok(TestFile::new()),
         async |file: &TestFile| file.open(),
@@ -361,6 +361,7 @@ fn a_copied_file_does_as_the_model() {
             model::compare(&target, model).await;
         },
     );
+    assert!(ended > 16, "only {ended} jobs came to an end");
 }
 
 /// What the target has stays as it is, and is named.
