@@ -467,8 +467,9 @@ async fn what_auth2_says_about_its_limits_is_kept_to_and_passed_on() {
 #[tokio::test]
 async fn a_slow_auth2_is_not_buried_under_calls() {
     let (setting, _case) = Setting::new("auth2-slow").await;
-    let delay = Duration::from_millis(500);
-    setting.auth2.set_fault(Some(Fault::Slow(delay)));
+    setting
+        .auth2
+        .set_fault(Some(Fault::Slow(Duration::from_secs(1))));
 
     let one = setting.stranger();
     let asked = setting.auth2.calls(Route::Token);
@@ -477,13 +478,14 @@ async fn a_slow_auth2_is_not_buried_under_calls() {
     assert_eq!(setting.auth2.calls(Route::Token), asked + 1);
 
     // More than can be asked about at once, and fewer than the deadline allows.
-    let many: Vec<String> = (0..40).map(|_| setting.stranger()).collect();
+    let many: Vec<String> = (0..24).map(|_| setting.stranger()).collect();
     let answers = join_all(many.iter().map(|token| setting.who_am_i(token))).await;
     let refused = answers.iter().find(|answer| answer.status != 200);
     assert!(refused.is_none(), "{refused:?}");
     assert_eq!(setting.auth2.most_at_once(), MAX_CALLS_AT_ONCE);
 
-    // Whom there is no time for is told so within the deadline of a call or two.
+    // Whom there is no time for is told so within the deadline of a call or two. How many calls were under way is
+    // not looked at: auth2 may hear of the next call before it notices that one was given up.
     setting.auth2.set_fault(Some(Fault::Silent));
     let begun = Instant::now();
     let many: Vec<String> = (0..60).map(|_| setting.stranger()).collect();
@@ -492,7 +494,6 @@ async fn a_slow_auth2_is_not_buried_under_calls() {
     }
     let waited = begun.elapsed();
     assert!(waited < CALL_DEADLINE * 2 + SLACK, "{waited:?}");
-    assert_eq!(setting.auth2.most_at_once(), MAX_CALLS_AT_ONCE);
     setting.stop().await;
 }
 

@@ -282,7 +282,8 @@ impl Client {
         }
     }
 
-    /// Kills and removes a container. One that is gone already, or just going, is a success.
+    /// Kills and removes a container. One that is gone already is a success, and so is one that others are
+    /// removing, once they have done it.
     async fn remove_container(&self, id: &str) -> Result<(), EngineError> {
         let options = RemoveContainerOptionsBuilder::default()
             .force(true)
@@ -294,13 +295,12 @@ impl Client {
             .await
         {
             Err(EngineError::Refused {
-                status: Some(404 | 409),
-                detail,
-                ..
-            }) => {
-                tracing::debug!(container.id = id, detail, "container is gone already");
-                Ok(())
-            }
+                status: Some(404), ..
+            }) => Ok(()),
+            // A removal is under way.
+            Err(EngineError::Refused {
+                status: Some(409), ..
+            }) => watch::until_removed(self, id).await,
             result => result,
         }
     }

@@ -477,6 +477,49 @@ async fn what_is_dropped_is_removed() {
     assert_eq!(api.count("DELETE /containers/c1"), 2);
 }
 
+/// Another executor, or the engine itself, may be at it: it is removed only when that is done.
+#[tokio::test]
+async fn a_removal_under_way_is_waited_for() {
+    let under_way = (
+        "DELETE /containers/c1",
+        vec![Reply::Json(
+            409,
+            r#"{"message":"removal of container c1 is already in progress"}"#,
+        )],
+    );
+    let remove = async |waited: Vec<Reply>| {
+        let api = FakeApi::start(&[under_way.clone(), ("POST /containers/c1/wait", waited)]);
+        let engine = api.connect().await.unwrap();
+        let removed = within(engine.remove("c1")).await;
+        assert_eq!(api.count("POST /containers/c1/wait"), 1);
+        removed
+    };
+    for gone in [
+        WAITED_0,
+        Reply::Json(200, r#"{"StatusCode":137}"#),
+        Reply::Json(404, r#"{"message":"no such container"}"#),
+    ] {
+        assert_eq!(remove(vec![gone.clone()]).await, Ok(()), "{gone:?}");
+    }
+    for (waited, expected) in [
+        (Reply::Hang, "did not answer"),
+        (
+            Reply::Json(
+                200,
+                r#"{"StatusCode":137,"Error":{"Message":"device or resource busy"}}"#,
+            ),
+            "device or resource busy",
+        ),
+        (
+            Reply::Json(500, r#"{"message":"out of sorts"}"#),
+            "out of sorts",
+        ),
+    ] {
+        let error = remove(vec![waited]).await.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn signals_to_an_ended_container_are_fine() {
     let api = FakeApi::start(&[

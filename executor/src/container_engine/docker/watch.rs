@@ -300,6 +300,38 @@ async fn wait_once(client: &Client, id: &str) -> Result<Waited, EngineError> {
     }
 }
 
+/// Waits for a removal that is under way.
+pub(super) async fn until_removed(client: &Client, id: &str) -> Result<(), EngineError> {
+    let call = "remove container";
+    let options = WaitContainerOptionsBuilder::default()
+        .condition("removed")
+        .build();
+    let answers = client.docker.wait_container(id, Some(options));
+    let mut answers = std::pin::pin!(answers);
+    let after = client.deadlines.change;
+    let Ok(answer) = tokio::time::timeout(after, answers.next()).await else {
+        return Err(EngineError::Hung {
+            host: client.host.to_string(),
+            call,
+            after,
+        });
+    };
+    let problem = match heard(id, answer) {
+        Ok(Waited::Ended { engine_error, .. }) => engine_error.filter(|text| !text.is_empty()),
+        Ok(Waited::Broken(why)) => Some(why),
+        Err(EngineError::ContainerGone { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    match problem {
+        None => Ok(()),
+        Some(detail) => Err(EngineError::Refused {
+            call,
+            status: None,
+            detail,
+        }),
+    }
+}
+
 fn heard(
     id: &str,
     answer: Option<Result<ContainerWaitResponse, ApiError>>,
