@@ -6,6 +6,8 @@
 //! The transitions are the outbox of notifications too: each is stored unsent, with an id of its own,
 //! in the step that changes the state.
 
+use std::time::Duration;
+
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -71,6 +73,9 @@ pub struct JobFilter {
     pub before: Option<UtcTime>,
 }
 
+/// How long a job that another kind of service has stored is left to it, which may be submitting it.
+pub const FOREIGN_FOR: Duration = Duration::from_mins(5);
+
 /// What there is to know about a job without its input and its containers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobSummary {
@@ -86,6 +91,8 @@ pub struct JobSummary {
     pub outcome: JobOutcome,
     /// What is noted on it.
     pub notes: JobNotes,
+    /// Another kind of service over the same database has stored it, and no service of ours has changed it since.
+    pub is_foreign: bool,
 }
 
 /// A job's state and when it was entered, with its notification.
@@ -137,6 +144,13 @@ impl JobSummary {
             || UtcTime::new(jiff::Timestamp::UNIX_EPOCH),
             |first| first.time,
         )
+    }
+
+    /// Whether the other kind of service that has stored it may be submitting it just now: it takes no lease, and
+    /// notes the cluster when it has its answer.
+    #[must_use]
+    pub fn may_be_submitted_by_another(&self, now: UtcTime) -> bool {
+        self.is_foreign && self.submitted() > now.minus(FOREIGN_FOR)
     }
 
     fn status(&self, admin: bool) -> JobStatus {

@@ -6,53 +6,35 @@
 //!   next start: every note ──────────┴──────── asked again meanwhile, and still wanted ◀────┘
 //! ```
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cts_shared::crc64nvme::Crc64Nvme;
-use cts_shared::error_code::ErrorCode;
 use cts_shared::id::RefdataId;
-use cts_shared::s3_path::S3Path;
-use cts_shared::site::Site;
 use cts_shared::state::refdata::RefdataState;
-use cts_shared::timestamp::UtcTime;
-use cts_shared::wire::refdata::{
-    RefdataLocalState, RefdataLocalStatus, RefdataUpdate, ReferenceData, StagingProgress,
-};
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
-use serde::Serialize;
-use tokio::sync::{Notify, Semaphore};
+use cts_shared::wire::refdata::RefdataUpdate;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::area::StagingArea;
-use super::error::ApiError;
 use super::journal::{Journal, JournalError, Note, Outcome};
 use super::reports::{Report, Standing, Told, standing};
 use super::service::RefdataService;
 use crate::clock::Clock;
-use crate::coordinator::CoordinatorError;
-use crate::refdata::{ItemState, RefdataError, StagedItem, StagingCounters};
+use crate::refdata::StagingCounters;
+use items::Items;
 
-/// Longest time that a request waits for the service.
-const ASKING_TIMEOUT: Duration = Duration::from_secs(60);
+mod accept;
+mod items;
+mod view;
 
-/// Longest time for the question whether the service has heard that a staging begins.
-const SECOND_LOOK_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// When to ask again if the service does not answer.
-const ASK_AGAIN_AFTER: Duration = Duration::from_secs(30);
+pub(super) use view::ItemView;
 
 /// Between two lines about a staging in the log.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
-
-/// Most failures that are remembered for those who look.
-const MAX_FAILURES: usize = 1000;
 
 /// What a [`Stagings`] works with.
 #[derive(Debug)]
@@ -83,114 +65,6 @@ struct Inner {
     items: Mutex<Items>,
     tasks: TaskTracker,
     stop: CancellationToken,
-}
-
-#[derive(Debug, Default)]
-struct Items {
-    /// Being checked at the service.
-    asked: BTreeMap<RefdataId, Asked>,
-    /// Noted, and not forgotten yet.
-    live: BTreeMap<RefdataId, Live>,
-    /// Why the last staging of an item failed.
-    failures: BTreeMap<RefdataId, String>,
-    /// Number of the next one to come.
-    next: u64,
-}
-
-type Answer = Shared<BoxFuture<'static, Result<(), ApiError>>>;
-
-#[derive(Debug)]
-struct Asked {
-    site: Site,
-    answer: Answer,
-}
-
-#[derive(Debug)]
-struct Live {
-    site: Site,
-    /// Grows in the order of the queue.
-    number: u64,
-    since: UtcTime,
-    phase: Phase,
-    counters: Arc<StagingCounters>,
-    /// Asked for while it was too late, or too early, for that to make a difference.
-    asked_again: bool,
-    /// The report need not wait: the service is there, and asks.
-    hurry: Arc<Notify>,
-    /// Cancelled when the item is nobody's business any more.
-    forgotten: CancellationToken,
-}
-
-/// Where an item is on its way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// The service is asked whether it still waits for it.
-    Checking,
-    Queued,
-    Staging,
-    Reporting,
-    /// The note goes.
-    Ending,
-}
-
-/// An item as administrators see it.
-#[derive(Debug, Serialize)]
-pub(super) struct ItemView {
-    id: RefdataId,
-    state: ViewState,
-    /// Bytes and files of a complete item.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    files: Option<u64>,
-    /// When it was asked for; of one that is complete, when it became so.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    since: Option<UtcTime>,
-    /// 1 for the next to be staged.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    queue_position: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    progress: Option<StagingProgress>,
-    /// The service has not taken the outcome yet.
-    reporting: bool,
-    /// What is wrong with what is on the disk, or why the last staging failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
-}
-
-/// How an item is on this server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum ViewState {
-    /// Nothing is there: its staging failed.
-    None,
-    /// It waits for its turn.
-    Queued,
-    /// It is on its way, or another process works on it.
-    Staging,
-    /// It is complete.
-    Done,
-    /// What is there is not complete, and nobody works on it.
-    Damaged,
-}
-
-/// How an item that is asked for is found.
-enum Asking {
-    /// It is on its way.
-    Promised,
-    /// It is being checked at the service.
-    Underway(Answer),
-    /// Its note is about to go: only then it can be asked for.
-    Ending(CancellationToken),
-}
-
-/// Takes an item off the list of those that are being checked when that has ended, however it has.
-struct BeingAsked<'a>(&'a Stagings, &'a RefdataId);
-
-impl Drop for BeingAsked<'_> {
-    fn drop(&mut self) {
-        self.0.items().asked.remove(self.1);
-    }
 }
 
 /// The server stops: what is not finished is left to the next start.
@@ -226,262 +100,13 @@ impl Stagings {
                 refdata.id = %note.id, s3.object = %note.file,
                 "taking up what an earlier server left"
             );
-            self.enlist(&note);
+            self.items().enlist(&note);
             let this = self.clone();
             self.0
                 .tasks
                 .spawn(async move { this.carry_out(note, false).await });
         }
         Ok(())
-    }
-
-    /// A site's service asks for an item. On return it is noted and the service knows; the rest is done in the
-    /// background. Asking again changes nothing, unless the outcome is being reported: that is then of no use if
-    /// the service has the item as created again.
-    pub(super) async fn ask(&self, id: RefdataId, site: Site) -> Result<(), ApiError> {
-        loop {
-            match self.find_or_accept(&id, site)? {
-                Asking::Promised => return Ok(()),
-                Asking::Underway(answer) => return answer.await,
-                Asking::Ending(forgotten) => forgotten.cancelled().await,
-            }
-        }
-    }
-
-    fn find_or_accept(&self, id: &RefdataId, site: Site) -> Result<Asking, ApiError> {
-        let other_site = |other: Site| {
-            ApiError::refused(
-                ErrorCode::InvalidRefdataState,
-                format!("reference data {id} is being staged for site {other}, not {site}"),
-            )
-        };
-        let mut items = self.items();
-        if let Some(live) = items.live.get_mut(id) {
-            if live.site != site {
-                return Err(other_site(live.site));
-            }
-            return Ok(match live.phase {
-                Phase::Queued | Phase::Staging => Asking::Promised,
-                Phase::Checking | Phase::Reporting => {
-                    live.asked_again = true;
-                    live.hurry.notify_one();
-                    Asking::Promised
-                }
-                Phase::Ending => Asking::Ending(live.forgotten.clone()),
-            });
-        }
-        match items.asked.get(id) {
-            Some(asked) if asked.site != site => return Err(other_site(asked.site)),
-            Some(asked) => return Ok(Asking::Underway(asked.answer.clone())),
-            None => {}
-        }
-        if self.0.stop.is_cancelled() {
-            return Err(unavailable("this server is stopping".to_owned()));
-        }
-        // Not in the request's own task: it would be dropped with the caller's connection.
-        let task = self.0.tasks.spawn(self.clone().accept(id.clone(), site));
-        let answer: Answer = task
-            .map(|ended| ended.unwrap_or_else(|error| Err(ApiError::Internal(error.to_string()))))
-            .boxed()
-            .shared();
-        let asked = Asked {
-            site,
-            answer: answer.clone(),
-        };
-        items.asked.insert(id.clone(), asked);
-        Ok(Asking::Underway(answer))
-    }
-
-    async fn accept(self, id: RefdataId, site: Site) -> Result<(), ApiError> {
-        // Also after a panic: whoever asks next begins afresh.
-        let _asked = BeingAsked(&self, &id);
-        let written = OnceLock::new();
-        let noted = tokio::time::timeout(ASKING_TIMEOUT, self.check_and_note(&id, site, &written))
-            .await
-            .unwrap_or_else(|_elapsed| Err(unavailable("the service is too slow".to_owned())));
-        // First the one, then the other: whoever asks finds it in one of them.
-        match (noted, written.into_inner()) {
-            (Ok(()), Some(note)) => self.begin(note),
-            // What was not answered may have been heard.
-            (Err(_), Some(note)) if self.is_submitted(&note).await => self.begin(note),
-            // Only what this call wrote: another server over the same directories may have noted it.
-            (Err(error), Some(_)) => {
-                if let Err(error) = self.forget_note(&id).await {
-                    tracing::error!(refdata.id = %id, %error, "a note that promises nothing is left");
-                }
-                return Err(error);
-            }
-            (noted, None) => return noted,
-        }
-        Ok(())
-    }
-
-    /// Whether the item is wanted; if so it is noted, and the service told that the staging begins.
-    /// `written`: the note, once it is this call's.
-    async fn check_and_note(
-        &self,
-        id: &RefdataId,
-        site: Site,
-        written: &OnceLock<Note>,
-    ) -> Result<(), ApiError> {
-        let refdata = self.0.service.refdata(id).await.map_err(from_service)?;
-        let note = self.note(id, site, refdata)?;
-        self.write_note(note.clone())
-            .await
-            .map_err(|error| ApiError::Internal(error.to_string()))?;
-        let note = written.get_or_init(|| note);
-        match submitted(note).try_once(&self.0.service).await {
-            Ok(Told::Taken) => Ok(()),
-            Ok(Told::Unwanted(why)) => Err(ApiError::refused(
-                ErrorCode::InvalidRefdataState,
-                format!("reference data {id} is not wanted any more: {why}"),
-            )),
-            Err(error) => Err(from_service(error)),
-        }
-    }
-
-    fn note(
-        &self,
-        id: &RefdataId,
-        site: Site,
-        refdata: Option<ReferenceData>,
-    ) -> Result<Note, ApiError> {
-        let refdata = refdata.ok_or_else(|| {
-            ApiError::refused(
-                ErrorCode::NoSuchRefdata,
-                format!("No reference data with ID '{id}' exists"),
-            )
-        })?;
-        let status = refdata
-            .statuses
-            .iter()
-            .find(|status| status.cluster == site);
-        let state = status.map(|status| status.state);
-        if state != Some(RefdataState::Created) {
-            let state = state.map_or("not known", RefdataState::as_str);
-            return Err(ApiError::refused(
-                ErrorCode::InvalidRefdataState,
-                format!(
-                    "reference data {id} is {state} at site {site}, only what is created can be staged; \
-                     let an administrator recover it"
-                ),
-            ));
-        }
-        let unusable = |what: &str, cause: String| {
-            ApiError::Internal(format!(
-                "the service's reference data {id} has no {what} that can be used: {cause}"
-            ))
-        };
-        let crc64nvme = refdata.crc64nvme.as_deref().unwrap_or_default();
-        Ok(Note {
-            id: id.clone(),
-            site,
-            file: S3Path::parse(&refdata.file)
-                .map_err(|error| unusable("file", error.to_string()))?,
-            crc64nvme: Crc64Nvme::from_base64(crc64nvme)
-                .map_err(|error| unusable("crc64nvme", error.to_string()))?,
-            unpack: refdata.unpack,
-            since: self.0.clock.now(),
-            outcome: None,
-        })
-    }
-
-    /// Whether the service has heard that the staging begins. Not certain: no.
-    async fn is_submitted(&self, note: &Note) -> bool {
-        let asked = standing(&self.0.service, &note.id, note.site);
-        let answer = tokio::time::timeout(SECOND_LOOK_TIMEOUT, asked).await;
-        matches!(
-            answer,
-            Ok(Ok(Standing::Is(RefdataState::DownloadSubmitted)))
-        )
-    }
-
-    /// Does in the background what was asked for.
-    fn begin(&self, note: Note) {
-        self.enlist(&note);
-        // Here, not in the task: whoever looks sees it in the order in which it was asked for.
-        self.enter_queue(&note);
-        let this = self.clone();
-        self.0
-            .tasks
-            .spawn(async move { this.carry_out(note, true).await });
-    }
-
-    /// From now on the item is one of those that are noted.
-    fn enlist(&self, note: &Note) {
-        let live = Live {
-            site: note.site,
-            number: 0,
-            since: note.since,
-            phase: Phase::Checking,
-            counters: Arc::default(),
-            asked_again: false,
-            hurry: Arc::default(),
-            forgotten: CancellationToken::new(),
-        };
-        self.items().live.insert(note.id.clone(), live);
-    }
-
-    /// Whoever has asked for it until now gets what is staged from now on.
-    fn enter_queue(&self, note: &Note) {
-        let mut items = self.items();
-        let number = items.next;
-        items.next += 1;
-        if let Some(live) = items.live.get_mut(&note.id) {
-            live.phase = Phase::Queued;
-            live.number = number;
-            live.since = note.since;
-            live.counters = Arc::default();
-            live.asked_again = false;
-        }
-    }
-
-    fn enter_staging(&self, id: &RefdataId) -> Arc<StagingCounters> {
-        let mut items = self.items();
-        let live = items.live.get_mut(id);
-        live.map_or_else(Arc::default, |live| {
-            live.phase = Phase::Staging;
-            Arc::clone(&live.counters)
-        })
-    }
-
-    /// Gives what calls for haste with the report.
-    fn enter_reporting(&self, id: &RefdataId, outcome: &Outcome) -> Arc<Notify> {
-        let mut items = self.items();
-        match outcome {
-            Outcome::Failed(RefdataUpdate {
-                admin_error: Some(failure),
-                ..
-            }) => {
-                if items.failures.len() >= MAX_FAILURES {
-                    items.failures.pop_first();
-                }
-                items.failures.insert(id.clone(), failure.clone());
-            }
-            _ => {
-                items.failures.remove(id);
-            }
-        }
-        let live = items.live.get_mut(id);
-        live.map_or_else(Arc::default, |live| {
-            live.phase = Phase::Reporting;
-            Arc::clone(&live.hurry)
-        })
-    }
-
-    /// Whether it was asked for while that made no difference. If not, nobody can any more until it is forgotten.
-    fn enter_ending(&self, id: &RefdataId) -> bool {
-        let mut items = self.items();
-        let Some(live) = items.live.get_mut(id) else {
-            return false;
-        };
-        let is_asked_again = std::mem::take(&mut live.asked_again);
-        live.phase = if is_asked_again {
-            Phase::Checking
-        } else {
-            Phase::Ending
-        };
-        is_asked_again
     }
 
     /// Whether the service still waits for an item that was noted earlier. While the service is away, it is taken
@@ -527,7 +152,7 @@ impl Stagings {
     async fn take_up_again(&self, note: &mut Note) -> Result<bool, Interrupted> {
         let is_wanted = self.is_still_wanted(note).await?;
         if is_wanted && note.outcome.is_none() {
-            self.enter_queue(note);
+            self.items().enter_queue(note);
         }
         Ok(is_wanted)
     }
@@ -548,7 +173,7 @@ impl Stagings {
             if is_wanted {
                 self.stage_and_report(&note).await?;
             }
-            if !self.enter_ending(&note.id) {
+            if !self.items().enter_ending(&note.id) {
                 break;
             }
             note.outcome = None;
@@ -563,9 +188,7 @@ impl Stagings {
             // The next start will find that the service knows.
             tracing::error!(refdata.id = %note.id, %error, "a finished note is left");
         }
-        if let Some(live) = self.items().live.remove(&note.id) {
-            live.forgotten.cancel();
-        }
+        self.items().forget(&note.id);
         Ok(())
     }
 
@@ -575,7 +198,7 @@ impl Stagings {
             Some(outcome) => (outcome, false),
             None => (self.stage_and_note(note).await?, true),
         };
-        let hurry = self.enter_reporting(&note.id, &outcome);
+        let hurry = self.items().enter_reporting(&note.id, &outcome);
         let (state, failure) = match &outcome {
             Outcome::Complete => (RefdataState::Complete, None),
             Outcome::Failed(failure) => (RefdataState::Error, Some(failure)),
@@ -614,7 +237,7 @@ impl Stagings {
     async fn stage(&self, note: &Note) -> Result<Outcome, Interrupted> {
         // Without one the semaphore was closed, which nobody does.
         let _turn = self.unless_stopped(self.0.room.acquire()).await?;
-        let counters = self.enter_staging(&note.id);
+        let counters = self.items().enter_staging(&note.id);
         tracing::info!(
             refdata.id = %note.id, s3.object = %note.file, unpack = note.unpack, "staging begins"
         );
@@ -666,69 +289,6 @@ impl Stagings {
         self.with_journal(move |journal| journal.remove(&id)).await
     }
 
-    /// How far an item is: what the disk says, and what is known of it beyond that.
-    pub(super) async fn status(&self, id: &RefdataId) -> Result<RefdataLocalStatus, ApiError> {
-        let area = Arc::clone(&self.0.area);
-        let on_disk = id.clone();
-        let mut status = blocking(move || area.status(&on_disk))
-            .await
-            .map_err(from_disk)?;
-        let items = self.items();
-        status.error = items.failures.get(id).cloned();
-        if let Some(live) = items.live.get(id)
-            && !matches!(live.phase, Phase::Reporting | Phase::Ending)
-        {
-            status.state = RefdataLocalState::Staging;
-            status.files = None;
-            status.progress = Some(live.counters.snapshot());
-        }
-        Ok(status)
-    }
-
-    /// Every item that is on the disk, on its way, or failed.
-    pub(super) async fn list(&self) -> Result<Vec<ItemView>, ApiError> {
-        let area = Arc::clone(&self.0.area);
-        let staged = blocking(move || area.list()).await.map_err(from_disk)?;
-        let items = self.items();
-        let mut views: BTreeMap<RefdataId, ItemView> = staged
-            .into_iter()
-            .map(|staged| (staged.id.clone(), ItemView::of_disk(staged)))
-            .collect();
-        for (id, failure) in &items.failures {
-            let view = views
-                .entry(id.clone())
-                .or_insert_with(|| ItemView::nothing(id));
-            view.error = Some(failure.clone());
-        }
-        for (id, live) in &items.live {
-            let view = views
-                .entry(id.clone())
-                .or_insert_with(|| ItemView::nothing(id));
-            match live.phase {
-                Phase::Checking | Phase::Queued => {
-                    *view = ItemView {
-                        state: ViewState::Queued,
-                        since: Some(live.since),
-                        queue_position: (live.phase == Phase::Queued)
-                            .then(|| items.queue_position(live.number)),
-                        ..ItemView::nothing(id)
-                    };
-                }
-                Phase::Staging => {
-                    *view = ItemView {
-                        state: ViewState::Staging,
-                        since: Some(live.since),
-                        progress: Some(live.counters.snapshot()),
-                        ..ItemView::nothing(id)
-                    };
-                }
-                Phase::Reporting => view.reporting = true,
-                Phase::Ending => {}
-            }
-        }
-        Ok(views.into_values().collect())
-    }
-
     /// Breaks all stagings off, and waits until they have cleaned up, but no longer than `limit`.
     pub async fn stop(&self, limit: Duration) {
         self.0.stop.cancel();
@@ -751,45 +311,6 @@ impl Stagings {
     ) -> Result<T, JournalError> {
         let journal = self.0.journal.clone();
         blocking(move || work(&journal)).await
-    }
-}
-
-impl Items {
-    /// Counted from 1.
-    fn queue_position(&self, number: u64) -> usize {
-        let before = |other: &&Live| other.phase == Phase::Queued && other.number < number;
-        self.live.values().filter(before).count() + 1
-    }
-}
-
-impl ItemView {
-    fn nothing(id: &RefdataId) -> Self {
-        Self {
-            id: id.clone(),
-            state: ViewState::None,
-            bytes: None,
-            files: None,
-            since: None,
-            queue_position: None,
-            progress: None,
-            reporting: false,
-            error: None,
-        }
-    }
-
-    fn of_disk(staged: StagedItem) -> Self {
-        Self {
-            state: match staged.state {
-                ItemState::Staging => ViewState::Staging,
-                ItemState::Done => ViewState::Done,
-                ItemState::Damaged | ItemState::Foreign => ViewState::Damaged,
-            },
-            bytes: staged.bytes,
-            files: staged.files,
-            since: staged.since.map(UtcTime::new),
-            error: staged.problem,
-            ..Self::nothing(&staged.id)
-        }
     }
 }
 
@@ -834,23 +355,4 @@ fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let lines: Vec<String> = causes.map(ToString::to_string).collect();
     lines.join("\ncaused by: ")
-}
-
-fn from_service(error: CoordinatorError) -> ApiError {
-    if error.is_permanent() {
-        ApiError::Internal(error.to_string())
-    } else {
-        unavailable(error.to_string())
-    }
-}
-
-const fn unavailable(message: String) -> ApiError {
-    ApiError::Unavailable {
-        message,
-        retry_after: ASK_AGAIN_AFTER,
-    }
-}
-
-fn from_disk(error: RefdataError) -> ApiError {
-    ApiError::Internal(error.to_string())
 }

@@ -2,6 +2,8 @@
 //! [`crate::condor::reconcile`] decides. Also fills in what jobs used, once the pool knows it.
 //!
 //! Several services may run it: a lease lets one at a time. Everything it does can be done twice.
+//!
+//! Here: the rounds. `running_jobs`, `ended_jobs`: what is done about each job.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,39 +13,27 @@ use tokio_util::sync::CancellationToken;
 
 use cts_shared::id::{ContainerNumber, JobId};
 use cts_shared::site::Site;
-use cts_shared::state::JobState;
-use cts_shared::state::job_flow::{Change, ContainerReport, JobRecord, Refusal, Reporter};
 use cts_shared::timestamp::UtcTime;
-use cts_shared::wire::container::ContainerUsage;
-use cts_shared::wire::job::SiteNotice;
 
 use crate::app::App;
 use crate::condor::machine_ad::MachineAd;
 use crate::condor::pool::{Pool, PoolError, Procs};
 use crate::condor::proc_ad::{ProcAd, ProcName, ProcStatus};
-use crate::condor::reconcile::{
-    Decision, End, JobFacts, Rules, absent_procs, decide, needs_machines, newest, own_procs,
-};
-use crate::condor::statistics::{all_held, statistics};
+use crate::condor::reconcile::Rules;
 use crate::error::Error;
 use crate::job_store::JobSummary;
-use crate::jobs;
-use crate::jobs::finish::tells_of_an_end;
 use crate::lease_store::LeaseStore;
 use crate::metrics::Action;
 use crate::role::Role;
+
+mod ended_jobs;
+mod running_jobs;
 
 /// The lease's name.
 const LEASE: &str = "reconcile kbase";
 
 /// A lease lapses after this many intervals without its holder.
 const LEASE_INTERVALS: u32 = 3;
-
-/// What the pool does not know or tell of a job's use this long after its end, it never will.
-const ACCOUNT_WITHIN: Duration = Duration::from_hours(24);
-
-/// An ended job without a cluster may still get one for this long: it was canceled while it was being submitted.
-const SUBMITTED_WITHIN: Duration = Duration::from_mins(10);
 
 /// Times that the history may not be told in a round before it is not asked for any more: each may take the
 /// tools' deadline.
@@ -52,16 +42,8 @@ const MAX_TIMES_WITHOUT_HISTORY: usize = 3;
 /// How long the pool's commands for one job may take together.
 const SLOW_COMMANDS: Duration = Duration::from_mins(5);
 
-/// A job that another service stored is left to it for this long, as by
-/// [`JobStore::unstarted_jobs`](crate::job_store::JobStore::unstarted_jobs).
-const SUBMITTED_BY_ANOTHER_WITHIN: Duration = Duration::from_mins(5);
-
 /// Ended jobs looked at in a round.
 const ACCOUNTS: u32 = 500;
-
-/// A job whose containers have all ended is ended within this time by whoever took the last report, or is
-/// left: the existing service may have died over the same database.
-const ENDED_WITHIN: Duration = Duration::from_mins(2);
 
 /// Why a round was not finished.
 #[derive(Debug, thiserror::Error)]
@@ -294,77 +276,6 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Decides about a job that has not ended, and acts.
-    async fn look_at(
-        &mut self,
-        id: JobId,
-        ads: &[ProcAd],
-        round: &mut Round,
-    ) -> Result<(), RoundError> {
-        let Some((summary, record)) = self.read(id).await? else {
-            return Ok(());
-        };
-        let now = self.app.clock.now();
-        if record.state().is_terminal() || record.state().is_cancel() {
-            return Ok(());
-        }
-        let clusters = &summary.notes.htcondor_cluster_ids;
-        if record.state() == JobState::Created
-            && clusters.is_empty()
-            && (ads.is_empty() || self.is_anothers(id, &summary, now).await?)
-        {
-            // Whoever submits it finds out.
-            return Ok(());
-        }
-        if is_left_unended(&record, now) {
-            // Nobody listens to a service that stops; the next round tells again.
-            let _nobody_listens = self.app.due_jobs.send(id);
-        }
-        let ads = own_procs(clusters, ads, &mut self.owners);
-        let absent = match newest(clusters, &ads) {
-            Some(cluster) => Procs::Named(absent_procs(&record, cluster, &ads)),
-            None => Procs::OfJob(id),
-        };
-        let history = self.history(absent, &summary, round).await?;
-        if needs_machines(&ads, &self.rules, now) && round.machines.is_none() {
-            round.machines = Some(self.machines().await);
-        }
-        let none = BTreeSet::new();
-        let facts = JobFacts {
-            record: &record,
-            clusters,
-            queue: &ads,
-            history: &history,
-            machines: round
-                .machines
-                .as_ref()
-                .and_then(|machines| machines.as_deref()),
-            suspects: self.suspects.get(&id).unwrap_or(&none),
-            refused_releases: &self.refused_releases,
-            listening_since: self.listening_since,
-        };
-        let decision = decide(&facts, &self.rules, now);
-        if !decision.suspects.is_empty() {
-            round.suspects.insert(id, decision.suspects.clone());
-        }
-        self.act(id, &summary, decision).await
-    }
-
-    /// Whether the service that stored the job, the existing one over the same database, may be submitting it just
-    /// now: it takes no lease, and notes the cluster when it has its answer.
-    async fn is_anothers(
-        &self,
-        id: JobId,
-        summary: &JobSummary,
-        now: UtcTime,
-    ) -> Result<bool, Error> {
-        if summary.submitted() < now.minus(SUBMITTED_BY_ANOTHER_WITHIN) {
-            return Ok(false);
-        }
-        let ours = self.app.jobs.unstarted_jobs(now, u32::MAX).await?;
-        Ok(!ours.iter().any(|(ours, _)| *ours == id))
-    }
-
     /// The procs that have left the queue.
     async fn history(
         &self,
@@ -385,279 +296,8 @@ impl Reconciler {
         })
     }
 
-    /// The pool's machines, if it tells: they are for a notice only.
-    async fn machines(&self) -> Option<Vec<MachineAd>> {
-        match self.pool.machines().await {
-            Ok(machines) => Some(machines),
-            Err(error) => {
-                tracing::warn!(%error, "whether any machine fits the jobs that wait is not known");
-                None
-            }
-        }
-    }
-
-    async fn read(&self, id: JobId) -> Result<Option<(JobSummary, JobRecord)>, Error> {
-        let summary = self.app.jobs.job_summary(id).await?;
-        let record = self.app.jobs.job_record(id).await?;
-        Ok(summary.zip(record))
-    }
-
-    async fn act(
-        &mut self,
-        id: JobId,
-        summary: &JobSummary,
-        decision: Decision,
-    ) -> Result<(), RoundError> {
-        if let Some(cluster) = decision.adopt {
-            tracing::warn!(job.id = %id, cluster, "HTCondor has the job, the store did not know; adopted");
-            self.app
-                .jobs
-                .add_htcondor_cluster(id, cluster)
-                .await
-                .map_err(Error::from)?;
-            self.count(Action::Adopted, 1);
-        }
-        if summary.state() == JobState::Created
-            && (decision.adopt.is_some() || !summary.notes.htcondor_cluster_ids.is_empty())
-        {
-            jobs::resume::note_taken(&self.app, id).await?;
-        }
-        let mut remove = decision.remove;
-        for end in decision.ends {
-            let (container, proc) = (end.container, end.proc);
-            self.end(id, end).await?;
-            // One that another executor has taken over goes on, and so does its proc.
-            if proc.is_some() && self.has_ended(id, container).await? {
-                remove.extend(proc);
-            }
-        }
-        // People learn the cause also where the pool does not do what follows.
-        self.tell(id, summary, decision.notice).await?;
-        let mut refused = None;
-        let release = decision.release;
-        if !release.is_empty() {
-            tracing::warn!(job.id = %id, procs = release.len(), "releasing held procs");
-            let reason = "CTS lets it try again".to_owned();
-            match self
-                .pool
-                .release(Procs::Named(release.clone()), reason)
-                .await
-            {
-                Ok(()) => self.count(Action::Released, release.len()),
-                Err(error @ PoolError::Refused(_)) => {
-                    for name in release {
-                        *self.refused_releases.entry(name).or_default() += 1;
-                    }
-                    refused = Some(error);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if !remove.is_empty() {
-            tracing::info!(job.id = %id, procs = remove.len(), "removing procs that nobody needs");
-            let reason = "CTS does not need it any more".to_owned();
-            let removed = remove.len();
-            self.pool.remove(Procs::Named(remove), reason).await?;
-            self.count(Action::Removed, removed);
-        }
-        refused.map_or(Ok(()), |error| Err(error.into()))
-    }
-
-    /// Has the job's views say what keeps it waiting, or has ended a container of it.
-    async fn tell(
-        &self,
-        id: JobId,
-        summary: &JobSummary,
-        message: Option<String>,
-    ) -> Result<(), Error> {
-        let told = summary.notes.site_notice.as_ref();
-        if told.map(|notice| &notice.message) == message.as_ref() {
-            return Ok(());
-        }
-        if let (Some(told), None) = (told, &message)
-            && let Some(record) = self.app.jobs.job_record(id).await?
-            && tells_of_an_end(told, &record)
-        {
-            return Ok(());
-        }
-        let since = self.app.clock.now();
-        let notice = message.map(|message| SiteNotice { message, since });
-        if let Some(notice) = &notice {
-            tracing::warn!(job.id = %id, notice = notice.message, "a job waits at HTCondor, or was ended there");
-        }
-        self.app.jobs.set_site_notice(id, notice).await?;
-        Ok(())
-    }
-
     fn count(&self, action: Action, times: usize) {
         self.app.metrics.reconciler_actions().count(action, times);
-    }
-
-    /// Ends a container, unless it has ended or another executor has begun since.
-    async fn end(&self, id: JobId, end: End) -> Result<(), Error> {
-        let End {
-            container,
-            attempt,
-            reason,
-            proc: _,
-        } = end;
-        let report = ContainerReport {
-            state: JobState::Error,
-            time: self.app.clock.now(),
-            exit_code: None,
-            outputs: None,
-            admin_error: Some(reason.clone()),
-            traceback: None,
-            usage: None,
-            from: Reporter::Observer { attempt },
-        };
-        let change = jobs::change(&self.app, id, move |record| {
-            match record.apply_report(container, &report) {
-                Err(Refusal::ContainerState { current, .. }) if current.is_terminal() => {
-                    Ok(Change::default())
-                }
-                outcome => outcome,
-            }
-        })
-        .await?;
-        if change.is_some_and(|change| !change.is_empty()) {
-            tracing::warn!(job.id = %id, container.num = container, reason, "container ended by what HTCondor says");
-            self.count(Action::Ended, 1);
-        }
-        Ok(())
-    }
-
-    async fn has_ended(&self, id: JobId, container: ContainerNumber) -> Result<bool, Error> {
-        let record = self.app.jobs.job_record(id).await?;
-        Ok(record.is_some_and(|record| {
-            record
-                .container(container)
-                .is_ok_and(|container| container.state().is_terminal())
-        }))
-    }
-
-    /// Fills in what an ended job used, once its procs have left the queue.
-    async fn account_for(
-        &mut self,
-        id: JobId,
-        ads: &[ProcAd],
-        round: &mut Round,
-    ) -> Result<(), RoundError> {
-        let now = self.app.clock.now();
-        if self.ask_again.get(&id).is_some_and(|time| now < *time) {
-            return Ok(());
-        }
-        let Some(job) = self.app.jobs.job(id).await.map_err(Error::from)? else {
-            return Ok(());
-        };
-        let Some(record) = self.app.jobs.job_record(id).await.map_err(Error::from)? else {
-            return Ok(());
-        };
-        let ended = record.transitions.last().map_or(now, |last| last.time);
-        let known = &job.summary.notes.htcondor_cluster_ids;
-        if !all_held(&own_procs(known, ads, &mut self.owners)) {
-            return Ok(());
-        }
-        let patience = if known.is_empty() {
-            SUBMITTED_WITHIN
-        } else {
-            ACCOUNT_WITHIN
-        };
-        let is_last_time = ended <= now.minus(patience);
-        let procs = known.last().map_or(Procs::OfJob(id), |cluster| {
-            let containers = (0..).zip(&record.containers);
-            Procs::Named(
-                containers
-                    .map(|(number, _)| ProcName::of_container(*cluster, number))
-                    .collect(),
-            )
-        });
-        let mut ads = match self.history(procs, &job.summary, round).await {
-            Err(RoundError::History(error)) if is_last_time => {
-                tracing::warn!(job.id = %id, %error, "what the job used stays unknown");
-                Vec::new()
-            }
-            ads => ads?,
-        };
-        let cluster = newest(known, &ads);
-        ads.retain(|ad| ad.cluster() == cluster);
-        if let Some(cluster) = cluster
-            && known.is_empty()
-        {
-            // It ended before the service learned the answer to its submission.
-            self.app
-                .jobs
-                .add_htcondor_cluster(id, cluster)
-                .await
-                .map_err(Error::from)?;
-        }
-        let all_left = ads.len() >= record.containers.len();
-        if !all_left && !is_last_time {
-            // The history may be large: after as long again as it is missing now.
-            let waited = now
-                .timestamp()
-                .duration_since(ended.timestamp())
-                .unsigned_abs();
-            self.ask_again
-                .insert(id, now.plus(waited).min(ended.plus(patience)));
-            return Ok(());
-        }
-        let usage: Vec<ContainerUsage> = record
-            .containers
-            .iter()
-            .filter_map(|one| one.usage)
-            .collect();
-        let used = (!ads.is_empty()).then(|| statistics(&ads, &usage, job.job_input.cpus));
-        jobs::change(&self.app, id, move |record| Ok(record.account_for(used))).await?;
-        Ok(())
-    }
-
-    /// Removes the procs of jobs that have ended: held ones at once, others when they are still there in
-    /// the next round, for an executor is there for a moment after its last report.
-    async fn remove_leftovers(
-        &mut self,
-        queue: BTreeMap<JobId, Vec<ProcAd>>,
-        round: &mut Round,
-    ) -> Result<(), RoundError> {
-        let mut seen = BTreeSet::new();
-        for (id, ads) in queue {
-            self.keep().await?;
-            let removed = self.remove_leftovers_of(id, &ads, &mut seen).await;
-            round.note(id, removed)?;
-        }
-        self.leftovers = seen;
-        Ok(())
-    }
-
-    async fn remove_leftovers_of(
-        &mut self,
-        id: JobId,
-        ads: &[ProcAd],
-        seen: &mut BTreeSet<ProcName>,
-    ) -> Result<(), RoundError> {
-        let summary = self.app.jobs.job_summary(id).await.map_err(Error::from)?;
-        // A job that this store does not know may be another system's in the same pool.
-        let Some(summary) = summary.filter(|summary| summary.state().is_terminal()) else {
-            return Ok(());
-        };
-        let mut remove = Vec::new();
-        for ad in own_procs(&summary.notes.htcondor_cluster_ids, ads, &mut self.owners) {
-            let Some(name) = ad.name() else { continue };
-            let is_held = ad.status() == Some(ProcStatus::Held);
-            if is_held || self.leftovers.contains(&name) {
-                remove.push(name);
-            } else if ad.status() != Some(ProcStatus::Removed) {
-                seen.insert(name);
-            }
-        }
-        if !remove.is_empty() {
-            tracing::info!(job.id = %id, procs = remove.len(), "removing procs of an ended job");
-            let reason = "its CTS job has ended".to_owned();
-            let removed = remove.len();
-            self.pool.remove(Procs::Named(remove), reason).await?;
-            self.count(Action::Removed, removed);
-        }
-        Ok(())
     }
 }
 
@@ -690,14 +330,4 @@ impl Round {
         self.failure = Some(error);
         Ok(())
     }
-}
-
-fn is_left_unended(record: &JobRecord, now: UtcTime) -> bool {
-    let last = record
-        .containers
-        .iter()
-        .filter_map(|container| container.transitions.last())
-        .map(|last| last.time)
-        .max();
-    record.pending().is_some() && last.is_some_and(|last| last < now.minus(ENDED_WITHIN))
 }

@@ -345,6 +345,7 @@ impl JobDocument {
                 input_bytes: self.ours.input_bytes,
                 site_notice: self.ours.site_notice,
             },
+            is_foreign: self.ours.version == 0,
         }
     }
 }

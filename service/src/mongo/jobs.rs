@@ -18,7 +18,7 @@ use cts_shared::wire::job::SiteNotice;
 
 use crate::error::Error;
 use crate::job_store::{
-    JobFilter, JobStep, JobStore, JobSummary, ListedJob, NewJob, StoreError, StoredJob,
+    FOREIGN_FOR, JobFilter, JobStep, JobStore, JobSummary, ListedJob, NewJob, StoreError, StoredJob,
 };
 
 use super::documents::{JobDocument, corrupt, date, from_json, readable};
@@ -26,9 +26,7 @@ use super::indexes::{running_states, terminal_states};
 use super::retry::retried;
 use super::{MongoStore, Name};
 
-/// How long a job of the existing service is left to it, which may be submitting it.
-const FOREIGN_AT_LEAST: Duration = Duration::from_mins(5);
-/// A job that it left behind longer ago than that is for an administrator to judge: nobody may want it any more.
+/// A job that the existing service left behind longer ago than that is for an administrator to judge: nobody may want it any more.
 const FOREIGN_AT_MOST: Duration = Duration::from_hours(24);
 
 impl JobStore for MongoStore {
@@ -117,7 +115,7 @@ impl JobStore for MongoStore {
                     {"_cts.version": {"$exists": true}, "_update_time": {"$lt": date(before)}},
                     {"_cts.version": {"$exists": false}, "_update_time": {
                         "$gt": date(before.minus(FOREIGN_AT_MOST)),
-                        "$lt": date(before.minus(FOREIGN_AT_LEAST)),
+                        "$lt": date(before.minus(FOREIGN_FOR)),
                     }},
                 ],
             };

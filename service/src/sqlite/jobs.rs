@@ -523,6 +523,7 @@ fn summary_of(
         transitions: read_transitions(connection, id)?,
         outcome: from_json(id, "job outcome", text(2)?)?,
         notes,
+        is_foreign: false,
     };
     Ok((summary, row.get::<_, i64>(5)?.unsigned_abs()))
 }

@@ -573,6 +573,41 @@ async fn jobs_of_the_existing_service_are_read_in_every_state() {
     assert_eq!(job.state(), JobState::JobSubmitting);
 }
 
+/// It takes no lease: for five minutes, its cluster is its own to note.
+#[tokio::test]
+async fn a_job_that_the_existing_service_may_be_submitting_is_left_to_it() {
+    let Some(database) = TestDatabase::new() else {
+        return;
+    };
+    let store = database.open().await;
+    let ours = insert(&store, 1).await.id;
+    let its = JobId::new(Uuid::new_v4());
+    let created = [JobState::Created];
+    let containers = (0..2).map(|number| old_subjob(its, number, &created));
+    let subjobs = database.collection("subjobs").await;
+    subjobs.insert_many(containers).await.unwrap();
+    let jobs = database.collection("jobs").await;
+    jobs.insert_one(old_job(its, &created)).await.unwrap();
+    let is_left = async |id, now| {
+        let summary = store.job_summary(id).await.unwrap().unwrap();
+        let unstarted = store.unstarted_jobs(now, 10).await.unwrap();
+        let is_ours_to_start = unstarted.iter().any(|(one, _)| *one == id);
+        let is_left = summary.may_be_submitted_by_another(now);
+        assert_eq!(is_ours_to_start, !is_left);
+        is_left
+    };
+    assert!(!is_left(ours, at(11)).await);
+    assert!(is_left(its, at(101)).await);
+    assert!(is_left(its, at(399)).await);
+    assert!(!is_left(its, at(401)).await);
+
+    // From our first step on it is ours.
+    let report = reported(0, JobState::DownloadSubmitted, at(102));
+    store.change_job(its, report).await.unwrap();
+    let summary = store.job_summary(its).await.unwrap().unwrap();
+    assert!(!summary.may_be_submitted_by_another(at(103)));
+}
+
 /// More than are read at a time; and they count once, not each time as long as the broker is away.
 #[tokio::test]
 async fn what_another_service_left_is_taken_over_once() {

@@ -208,11 +208,17 @@ mod tests {
             ..process.clone()
         };
         assert!(!other.is_running(), "another start time is another process");
-        assert!(
+        // A process has no arguments yet when its start returns.
+        let is_seen = || {
             all()
                 .iter()
                 .any(|seen| seen.id == process && seen.mentions(OsStr::new("600")))
-        );
+        };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !is_seen() {
+            assert!(Instant::now() < deadline, "it is never seen");
+            tokio::time::sleep(POLL).await;
+        }
         assert!(
             stop(std::slice::from_ref(&process), Duration::from_secs(10))
                 .await
