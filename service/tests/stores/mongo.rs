@@ -9,7 +9,7 @@ use mongodb::{Client, Collection};
 use uuid::Uuid;
 
 use cts_service::error::Error;
-use cts_service::job_store::{JobFilter, JobStore, StoreError};
+use cts_service::job_store::{JobFilter, JobStep, JobStore, StoreError};
 use cts_service::mongo::{MongoSettings, MongoStore};
 use cts_service::outbox::Outbox;
 use cts_shared::id::JobId;
@@ -602,8 +602,11 @@ async fn a_job_that_the_existing_service_may_be_submitting_is_left_to_it() {
     assert!(!is_left(its, at(401)).await);
 
     // From our first step on it is ours.
-    let report = reported(0, JobState::DownloadSubmitted, at(102));
-    store.change_job(its, report).await.unwrap();
+    let queued: JobStep = Box::new(|record| {
+        let change = record.queued(at(102));
+        change.map_err(|refusal| Error::Internal(refusal.to_string()))
+    });
+    store.change_job(its, queued).await.unwrap();
     let summary = store.job_summary(its).await.unwrap().unwrap();
     assert!(!summary.may_be_submitted_by_another(at(103)));
 }
