@@ -52,7 +52,7 @@ pub struct JobFacts<'a> {
     pub clusters: &'a [i64],
     /// Its procs in the queue; see [`own_procs`].
     pub queue: &'a [ProcAd],
-    /// Its procs that have left the queue; only looked for if [`needs_history`].
+    /// Its procs that have left the queue, as far as they were looked for; see [`absent_procs`].
     pub history: &'a [ProcAd],
     /// The machines of the pool; only looked for if [`needs_machines`].
     pub machines: Option<&'a [MachineAd]>,
