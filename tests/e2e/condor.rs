@@ -411,7 +411,7 @@ async fn a_job_evicted_while_it_uploads_completes() {
 #[tokio::test]
 async fn a_job_evicted_while_it_runs_completes() {
     let _scheduler = scheduler_stays().await;
-    let case = Case::new("condor-evict-run", &["sleep 6", "copy_inputs"]).await;
+    let case = Case::new("condor-evict-run", &["sleep 10", "copy_inputs"]).await;
     let case = case.input("a.txt", b"a").await;
     let service = service(&case).await;
     let id = service.submit(&case, "kbase").await;
@@ -447,7 +447,7 @@ async fn running_executor(case: &Case, service: &TestService, id: &str) -> (Pool
 #[tokio::test]
 async fn a_job_whose_executor_is_killed_completes() {
     let _scheduler = scheduler_stays().await;
-    let case = Case::new("condor-kill", &["sleep 6", "copy_inputs"]).await;
+    let case = Case::new("condor-kill", &["sleep 10", "copy_inputs"]).await;
     let case = case.input("a.txt", b"a").await;
     let service = service(&case).await;
     let id = service.submit(&case, "kbase").await;
@@ -463,7 +463,7 @@ async fn a_job_whose_executor_is_killed_completes() {
 #[tokio::test]
 async fn a_job_whose_starter_is_killed_completes() {
     let _scheduler = scheduler_stays().await;
-    let case = Case::new("condor-kill-starter", &["sleep 6", "copy_inputs"]).await;
+    let case = Case::new("condor-kill-starter", &["sleep 10", "copy_inputs"]).await;
     let case = case.input("a.txt", b"a").await;
     let service = service(&case).await;
     let id = service.submit(&case, "kbase").await;
@@ -478,7 +478,7 @@ async fn a_job_whose_starter_is_killed_completes() {
 #[tokio::test]
 async fn a_job_whose_worker_loses_power_completes() {
     let _scheduler = scheduler_alone().await;
-    let case = Case::new("condor-power", &["sleep 6", "copy_inputs"]).await;
+    let case = Case::new("condor-power", &["sleep 10", "copy_inputs"]).await;
     let case = case.input("a.txt", b"a").await;
     // HTCondor runs the proc again when its lease is over, not before, whether the worker is back or not.
     let service = service_with(&case, |on_pool| {
@@ -545,7 +545,7 @@ async fn odd_values_reach_the_worker_as_they_are() {
 #[tokio::test]
 async fn a_scheduler_that_restarts_costs_nothing() {
     let _scheduler = scheduler_alone().await;
-    let case = Case::new("condor-schedd", &["sleep 6", "copy_inputs"]).await;
+    let case = Case::new("condor-schedd", &["sleep 10", "copy_inputs"]).await;
     let case = case.input("a.txt", b"a").await;
     let service = service(&case).await;
     let id = service.submit(&case, "kbase").await;

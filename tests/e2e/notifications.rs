@@ -99,12 +99,20 @@ async fn metric_becomes(service: &TestService, name: &str, wanted: f64) {
     .await;
 }
 
-/// Whether the service says that Kafka is there. It is ready in any case.
-async fn kafka_is_there(service: &TestService) -> bool {
-    let report = service.call(As::User, Method::GET, "/readyz", None).await;
-    let dependencies = report["dependencies"].as_array().unwrap();
-    let kafka = dependencies.iter().find(|one| one["name"] == "kafka");
-    kafka.unwrap()["ok"].as_bool().unwrap()
+/// Waits until the service says that Kafka is there, or that it is not: its answers are seconds old. It is ready in
+/// any case.
+async fn kafka_is_there(service: &TestService, expected: bool) {
+    eventually("what is said of Kafka", SEND_DEADLINE, async || {
+        let report = service.call(As::User, Method::GET, "/readyz", None).await;
+        let dependencies = report["dependencies"].as_array().unwrap();
+        let kafka = dependencies.iter().find(|one| one["name"] == "kafka");
+        if kafka.unwrap()["ok"] == json!(expected) {
+            Ok(())
+        } else {
+            Err(report.to_string())
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -117,7 +125,7 @@ async fn every_transition_of_a_job_is_a_message() {
     assert_eq!(states(&job), GOOD_STATES, "{job}");
     let job = all_notified(&service, &id).await;
     assert_eq!(topic.messages().await, expected(&job));
-    assert!(kafka_is_there(&service).await);
+    kafka_is_there(&service, true).await;
     metric_becomes(&service, "cts_outbox_unsent_transitions", 0.0).await;
 
     // An administrator wants one once more.
@@ -158,7 +166,7 @@ async fn jobs_run_while_kafka_is_away_and_are_told_of_in_order_when_it_is_back()
     }
     let waiting = f64::from(u32::try_from(3 * GOOD_STATES.len()).unwrap());
     metric_becomes(&service, "cts_outbox_unsent_transitions", waiting).await;
-    assert!(!kafka_is_there(&service).await);
+    kafka_is_there(&service, false).await;
 
     broker.gate.open();
     let mut jobs = Vec::new();
@@ -170,7 +178,7 @@ async fn jobs_run_while_kafka_is_away_and_are_told_of_in_order_when_it_is_back()
         assert_eq!(about(job, &messages), expected(job));
     }
     metric_becomes(&service, "cts_outbox_unsent_transitions", 0.0).await;
-    assert!(kafka_is_there(&service).await);
+    kafka_is_there(&service, true).await;
     service.stop().await;
 }
 

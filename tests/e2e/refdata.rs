@@ -93,6 +93,17 @@ async fn done(server: &RefdataServer, id: &str) {
     .await;
 }
 
+/// Waits until the server shows that it downloads an object of more than so many bytes.
+async fn shows_progress(server: &RefdataServer, id: &str, bytes: usize) {
+    eventually("progress", STAGED_WITHIN, async || {
+        let status = server.status(id).await;
+        let shown = status["progress"]["object_bytes"].as_u64();
+        let is_shown = shown > Some(bytes as u64);
+        is_shown.then_some(()).ok_or(status.to_string())
+    })
+    .await;
+}
+
 fn assert_complete(status: &Value) {
     assert_eq!(status["state"], "complete", "{status}");
 }
@@ -407,11 +418,7 @@ async fn a_killed_server_begins_again() {
         .wait_for_refdata(&id, "kbase", &["download_submitted"], STAGED_WITHIN)
         .await;
     proxy.struck().await;
-    let progress = &server.status(&id).await["progress"];
-    assert!(
-        progress["object_bytes"].as_u64() > Some(8 * MIB as u64),
-        "{progress}"
-    );
+    shows_progress(&server, &id, 8 * MIB).await;
     server.kill().await;
     assert!(!server.tree(&id).exists(), "half a tree looks finished");
     assert_eq!(
@@ -439,11 +446,7 @@ async fn the_end_is_reported_when_the_service_is_back() {
         .wait_for_refdata(&id, "kbase", &["download_submitted"], STAGED_WITHIN)
         .await;
     proxy.struck().await;
-    let progress = &server.status(&id).await["progress"];
-    assert!(
-        progress["object_bytes"].as_u64() > Some(8 * MIB as u64),
-        "{progress}"
-    );
+    shows_progress(&server, &id, 8 * MIB).await;
     service.kill().await.unwrap();
     // The stalled connections are given up by the kill only: the next ones get through.
     server.kill().await;

@@ -751,7 +751,7 @@ async fn cancelling_leaves_nothing_within_seconds() {
         Instant::now()
     };
     let (staged, cancelled) = tokio::join!(bed.stage(&item), begun);
-    assert!(cancelled.elapsed() < Duration::from_secs(2));
+    assert!(cancelled.elapsed() < Duration::from_secs(10));
     let error = staged.unwrap_err();
     assert!(error.is_cancelled(), "{error}");
     bed.assert_nothing_is_left();

@@ -119,7 +119,8 @@ async fn while_the_engine_hangs() {
     };
     let (status, since) = tokio::join!(bed.run(), stop);
     assert_eq!(status.code(), 143);
-    assert!(since.elapsed() < Duration::from_secs(10), "{since:?}");
+    // With what a busy machine adds.
+    assert!(since.elapsed() < Duration::from_secs(20), "{since:?}");
     assert!(!bed.service.reported().contains(&"error".to_owned()));
 }
 

@@ -35,6 +35,8 @@ struct Program {
     child: Child,
     url: String,
     log: Arc<Mutex<String>>,
+    /// Until its standard error ends.
+    reader: Option<std::thread::JoinHandle<()>>,
 }
 
 fn packed() -> Vec<u8> {
@@ -106,7 +108,7 @@ impl Machine {
         let lines = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(Mutex::new(String::new()));
         let written = Arc::clone(&log);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in lines.lines() {
                 *written.lock().unwrap() += &(line.unwrap() + "\n");
             }
@@ -120,6 +122,7 @@ impl Machine {
             child,
             url: format!("http://{address}"),
             log,
+            reader: Some(reader),
         }
     }
 }
@@ -162,6 +165,8 @@ impl Program {
         let status = tokio::time::timeout(Duration::from_secs(30), ended)
             .await
             .unwrap();
+        // The last lines may still be on their way.
+        self.reader.take().unwrap().join().unwrap();
         (status, self.log())
     }
 }

@@ -1,7 +1,6 @@
 //! The pool by its command line, with shell scripts as the tools.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cts_service::condor::commands::{CommandSettings, CondorCommands};
@@ -10,6 +9,8 @@ use cts_service::condor::proc_ad::ProcName;
 use cts_service::metrics::DependencyCalls;
 use cts_shared::timestamp::UtcTime;
 use jiff::Timestamp;
+
+use crate::installed::install;
 
 /// A directory with tools of the test's own. Each notes the arguments of its last call, one a line with
 /// its end marked.
@@ -33,19 +34,11 @@ impl Tools {
     }
 
     fn put(&self, name: &str, script: &str) {
-        let source = self.path(&format!("{name}.source"));
         let directory = self.directory().display();
         let text = format!(
             "#!/bin/sh\ncd '{directory}' && printf '%s|\\n' \"$@\" > {name}.arguments\n{script}\n"
         );
-        std::fs::write(&source, text).unwrap();
-        // Written by another process: this one may be starting a program in another thread, which must not
-        // inherit an open tool.
-        let installed = Command::new("install")
-            .args(["-m", "755"])
-            .args([&source, &self.path(name)])
-            .status();
-        assert!(installed.unwrap().success());
+        install(&self.path(name), &text);
     }
 
     fn commands(&self) -> CondorCommands {

@@ -1,6 +1,5 @@
 //! The local site with shell scripts as executors.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,12 +9,13 @@ use cts_service::compute_site::local::{LocalSite, LocalSiteSettings};
 use cts_service::compute_site::{CleanError, ComputeSite, SiteEvent};
 use cts_shared::id::JobId;
 
+use crate::installed::install;
+
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn settings(directory: &Path, script: &str) -> LocalSiteSettings {
     let executor = directory.join("executor");
-    std::fs::write(&executor, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(&executor, PermissionsExt::from_mode(0o755)).unwrap();
+    install(&executor, &format!("#!/bin/sh\n{script}\n"));
     LocalSiteSettings {
         executor,
         jobs_dir: directory.join("jobs"),

@@ -22,6 +22,7 @@ mod documentation;
 mod envelope;
 mod events;
 mod images;
+mod installed;
 #[path = "../../../shared/tests/vectors/job_flow_decisions.rs"]
 mod job_flow_decisions;
 #[path = "../../../shared/tests/vectors/job_input_decisions.rs"]

@@ -1,6 +1,5 @@
 //! Staging for the site `local`, with shell scripts as executors.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use cts_service::refdata_stager::{
 use cts_shared::site::Site;
 use serde_json::{Value, json};
 
+use crate::installed::install;
 use crate::pool_app::{DEADLINE, eventually};
 use crate::test_app::{CRC, TestApp};
 
@@ -20,8 +20,7 @@ const FILE: &str = "cts/refdata/db.tar.gz";
 
 fn settings(directory: &Path, script: &str) -> LocalStagerSettings {
     let executor = directory.join("executor");
-    std::fs::write(&executor, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(&executor, PermissionsExt::from_mode(0o755)).unwrap();
+    install(&executor, &format!("#!/bin/sh\n{script}\n"));
     LocalStagerSettings {
         executor,
         root: directory.join("refdata"),

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use wiremock::matchers::{any, method, path, path_regex};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
+use crate::installed::install;
+
 /// Longer than anything here takes on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -228,9 +230,7 @@ async fn a_wrong_staging_server_is_logged_and_does_not_stop_the_start() {
     let mut home = Home::new(&s3.uri());
     let tools = home.directory.path().join("tools");
     std::fs::create_dir(&tools).unwrap();
-    let tool = tools.join("condor_version");
-    std::fs::write(&tool, "#!/bin/sh\necho 1\n").unwrap();
-    std::fs::set_permissions(&tool, PermissionsExt::from_mode(0o755)).unwrap();
+    install(&tools.join("condor_version"), "#!/bin/sh\necho 1\n");
     home.config += &format!(
         "[HTCondor]\ncommand_dir = {tools:?}\ninitialdir = {tools:?}\n\
          executable_url_override = \"http://127.0.0.1:1/x\"\n\

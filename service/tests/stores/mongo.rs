@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use mongodb::{Client, Collection};
+use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use cts_service::error::Error;
@@ -31,7 +32,12 @@ pub(crate) struct TestDatabase {
     pub(crate) url: String,
     pub(crate) name: String,
     pub(crate) is_dropped: bool,
+    /// Held by who may have commands fail.
+    pub(crate) fail_point: Option<MutexGuard<'static, ()>>,
 }
+
+/// The server has one setting for the commands that fail, whoever they are for.
+static FAIL_POINT: Mutex<()> = Mutex::const_new(());
 
 impl TestDatabase {
     /// None, loudly, where there is no server.
@@ -46,6 +52,7 @@ impl TestDatabase {
             url,
             name: format!("cts_test_{}", Uuid::new_v4().simple()),
             is_dropped: true,
+            fail_point: None,
         })
     }
 
@@ -65,14 +72,17 @@ impl TestDatabase {
         rest.split(['/', '?']).next().unwrap().to_owned()
     }
 
-    /// Has the server tell the calls of stores opened from now on from those of other tests.
-    fn name_calls(&mut self) {
+    /// Has the server tell the calls of stores opened from now on from those of other tests, which wait if they
+    /// want commands to fail too.
+    async fn name_calls(&mut self) {
+        self.fail_point = Some(FAIL_POINT.lock().await);
         let separator = if self.url.contains('?') { '&' } else { '?' };
         self.url = format!("{}{separator}appName={}", self.url, self.name);
     }
 
     /// Has a command of these stores fail.
     async fn fail(&self, command: &str, mode: Bson, failure: Document) {
+        assert!(self.fail_point.is_some(), "the calls have a name");
         let client = Client::with_uri_str(&self.url).await.unwrap();
         let mut data = doc! {"failCommands": [command], "appName": &self.name};
         data.extend(failure);
@@ -257,7 +267,7 @@ async fn a_step_whose_answer_is_lost_is_taken_once() {
     let Some(mut database) = TestDatabase::new() else {
         return;
     };
-    database.name_calls();
+    database.name_calls().await;
     let store = database.open().await;
     let id = insert(&store, 1).await.id;
     let fail = async |mode: Bson, failure| database.fail("update", mode, failure).await;
@@ -297,7 +307,7 @@ async fn a_job_whose_insertion_is_not_known_of_is_stored_once() {
     let Some(mut database) = TestDatabase::new() else {
         return;
     };
-    database.name_calls();
+    database.name_calls().await;
     let store = database.open().await;
     for containers in [2, 0] {
         let lost = doc! {"writeConcernError": {"code": 64, "errmsg": "no majority in time"}};

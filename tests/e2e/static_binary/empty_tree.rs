@@ -54,7 +54,13 @@ impl EmptyTree {
     /// A tree with the executor.
     pub(super) fn new(executor: &Path) -> Self {
         let root = tempfile::tempdir().unwrap();
-        std::fs::copy(executor, root.path().join("cts-executor")).unwrap();
+        // By another process: one that this process starts meanwhile would inherit the open file, and a file that is
+        // open for writing cannot be run.
+        let copied = std::process::Command::new("cp")
+            .arg(executor)
+            .arg(root.path().join("cts-executor"))
+            .status();
+        assert!(copied.unwrap().success());
         Self(root)
     }
 

@@ -246,10 +246,12 @@ async fn documents_of_the_existing_service_are_copied() {
     assert_eq!(counts.images, 1);
     assert_eq!(counts.refdata, 1);
     for (id, _) in &ids {
-        let (ours, theirs) = (
-            source.job(*id).await.unwrap(),
-            target.job(*id).await.unwrap(),
+        let (mut ours, theirs) = (
+            source.job(*id).await.unwrap().unwrap(),
+            target.job(*id).await.unwrap().unwrap(),
         );
+        // A copy is of the service that copied.
+        assert!(std::mem::take(&mut ours.summary.is_foreign));
         assert_eq!(theirs, ours);
         let (ours, theirs) = (source.job_record(*id).await, target.job_record(*id).await);
         assert_eq!(theirs.unwrap(), ours.unwrap());

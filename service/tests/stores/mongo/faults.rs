@@ -39,8 +39,9 @@ async fn outputs_survive_a_lost_answer_and_a_faster_service() {
         url: database.url.clone(),
         name: database.name.clone(),
         is_dropped: false,
+        fail_point: None,
     };
-    named.name_calls();
+    named.name_calls().await;
     let store = named.open().await;
     let id = insert(&store, 2).await.id;
     let outputs: Vec<S3File> = (0..20_000)
@@ -181,7 +182,7 @@ async fn a_query_that_the_server_gave_up_is_made_again() {
     let Some(mut database) = TestDatabase::new() else {
         return;
     };
-    database.name_calls();
+    database.name_calls().await;
     let store = database.open().await;
     let job = insert(&store, 1).await;
     // Cursor not found, time exceeded, plan killed.
@@ -222,7 +223,7 @@ async fn an_image_and_a_lease_are_the_askers_after_a_lost_answer() {
     let Some(mut database) = TestDatabase::new() else {
         return;
     };
-    database.name_calls();
+    database.name_calls().await;
     let store = database.open().await;
     let image = Image {
         image: new_job(0).image,

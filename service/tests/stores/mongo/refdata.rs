@@ -147,7 +147,7 @@ async fn a_lost_answer_is_no_failure() {
     let Some(mut database) = TestDatabase::new() else {
         return;
     };
-    database.name_calls();
+    database.name_calls().await;
     let store = database.open().await;
     let lose_next = async || {
         let failure = doc! {
