@@ -92,7 +92,7 @@ unit: ## Unit, property and integration tests
 build: ## Build the programs for development
 	$(CARGO) build --locked --workspace
 
-# What tests need, the programs among it: after `unit` only the end-to-end tests are left to build.
+# What tests need, the programs too: after `unit` only the end-to-end tests are left to build.
 .PHONY: build-for-tests
 build-for-tests:
 	$(CARGO) test --locked --workspace --no-run

@@ -13,11 +13,15 @@ use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
+use crate::testbed::free_port;
+
 mod answers;
 mod errors;
 
 /// The path below which auth2 is served, as behind KBase's proxy.
 const ROOT: &str = "/services/auth";
+/// How long the double's tasks may take to notice that it ends.
+const END_WITHIN: Duration = Duration::from_secs(10);
 
 /// A running double. It stops when it is dropped.
 #[derive(Debug)]
@@ -119,13 +123,14 @@ fn lock(state: &SharedState) -> MutexGuard<'_, State> {
 }
 
 impl Auth2 {
-    /// Starts one without users on a free port of this machine.
+    /// Starts one without users on a free port of this machine, which no outgoing connection takes while it is away.
     ///
     /// # Errors
     /// When no port or thread can be had.
     pub async fn start() -> std::io::Result<Self> {
+        let port = free_port("auth2").map_err(std::io::Error::other)?;
         let mut auth2 = Self {
-            address: (Ipv4Addr::LOCALHOST, 0).into(),
+            address: (Ipv4Addr::LOCALHOST, port).into(),
             state: SharedState::default(),
             runtime: None,
         };
@@ -191,10 +196,12 @@ impl Auth2 {
         lock(&self.state).most_at_once
     }
 
-    /// Goes away: connections break, new ones are refused. Users and tokens stay.
+    /// Goes away: connections break, new ones are refused when this returns. Users and tokens stay.
     pub fn leave(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            // A runtime's thread must not wait for the end of another.
+            let ending = std::thread::spawn(move || runtime.shutdown_timeout(END_WITHIN));
+            ending.join().expect("nothing in there panics");
         }
     }
 
@@ -211,7 +218,6 @@ impl Auth2 {
         let address = self.address;
         let listening = runtime.spawn(TcpListener::bind(address)).await;
         let listener = listening.map_err(std::io::Error::other)??;
-        self.address = listener.local_addr()?;
         let router = answers::router(Arc::clone(&self.state));
         runtime.spawn(async move { axum::serve(listener, router).await });
         self.runtime = Some(runtime);

@@ -156,7 +156,9 @@ async fn an_error_document_in_a_successful_completion_is_an_error() {
 #[tokio::test]
 async fn no_server_is_named_with_its_cause() {
     let secret = secret_file();
-    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // Bound and not listened on.
+    let unused = tokio::net::TcpSocket::new_v4().unwrap();
+    unused.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let settings = S3Settings {
         url: format!("http://{}", unused.local_addr().unwrap())
             .parse()
@@ -165,7 +167,6 @@ async fn no_server_is_named_with_its_cause() {
         secret: Arc::new(SecretSource::from_file(secret.path()).unwrap()),
         verify: Verify::Certificates,
     };
-    drop(unused);
     let error = get(&S3Store::new(settings).unwrap()).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Unavailable);
     assert!(error.to_string().contains("Connection refused"), "{error}");

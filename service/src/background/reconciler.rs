@@ -296,6 +296,15 @@ impl Reconciler {
         })
     }
 
+    async fn remove(&self, procs: Vec<ProcName>, reason: &str) -> Result<(), PoolError> {
+        let removed = procs.len();
+        self.pool
+            .remove(Procs::Named(procs), reason.to_owned())
+            .await?;
+        self.count(Action::Removed, removed);
+        Ok(())
+    }
+
     fn count(&self, action: Action, times: usize) {
         self.app.metrics.reconciler_actions().count(action, times);
     }

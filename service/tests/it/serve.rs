@@ -281,20 +281,16 @@ async fn what_must_be_changed_stops_the_start() {
 
 #[test]
 fn a_store_that_does_not_answer_does_not_stop_the_start() {
-    // Nobody listens on a port that was just given back.
-    let port = free_port();
-    let home = Home::new(&format!("http://127.0.0.1:{port}"));
+    // Bound and not listened on.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let home = Home::new(&format!("http://{}", socket.local_addr().unwrap()));
     let mut service = Service::start(home.command("serve"));
     service.wait_for("the S3 store does not answer; starting all the same");
     let address = service.address();
     assert!(get_root(address).starts_with("HTTP/1.1 200"));
     service.terminate();
     assert_eq!(service.ended().code(), Some(0));
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 #[tokio::test(flavor = "multi_thread")]

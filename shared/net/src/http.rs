@@ -86,10 +86,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_innermost_cause_is_told() {
-        // A port that was ours a moment ago, and now is nobody's.
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let uri = format!("http://{}", listener.local_addr().unwrap());
-        drop(listener);
+        // Bound and not listened on.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let uri = format!("http://{}", socket.local_addr().unwrap());
         crate::tls::install_provider();
         let client = crate::tls::http_client_builder(crate::tls::Verify::Certificates)
             .unwrap()

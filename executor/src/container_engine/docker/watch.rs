@@ -9,8 +9,8 @@ use bollard::container::LogOutput;
 use bollard::errors::Error as ApiError;
 use bollard::models::{ContainerState, ContainerWaitResponse};
 use bollard::query_parameters::{AttachContainerOptionsBuilder, WaitContainerOptionsBuilder};
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -270,11 +270,7 @@ fn is_running(state: &ContainerState) -> bool {
 async fn wait_once(client: &Client, id: &str) -> Result<Waited, EngineError> {
     // "not-running" also answers for a container that has ended already, so that nothing is missed
     // between start and here; "next-exit" would wait for ever then.
-    let options = WaitContainerOptionsBuilder::default()
-        .condition("not-running")
-        .build();
-    let answers = client.docker.wait_container(id, Some(options));
-    let mut answers = std::pin::pin!(answers);
+    let mut answers = std::pin::pin!(announcements(client, id, "not-running"));
     let interval = client.deadlines.check_interval;
     loop {
         match tokio::time::timeout(interval, answers.next()).await {
@@ -303,19 +299,11 @@ async fn wait_once(client: &Client, id: &str) -> Result<Waited, EngineError> {
 /// Waits for a removal that is under way.
 pub(super) async fn until_removed(client: &Client, id: &str) -> Result<(), EngineError> {
     let call = "remove container";
-    let options = WaitContainerOptionsBuilder::default()
-        .condition("removed")
-        .build();
-    let answers = client.docker.wait_container(id, Some(options));
-    let mut answers = std::pin::pin!(answers);
-    let after = client.deadlines.change;
-    let Ok(answer) = tokio::time::timeout(after, answers.next()).await else {
-        return Err(EngineError::Hung {
-            host: client.host.to_string(),
-            call,
-            after,
-        });
-    };
+    let mut answers = std::pin::pin!(announcements(client, id, "removed"));
+    let announced = async { Ok(answers.next().await) };
+    let answer = client
+        .within(call, client.deadlines.change, announced)
+        .await?;
     let problem = match heard(id, answer) {
         Ok(Waited::Ended { engine_error, .. }) => engine_error.filter(|text| !text.is_empty()),
         Ok(Waited::Broken(why)) => Some(why),
@@ -330,6 +318,18 @@ pub(super) async fn until_removed(client: &Client, id: &str) -> Result<(), Engin
             detail,
         }),
     }
+}
+
+/// What the engine says when the condition has come, once.
+fn announcements(
+    client: &Client,
+    id: &str,
+    condition: &str,
+) -> impl Stream<Item = Result<ContainerWaitResponse, ApiError>> + use<> {
+    let options = WaitContainerOptionsBuilder::default()
+        .condition(condition)
+        .build();
+    client.docker.wait_container(id, Some(options))
 }
 
 fn heard(

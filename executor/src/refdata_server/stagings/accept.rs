@@ -52,7 +52,11 @@ impl Stagings {
     /// A site's service asks for an item. On return it is noted and the service knows; the rest is done in the
     /// background. Asking again changes nothing, unless the outcome is being reported: that is then of no use if
     /// the service has the item as created again.
-    pub(in super::super) async fn ask(&self, id: RefdataId, site: Site) -> Result<(), ApiError> {
+    pub(in crate::refdata_server) async fn ask(
+        &self,
+        id: RefdataId,
+        site: Site,
+    ) -> Result<(), ApiError> {
         loop {
             match self.find_or_accept(&id, site)? {
                 Asking::Promised => return Ok(()),

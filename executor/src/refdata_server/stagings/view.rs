@@ -15,7 +15,7 @@ use crate::refdata::{ItemState, RefdataError, StagedItem};
 
 /// An item as administrators see it.
 #[derive(Debug, Serialize)]
-pub(in super::super) struct ItemView {
+pub(in crate::refdata_server) struct ItemView {
     id: RefdataId,
     state: ViewState,
     /// Bytes and files of a complete item.
@@ -56,7 +56,7 @@ enum ViewState {
 
 impl Stagings {
     /// How far an item is: what the disk says, and what is known of it beyond that.
-    pub(in super::super) async fn status(
+    pub(in crate::refdata_server) async fn status(
         &self,
         id: &RefdataId,
     ) -> Result<RefdataLocalStatus, ApiError> {
@@ -78,7 +78,7 @@ impl Stagings {
     }
 
     /// Every item that is on the disk, on its way, or failed.
-    pub(in super::super) async fn list(&self) -> Result<Vec<ItemView>, ApiError> {
+    pub(in crate::refdata_server) async fn list(&self) -> Result<Vec<ItemView>, ApiError> {
         let area = Arc::clone(&self.0.area);
         let staged = blocking(move || area.list()).await.map_err(from_disk)?;
         let items = self.items();

@@ -13,7 +13,6 @@ use crate::condor::reconcile::{newest, own_procs};
 use crate::condor::statistics::{all_held, statistics};
 use crate::error::Error;
 use crate::jobs;
-use crate::metrics::Action;
 
 /// What the pool does not know or tell of a job's use this long after its end, it never will.
 const ACCOUNT_WITHIN: Duration = Duration::from_hours(24);
@@ -138,10 +137,7 @@ impl Reconciler {
         }
         if !remove.is_empty() {
             tracing::info!(job.id = %id, procs = remove.len(), "removing procs of an ended job");
-            let reason = "its CTS job has ended".to_owned();
-            let removed = remove.len();
-            self.pool.remove(Procs::Named(remove), reason).await?;
-            self.count(Action::Removed, removed);
+            self.remove(remove, "its CTS job has ended").await?;
         }
         Ok(())
     }

@@ -153,10 +153,7 @@ impl Reconciler {
         }
         if !remove.is_empty() {
             tracing::info!(job.id = %id, procs = remove.len(), "removing procs that nobody needs");
-            let reason = "CTS does not need it any more".to_owned();
-            let removed = remove.len();
-            self.pool.remove(Procs::Named(remove), reason).await?;
-            self.count(Action::Removed, removed);
+            self.remove(remove, "CTS does not need it any more").await?;
         }
         refused.map_or(Ok(()), |error| Err(error.into()))
     }

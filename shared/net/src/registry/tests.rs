@@ -320,10 +320,10 @@ async fn repeats_what_may_pass() {
 
 #[tokio::test]
 async fn a_registry_that_is_not_there_is_named() {
-    // A port that was free a moment ago: nobody listens.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    // Bound and not listened on.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
     let registry = Registry::new(RegistryOptions::default());
     let image: Reference = format!("{address}/x:1").parse().unwrap();
     let error = registry.lookup_once(&image).await.unwrap_err();
