@@ -175,7 +175,17 @@ mod tests {
         let file = tree.join("a/b/file");
         type Change<'a> = (&'a str, Box<dyn Fn() + 'a>);
         let changes: [Change<'_>; 5] = [
-            ("content", Box::new(|| fs::write(&file, "tixt").unwrap())),
+            (
+                "content",
+                Box::new(|| {
+                    // Where times are coarse, two changes in one tick are one.
+                    let changed = || fs::metadata(&file).map(|of| (of.ctime(), of.ctime_nsec()));
+                    let before = changed().unwrap();
+                    while changed().unwrap() == before {
+                        fs::write(&file, "tixt").unwrap();
+                    }
+                }),
+            ),
             (
                 "mode",
                 Box::new(|| fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap()),

@@ -27,9 +27,17 @@ const MAX_NOTE_BYTES: u64 = 4096;
 /// The lock, held until dropped.
 #[derive(Debug)]
 pub(super) struct Lock {
-    // Dropping it closes it, which frees the lock.
-    _file: File,
+    file: File,
     path: PathBuf,
+}
+
+/// Not only by closing the file: a child that another thread is just starting has it open, too.
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = rustix::fs::flock(&self.file, FlockOperation::Unlock) {
+            tracing::debug!("{} is freed by closing it: {error}", self.path.display());
+        }
+    }
 }
 
 /// Who holds a lock, as the holder wrote into its file. For messages only.
@@ -81,7 +89,7 @@ impl Lock {
             }
             sign(&mut file);
             return Ok(Some(Self {
-                _file: file,
+                file,
                 path: path.to_owned(),
             }));
         }

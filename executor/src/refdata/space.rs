@@ -190,7 +190,9 @@ mod tests {
         let share = ledger.promise(dir.path(), 0).unwrap();
         let free = disk::free_bytes(dir.path()).unwrap();
         let granted = share.spend(1..=u64::MAX).unwrap();
-        assert!(granted <= free && granted > free / 2, "{granted} of {free}");
+        // Others write and remove meanwhile.
+        let about = free / 2..free.saturating_mul(2);
+        assert!(about.contains(&granted), "{granted} of {free}");
         assert!(share.spend(u64::MAX..=u64::MAX).is_err());
         drop(share);
         drop(other);

@@ -174,8 +174,10 @@ async fn that_the_service_is_waited_for_is_in_the_ad() {
     let (status, ()) = tokio::join!(bed.run(), stop);
     assert_eq!(status.code(), 143);
     bed.pool.end().await;
-    let set = starter.set.lock().unwrap();
     let is_wait = |value: &str| value.starts_with("\"waiting for the service since ");
     let told = |(name, value): &(String, String)| name == "ChirpCtsMessage" && is_wait(value);
-    assert!(set.iter().any(told), "{set:?}");
+    eventually("the message", || {
+        starter.set.lock().unwrap().iter().any(told)
+    })
+    .await;
 }

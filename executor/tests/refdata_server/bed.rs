@@ -19,7 +19,7 @@ use crate::auth2::{self, Auth2};
 use crate::service::{self, Service};
 
 /// Longest wait for something that has to happen.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// CRC64NVME of `123456789`, as it is registered.
 pub(crate) const CHECKSUM: &str = "rosUhgp5mIg=";

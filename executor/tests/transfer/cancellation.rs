@@ -8,7 +8,7 @@ use cts_executor::object_store::faulty::{Fault, Operation};
 use crate::setup::{Setup, bytes};
 
 /// Long enough for a loaded machine, far below any time limit in use.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(30);
 
 fn patient(mut setup: Setup) -> Setup {
     setup.options.response_timeout = Duration::from_secs(3600);
@@ -31,7 +31,8 @@ async fn cancel_after_calls(setup: &Setup, n: usize) -> Instant {
 #[tokio::test]
 async fn a_stalled_download_ends_and_leaves_nothing_partial() {
     for fault in [Fault::Stall, Fault::StallBody(10)] {
-        let setup = patient(Setup::with(|store| store.on_call(3, fault)));
+        let mut setup = patient(Setup::with(|store| store.on_call(3, fault)));
+        setup.options.cleanup_timeout = SOON;
         let items = vec![setup.object("a/b", &bytes(1000))];
         let (result, cancelled) =
             tokio::join!(setup.download(items), cancel_after_calls(&setup, 4));
@@ -76,7 +77,8 @@ async fn cleaning_up_is_bounded_when_the_store_is_gone() {
 
 #[tokio::test]
 async fn cancelled_before_it_starts_does_nothing() {
-    let setup = Setup::new();
+    let mut setup = Setup::new();
+    setup.options.cleanup_timeout = SOON;
     setup.cancel.cancel();
     let items = vec![setup.object("k", b"body")];
     assert!(setup.download(items).await.unwrap_err().is_cancelled());

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use cts_executor::object_store::faulty::{Fault, Operation};
 use cts_executor::object_store::{ObjectName, StoreErrorKind};
@@ -246,7 +246,7 @@ async fn a_bit_that_flips_in_what_is_read_ahead_is_told() {
 }
 
 #[tokio::test]
-async fn cancelling_ends_a_read_that_waits_within_a_second() {
+async fn cancelling_ends_a_read_that_waits() {
     let mut setup = Setup::with(|store| store.on(Operation::Get, 2, Fault::StallBody(3)));
     setup.options.stall_window = DEADLINE;
     let stream = open(&setup, object(&setup, &bytes(400))).await.unwrap();
@@ -254,7 +254,7 @@ async fn cancelling_ends_a_read_that_waits_within_a_second() {
     setup.cancel.cancel();
     let cancelled = Instant::now();
     let (_, verdict) = reading.await.unwrap();
-    assert!(cancelled.elapsed() < Duration::from_secs(1));
+    assert!(cancelled.elapsed() < DEADLINE / 4);
     assert!(
         matches!(verdict, Err(TransferError::Cancelled)),
         "{verdict:?}"

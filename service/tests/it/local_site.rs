@@ -166,8 +166,9 @@ async fn cancel_stops_a_running_executor() {
     let directory = tempfile::tempdir().unwrap();
     let (sender, mut events) = mpsc::channel(8);
     let started = directory.path().join("started");
+    // Not blocked in a call: a signal right before that would be lost.
     let script = format!(
-        "trap 'echo stopping >&2; exit 143' TERM; mkfifo {0}.fifo; touch {0}; read x < {0}.fifo",
+        "trap 'echo stopping >&2; exit 143' TERM; touch {}; while :; do sleep 0.1; done",
         started.display()
     );
     let site = LocalSite::new(settings(directory.path(), &script), sender);
@@ -301,7 +302,7 @@ async fn an_executor_that_outlived_the_service_is_not_cleaned_away() {
 async fn an_executor_that_outlived_the_service_is_stopped_though_there_is_no_room() {
     let directory = tempfile::tempdir().unwrap();
     let (sender, _events) = mpsc::channel(8);
-    let script = "trap 'exit 143' TERM; mkfifo fifo; touch started; read x < fifo";
+    let script = "trap 'exit 143' TERM; touch started; while :; do sleep 0.1; done";
     let started = |job: JobId, container: u32| {
         let path = format!("jobs/{job}/{container}/started");
         let path = directory.path().join(path);

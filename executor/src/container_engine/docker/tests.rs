@@ -61,8 +61,13 @@ const WAITED_0: Reply = Reply::Json(200, r#"{"StatusCode":0}"#);
 /// Replies by request (`GET /version`); the last of a list is repeated.
 type Replies = HashMap<&'static str, Vec<Reply>>;
 
+/// Of everything that a test does not wait for to pass: a loaded machine may take its time.
+const PATIENT: Duration = Duration::from_secs(20);
+
 struct FakeApi {
     directory: tempfile::TempDir,
+    /// For engines that connect from now on.
+    deadlines: Deadlines,
     seen: Arc<Mutex<Vec<String>>>,
     server: AbortOnDropHandle<()>,
 }
@@ -98,6 +103,15 @@ impl FakeApi {
         let server = tokio::spawn(serve(listener, replies, Arc::clone(&seen)));
         Self {
             directory,
+            deadlines: Deadlines {
+                question: PATIENT,
+                change: PATIENT,
+                pull_stall: PATIENT,
+                pull_pause: Duration::from_millis(1),
+                engine_return: PATIENT,
+                check_interval: PATIENT,
+                output_quiet: PATIENT,
+            },
             seen,
             server: AbortOnDropHandle::new(server),
         }
@@ -108,15 +122,7 @@ impl FakeApi {
         DockerEngine::connect(DockerOptions {
             host: format!("unix://{}", socket.display()),
             credentials: BTreeMap::new(),
-            deadlines: Deadlines {
-                question: Duration::from_millis(500),
-                change: Duration::from_millis(500),
-                pull_stall: Duration::from_millis(200),
-                pull_pause: Duration::from_millis(1),
-                engine_return: Duration::from_millis(500),
-                check_interval: Duration::from_millis(200),
-                output_quiet: Duration::from_millis(100),
-            },
+            deadlines: self.deadlines,
         })
         .await
     }
@@ -153,9 +159,7 @@ impl FakeApi {
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future)
-        .await
-        .unwrap()
+    tokio::time::timeout(PATIENT * 3, future).await.unwrap()
 }
 
 async fn serve(listener: UnixListener, replies: Replies, seen: Arc<Mutex<Vec<String>>>) {
@@ -323,10 +327,14 @@ async fn an_unbelievable_end_is_an_infrastructure_failure() {
         // nobody announces the end
         (vec![Reply::Hang], vec![EXITED_0]),
     ] {
-        let api = FakeApi::start(&[
+        let mut api = FakeApi::start(&[
             ("POST /containers/c1/wait", waited.clone()),
             ("GET /containers/c1/json", inspected),
         ]);
+        if matches!(waited[..], [Reply::Hang]) {
+            api.deadlines.check_interval = Duration::from_millis(200);
+            api.deadlines.output_quiet = Duration::from_millis(100);
+        }
         let error = api.exit().await.unwrap_err();
         assert!(
             matches!(error, EngineError::ExitUnknown { .. }),
@@ -349,7 +357,8 @@ async fn a_broken_wait_is_taken_up_again() {
 
 #[tokio::test]
 async fn an_engine_that_stays_away_is_given_up() {
-    let api = FakeApi::start(&[("POST /containers/c1/wait", vec![Reply::Hang])]);
+    let mut api = FakeApi::start(&[("POST /containers/c1/wait", vec![Reply::Hang])]);
+    api.deadlines.engine_return = Duration::from_millis(500);
     let container = api.run().await.unwrap();
     std::fs::remove_file(api.directory.path().join("s")).unwrap();
     drop(api.server);
@@ -375,10 +384,11 @@ async fn a_container_removed_by_others_is_named() {
 
 #[tokio::test]
 async fn an_output_stream_that_stays_open_is_left() {
-    let api = FakeApi::start(&[(
+    let mut api = FakeApi::start(&[(
         "POST /containers/c1/attach",
         vec![Reply::AttachOpen("all\n")],
     )]);
+    api.deadlines.output_quiet = Duration::from_secs(1);
     let exit = api.exit().await.unwrap();
     assert_eq!((exit.stderr.printed_bytes, exit.stderr.error), (4, None));
 }
@@ -443,7 +453,8 @@ async fn a_refused_creation_removes_nothing() {
 
 #[tokio::test]
 async fn a_creation_that_hangs_is_undone_by_name() {
-    let api = FakeApi::start(&[("POST /containers/create", vec![Reply::Hang])]);
+    let mut api = FakeApi::start(&[("POST /containers/create", vec![Reply::Hang])]);
+    api.deadlines.change = Duration::from_secs(2);
     let engine = api.connect().await.unwrap();
     let error = within(engine.run(spec(), api.logs())).await.unwrap_err();
     assert!(
@@ -488,7 +499,8 @@ async fn a_removal_under_way_is_waited_for() {
         )],
     );
     let remove = async |waited: Vec<Reply>| {
-        let api = FakeApi::start(&[under_way.clone(), ("POST /containers/c1/wait", waited)]);
+        let mut api = FakeApi::start(&[under_way.clone(), ("POST /containers/c1/wait", waited)]);
+        api.deadlines.change = Duration::from_secs(2);
         let engine = api.connect().await.unwrap();
         let removed = within(engine.remove("c1")).await;
         assert_eq!(api.count("POST /containers/c1/wait"), 1);
@@ -561,7 +573,8 @@ async fn unusable_engines_come_with_a_remedy() {
         ),
         (Reply::Json(500, r#"{"message":"oops"}"#), "oops", false),
     ] {
-        let api = FakeApi::start(&[("GET /version", vec![version])]);
+        let mut api = FakeApi::start(&[("GET /version", vec![version])]);
+        api.deadlines.question = Duration::from_secs(1);
         let error = api.connect().await.unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
         assert_eq!(error.is_setup(), setup, "{error:?}");
@@ -598,7 +611,8 @@ const PRESENT: Reply = Reply::Json(200, r#"{"Id":"sha256:bb"}"#);
 async fn pull(
     changes: &[(&'static str, Vec<Reply>)],
 ) -> (FakeApi, Result<(), EngineError>, Counters) {
-    let api = FakeApi::start(changes);
+    let mut api = FakeApi::start(changes);
+    api.deadlines.pull_stall = Duration::from_secs(2);
     let engine = api.connect().await.unwrap();
     let counters = Counters::default();
     let result = within(engine.pull(IMAGE, &counters)).await;

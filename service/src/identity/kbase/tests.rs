@@ -233,7 +233,7 @@ async fn without_an_answer_the_last_one_counts() {
         ResponseTemplate::new(200).set_delay(PATIENCE),
     ];
     for no_answer in no_answers {
-        let auth2 = FakeAuth2::with_deadline(Duration::from_secs(2)).await;
+        let auth2 = FakeAuth2::with_deadline(Duration::from_secs(5)).await;
         auth2.know_alice(A_MOMENT).await;
         let known = auth2.user().await.unwrap();
         auth2.server.reset().await;
@@ -336,14 +336,13 @@ async fn auth2_is_left_alone_for_as_long_as_it_asks() {
         for _ in 0..3 {
             let error = auth2.user().await.unwrap_err();
             let text = error.to_string();
-            assert!(
-                text.ends_with(&format!("try again in {seconds} s")),
-                "{text}"
-            );
             let IdentityError::Unavailable { retry_after, .. } = error else {
                 panic!("{error:?}");
             };
-            assert_eq!(retry_after.as_secs(), seconds);
+            let told = retry_after.as_secs();
+            assert!(text.ends_with(&format!("try again in {told} s")), "{text}");
+            // Some may have passed.
+            assert!((seconds - 5..=seconds).contains(&told), "{text}");
         }
         // No other question is asked, either.
         let error = auth2.users.check().await.unwrap_err().to_string();
@@ -375,7 +374,7 @@ async fn what_is_no_number_of_seconds_is_no_pause() {
 
 #[tokio::test]
 async fn users_that_are_known_do_not_wait_for_each_others_deadlines() {
-    let auth2 = FakeAuth2::with_deadline(Duration::from_secs(1)).await;
+    let auth2 = FakeAuth2::with_deadline(Duration::from_secs(5)).await;
     let tokens: Vec<SecretString> = (0..10).map(|n| format!("token-{n}").into()).collect();
     let answer = |route: &str, body: Value| {
         Mock::given(path(format!("/services/auth/{route}")))

@@ -77,7 +77,7 @@ async fn outputs_survive_a_lost_answer_and_a_faster_service() {
             break;
         }
         assert!(
-            begun.elapsed() < Duration::from_secs(20),
+            begun.elapsed() < Duration::from_secs(60),
             "the update arrives"
         );
     }
@@ -317,7 +317,7 @@ async fn a_server_that_does_not_answer_is_unavailable_in_time_and_used_again_aft
         assert!(matches!(error, Error::Unavailable { .. }), "{error}");
     }
     let took = begun.elapsed();
-    assert!(took < Duration::from_secs(60), "{took:?}");
+    assert!(took < Duration::from_secs(90), "{took:?}");
 
     proxy.stalled.send_replace(false);
     let step = reported(0, JobState::JobSubmitting, at(20));

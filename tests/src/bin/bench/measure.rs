@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_program_is_measured() {
-        let script = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
+        let script = "i=0; while [ $i -lt 2000000 ]; do i=$((i+1)); done";
         let usage = measure(Command::new("sh").args(["-c", script])).unwrap();
         assert!(usage.cpu > Duration::ZERO && usage.wall >= TICK);
         assert!(usage.peak_bytes > 100_000);
