@@ -14,8 +14,8 @@ use crate::harness::{
 };
 
 /// Queue, start, and whatever the test has the job do.
-const JOB_DEADLINE: Duration = Duration::from_secs(120);
-const GONE_WITHIN: Duration = Duration::from_secs(30);
+const JOB_DEADLINE: Duration = Duration::from_secs(300);
+const GONE_WITHIN: Duration = Duration::from_secs(120);
 /// The lease, and then a job's time.
 const WORKER_BACK_WITHIN: Duration = Duration::from_secs(240);
 
@@ -48,11 +48,15 @@ async fn service_behind(case: &Case, proxy: &Proxy) -> TestService {
     .await
 }
 
-/// A job's newest cluster.
-fn cluster(job: &Value) -> u64 {
-    let clusters = job["htcondor_details"]["cluster_id"].as_array();
-    let newest = clusters.and_then(|clusters| clusters.last()?.as_u64());
-    newest.unwrap_or_else(|| panic!("no cluster: {job}"))
+/// A job's newest cluster. The executor may be faster than the service that notes it.
+async fn cluster(service: &TestService, id: &str) -> u64 {
+    eventually("the cluster", JOB_DEADLINE, async || {
+        let job = service.job(id).await;
+        let clusters = job["htcondor_details"]["cluster_id"].as_array();
+        let newest = clusters.and_then(|clusters| clusters.last()?.as_u64());
+        newest.ok_or_else(|| job.to_string())
+    })
+    .await
 }
 
 fn constraint(id: &str) -> String {
@@ -118,7 +122,7 @@ async fn attempts(service: &TestService, id: &str) -> u64 {
 async fn a_job_completes_and_its_use_is_told() {
     let _scheduler = scheduler_stays().await;
     // Much more memory and time than the executor needs for itself.
-    let commands = ["hog_memory 100", "sleep 3", "copy_inputs", "say hello"];
+    let commands = ["hog_memory 100", "sleep 10", "copy_inputs", "say hello"];
     let case = Case::new("condor", &commands).await.memory_mb(400);
     let case = case.input("a.txt", b"a").await;
     let service = service(&case).await;
@@ -155,8 +159,9 @@ async fn a_job_completes_and_its_use_is_told() {
     assert_eq!(status["CTSJobID"], json!(id), "{status}");
     assert_eq!(status["JobStatus"], json!(4), "{status}");
     assert_eq!(status["ExitCode"], json!(0), "{status}");
-    // The pool's people saw what the executor was doing.
-    assert_eq!(status["ChirpCtsPhase"], json!("ended"), "{status}");
+    // The pool's people saw what the executor was doing; its last word waits a second at most for the starter.
+    let phase = status["ChirpCtsPhase"].as_str();
+    assert!(matches!(phase, Some("publishing" | "ended")), "{status}");
     let log = format!("/jobs/{id}/log/0/stdout");
     let text = service.text(As::User, &log).await.unwrap();
     assert_eq!(text, "hello\n");
@@ -329,10 +334,8 @@ async fn what_an_administrator_holds_or_removes_ends_with_the_reason() {
     for id in [&held, &removed] {
         service.wait_for(id, &["job_submitted"], JOB_DEADLINE).await;
     }
-    pool.hold(cluster(&service.job(&held).await)).await.unwrap();
-    pool.rm(cluster(&service.job(&removed).await))
-        .await
-        .unwrap();
+    pool.hold(cluster(&service, &held).await).await.unwrap();
+    pool.rm(cluster(&service, &removed).await).await.unwrap();
     for (id, expected) in [
         (&held, "somebody held it by hand"),
         (&removed, "was removed from HTCondor's queue outside CTS"),
@@ -364,7 +367,7 @@ async fn a_job_is_canceled_while_it_is_held() {
     service
         .wait_for(&id, &["job_submitted"], JOB_DEADLINE)
         .await;
-    pool.hold(cluster(&service.job(&id).await)).await.unwrap();
+    pool.hold(cluster(&service, &id).await).await.unwrap();
     eventually("held", JOB_DEADLINE, async || {
         let ads = pool.q(&constraint(&id)).await.unwrap();
         let is_held = ads.iter().any(|ad| ad["JobStatus"] == json!(5));
@@ -386,10 +389,11 @@ async fn completes_when_evicted_at(name: &str, fault: Fault) {
     let service = service_behind(&case, &proxy).await;
     let id = service.submit(&case, "kbase").await;
     proxy.struck().await;
-    let cluster = cluster(&service.job(&id).await);
-    proxy.heal();
+    let cluster = cluster(&service, &id).await;
     let pool = case.testbed.htcondor.pool();
     pool.vacate(cluster, 0).await.unwrap();
+    // Not before: what has stalled would be tried again.
+    proxy.heal();
     let job = service.end_of(&id, JOB_DEADLINE).await;
     assert_copied(&case, &job, &[("a.bin", &content)]);
     assert_eq!(attempts(&service, &id).await, 2);
@@ -411,14 +415,14 @@ async fn a_job_evicted_while_it_uploads_completes() {
 #[tokio::test]
 async fn a_job_evicted_while_it_runs_completes() {
     let _scheduler = scheduler_stays().await;
-    let case = Case::new("condor-evict-run", &["sleep 10", "copy_inputs"]).await;
+    let case = Case::new("condor-evict-run", &["sleep 30", "copy_inputs"]).await;
     let case = case.input("a.txt", b"a").await;
     let service = service(&case).await;
     let id = service.submit(&case, "kbase").await;
     service
         .wait_for(&id, &["job_submitted"], JOB_DEADLINE)
         .await;
-    let cluster = cluster(&service.job(&id).await);
+    let cluster = cluster(&service, &id).await;
     case.testbed
         .htcondor
         .pool()
@@ -438,7 +442,7 @@ async fn a_job_evicted_while_it_runs_completes() {
 async fn running_executor(case: &Case, service: &TestService, id: &str) -> (Pool, u64, i32) {
     service.wait_for(id, &["job_submitted"], JOB_DEADLINE).await;
     a_container_of(case, id).await;
-    let cluster = cluster(&service.job(id).await);
+    let cluster = cluster(service, id).await;
     let pool = case.testbed.htcondor.pool();
     let executor = *pool.processes_of(cluster, 0).first().unwrap();
     (pool, cluster, executor)
@@ -447,7 +451,7 @@ async fn running_executor(case: &Case, service: &TestService, id: &str) -> (Pool
 #[tokio::test]
 async fn a_job_whose_executor_is_killed_completes() {
     let _scheduler = scheduler_stays().await;
-    let case = Case::new("condor-kill", &["sleep 10", "copy_inputs"]).await;
+    let case = Case::new("condor-kill", &["sleep 30", "copy_inputs"]).await;
     let case = case.input("a.txt", b"a").await;
     let service = service(&case).await;
     let id = service.submit(&case, "kbase").await;
@@ -463,7 +467,7 @@ async fn a_job_whose_executor_is_killed_completes() {
 #[tokio::test]
 async fn a_job_whose_starter_is_killed_completes() {
     let _scheduler = scheduler_stays().await;
-    let case = Case::new("condor-kill-starter", &["sleep 10", "copy_inputs"]).await;
+    let case = Case::new("condor-kill-starter", &["sleep 30", "copy_inputs"]).await;
     let case = case.input("a.txt", b"a").await;
     let service = service(&case).await;
     let id = service.submit(&case, "kbase").await;
@@ -478,7 +482,7 @@ async fn a_job_whose_starter_is_killed_completes() {
 #[tokio::test]
 async fn a_job_whose_worker_loses_power_completes() {
     let _scheduler = scheduler_alone().await;
-    let case = Case::new("condor-power", &["sleep 10", "copy_inputs"]).await;
+    let case = Case::new("condor-power", &["sleep 30", "copy_inputs"]).await;
     let case = case.input("a.txt", b"a").await;
     // HTCondor runs the proc again when its lease is over, not before, whether the worker is back or not.
     let service = service_with(&case, |on_pool| {
@@ -625,7 +629,7 @@ async fn submission_survives(name: &str, submit: &str, service_dies: bool) {
 
 #[tokio::test]
 async fn a_service_killed_before_the_pool_has_the_job_submits_it_once() {
-    let submit = "if [ ! -e $DIR/tried ]; then touch $DIR/tried; kill -9 $PPID; exit 1; fi\n\
+    let submit = "if [ ! -e $DIR/tried ]; then touch $DIR/tried; sleep 1; kill -9 $PPID; exit 1; fi\n\
                   exec $REAL \"$@\"";
     submission_survives("condor-killed-before", submit, true).await;
 }

@@ -103,7 +103,10 @@ async fn metric_becomes(service: &TestService, name: &str, wanted: f64) {
 /// any case.
 async fn kafka_is_there(service: &TestService, expected: bool) {
     eventually("what is said of Kafka", SEND_DEADLINE, async || {
-        let report = service.call(As::User, Method::GET, "/readyz", None).await;
+        // A store that is busy is asked again.
+        let report = service.text(As::User, "/readyz").await;
+        let report = report.map_err(|error| error.to_string())?;
+        let report: Value = serde_json::from_str(&report).unwrap();
         let dependencies = report["dependencies"].as_array().unwrap();
         let kafka = dependencies.iter().find(|one| one["name"] == "kafka");
         if kafka.unwrap()["ok"] == json!(expected) {

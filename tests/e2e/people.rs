@@ -74,7 +74,7 @@ async fn local_runs_the_container_over_local_files() {
         "{}",
         text(&output.stderr)
     );
-    assert_eq!(case.containers_left().await, Vec::<String>::new());
+    case.no_container_left().await;
 }
 
 #[tokio::test]
@@ -115,7 +115,7 @@ async fn local_says_how_a_container_failed() {
         "{}",
         text(&output.stderr)
     );
-    assert_eq!(case.containers_left().await, Vec::<String>::new());
+    case.no_container_left().await;
 }
 
 #[tokio::test]

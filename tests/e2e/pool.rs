@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::harness::{eventually, scheduler_alone, scheduler_stays, testbed};
 
 /// A job that starts at once and has little to do.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(180);
 const REMOVED: u64 = 3;
 const COMPLETED: u64 = 4;
 const HELD: u64 = 5;
@@ -131,8 +131,8 @@ async fn a_vacated_job_gets_sigterm_and_runs_again() {
     let _scheduler = scheduler_stays().await;
     // Written to the shared directory: what a vacated job prints is not brought back.
     let script = "cd $(dirname $0)\n\
-                  echo started >> runs\n\
                   trap 'echo SIGTERM >> signals; exit 143' TERM\n\
+                  echo started >> runs\n\
                   sleep 600 & wait\n";
     let job = ShellJob::submit("vacate", script).await;
     job.says("runs", "started").await;

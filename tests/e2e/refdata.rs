@@ -14,8 +14,8 @@ use crate::harness::{
     Case, Fault, Gate, Proxy, RefdataServer, TestService, eventually, scheduler_stays, states,
 };
 
-const STAGED_WITHIN: Duration = Duration::from_secs(60);
-const JOB_DEADLINE: Duration = Duration::from_secs(150);
+const STAGED_WITHIN: Duration = Duration::from_secs(180);
+const JOB_DEADLINE: Duration = Duration::from_secs(300);
 const MIB: usize = 1024 * 1024;
 
 /// Where the test tool finds it.

@@ -23,7 +23,7 @@ const ROUNDS: u32 = 24;
 /// Tasks that each work off one job after the other.
 const WORKERS: u64 = 6;
 /// The service answers again and does some work before it is killed again.
-const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
+const PROGRESS_DEADLINE: Duration = Duration::from_secs(120);
 /// How long the service works at most before it is killed.
 const LONGEST_ROUND: Duration = Duration::from_millis(1500);
 /// How far a start can get that is killed before it is through: about until the first answer.

@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cts_tests::binaries;
 use tempfile::TempDir;
@@ -211,12 +211,10 @@ async fn sigterm_ends_the_unpacking(beginning: &[u8]) {
     .await;
     let pid = i32::try_from(child.id().unwrap()).unwrap();
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    let since = Instant::now();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     // Its pipes are closed: no process is left that has them.
     let outcome = worker.outcome(child).await;
     outcome.check_status(143);
-    outcome.check(since.elapsed() < Duration::from_secs(5), "an end at once");
     eventually("tar's end", DEADLINE, async || {
         match rustix::io::write(&writer, b"x") {
             Err(rustix::io::Errno::PIPE) => Ok(()),

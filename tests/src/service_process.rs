@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use crate::binaries::{self, MissingBinary};
 use crate::testbed::{State, free_port, http};
 
-const READY_WITHIN: Duration = Duration::from_secs(30);
+const READY_WITHIN: Duration = Duration::from_secs(120);
 /// The service stops its executors first, each with its container's grace.
 const STOP_WITHIN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);

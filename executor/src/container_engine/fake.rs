@@ -43,6 +43,8 @@ pub struct Script {
     pub end: End,
     /// What it used.
     pub usage: Usage,
+    /// Answer to `stop`, when it fails: the container runs on.
+    pub stop_error: Option<EngineError>,
     /// Answer to `remove`, when it fails.
     pub remove_error: Option<EngineError>,
     /// Containers that an earlier executor left.
@@ -93,6 +95,7 @@ impl Default for Script {
                 oom_killed: false,
             },
             usage: Usage::default(),
+            stop_error: None,
             remove_error: None,
             leftovers: Vec::new(),
         }
@@ -451,6 +454,9 @@ impl RunningContainer for FakeContainer {
         self.engine.state().calls.push(call);
         if self.engine.hangs() {
             return std::future::pending().boxed();
+        }
+        if let Some(error) = &self.engine.script.stop_error {
+            return std::future::ready(Err(error.clone())).boxed();
         }
         self.end_with(143);
         std::future::ready(Ok(())).boxed()

@@ -22,6 +22,9 @@ use crate::shutdown::Interrupted;
 /// which is what ended it.
 const STOPPED_AT_LIMIT: i64 = 143;
 
+/// How often an engine that did not stop a container in time is told to kill it.
+const KILL_TRIES: u32 = 3;
+
 impl Run<'_> {
     /// Runs the container and says how it ended.
     pub(super) async fn execute(
@@ -122,12 +125,8 @@ impl Run<'_> {
             runtime_secs = runtime.as_secs(),
             "runtime limit reached, stopping the container"
         );
-        let ended = async {
-            container.stop(self.config.limits.stop_grace).await?;
-            container.wait().await
-        };
         let exit = self
-            .unless_halted(ended)
+            .unless_halted(stop(container, self.config.limits.stop_grace))
             .await?
             .map_err(failed("stop the container at its runtime limit"))?;
         Ok((exit, Some(runtime)))
@@ -149,6 +148,25 @@ impl Run<'_> {
                 })
             })
             .collect()
+    }
+}
+
+/// Stops the container and says how it ended. An engine that has much to do may answer late: what counts is the end,
+/// and an infrastructure failure would blame the site for a tool that took too long.
+async fn stop(container: &dyn RunningContainer, grace: Duration) -> Result<Exit, EngineError> {
+    let stopping = async {
+        let mut stopped = container.stop(grace).await;
+        for _ in 0..KILL_TRIES {
+            let Err(error) = stopped else { break };
+            tracing::warn!("{error}; killing the container");
+            stopped = container.kill().await;
+        }
+        stopped
+    };
+    tokio::select! {
+        biased;
+        exit = container.wait() => exit,
+        Err(error) = stopping => Err(error),
     }
 }
 

@@ -2,6 +2,7 @@
 //! a container that fails ends in one that says how.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use cts_executor::container_engine::fake::{Call, End, Script};
 use cts_executor::container_engine::{ContainerSummary, EngineError};
@@ -136,22 +137,32 @@ async fn ends_that_are_not_the_tools_own_are_named_in_words() {
     }
 }
 
+/// Also where the engine has too much to do to stop it in time: the container is what took too long.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_container_over_its_runtime_is_stopped_and_the_report_says_so() {
-    let mut document = job(&json!({}), &["buk/a/x"], 1, "buk/out");
-    document["job_input"]["runtime"] = "PT1S".into();
-    let service = Service::new(document, BTreeMap::new(), false);
-    let script = Script {
-        end: End::WhenStopped,
-        ..Script::default()
+    let slow = EngineError::Hung {
+        host: "fake://".to_owned(),
+        call: "stop container",
+        after: Duration::from_secs(6),
     };
-    let bed = Bed::new(service, script).await;
-    bed.put("buk/a/x", b"");
-    assert_eq!(bed.run().await.code(), 0);
-    let text = admin_error(&bed);
-    assert!(text.starts_with("Container exit code: 143: "), "{text}");
-    assert!(text.contains("runtime limit of 1 s"), "{text}");
-    bed.assert_nothing_left();
+    for (stop_error, code) in [(None, 143), (Some(slow), 137)] {
+        let mut document = job(&json!({}), &["buk/a/x"], 1, "buk/out");
+        document["job_input"]["runtime"] = "PT1S".into();
+        let service = Service::new(document, BTreeMap::new(), false);
+        let script = Script {
+            end: End::WhenStopped,
+            stop_error,
+            ..Script::default()
+        };
+        let bed = Bed::new(service, script).await;
+        bed.put("buk/a/x", b"");
+        assert_eq!(bed.run().await.code(), 0);
+        let text = admin_error(&bed);
+        let expected = format!("Container exit code: {code}: ");
+        assert!(text.starts_with(&expected), "{text}");
+        assert!(text.contains("runtime limit of 1 s"), "{text}");
+        bed.assert_nothing_left();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

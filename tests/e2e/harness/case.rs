@@ -1,6 +1,7 @@
 //! One test's job, objects and expectations, apart from those of all other tests.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveImageOptions};
 use cts_tests::object_store::ObjectStore;
@@ -10,6 +11,11 @@ use cts_tests::testbed::{State, Testbed};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
+
+use super::eventually;
+
+/// For a container that an engine or a guardian is removing.
+const CONTAINER_GONE_WITHIN: Duration = Duration::from_secs(30);
 
 /// The testbed's addresses; brings it up for the first test of the process.
 pub(crate) async fn testbed() -> &'static State {
@@ -52,7 +58,7 @@ impl Case {
             inputs: Vec::new(),
             containers: 1,
             memory_bytes: 256_000_000,
-            runtime_secs: 120,
+            runtime_secs: 600,
             declobber: false,
             testbed,
             job_id,
@@ -224,6 +230,17 @@ impl Case {
     /// The containers of this job, in any state.
     pub(crate) async fn containers_left(&self) -> Vec<String> {
         self.containers_of(&self.job_id).await
+    }
+
+    /// Waits until no container of this job is left: what an engine does not remove in time, a guardian does.
+    pub(crate) async fn no_container_left(&self) {
+        eventually("no container left", CONTAINER_GONE_WITHIN, async || {
+            let left = self.containers_left().await;
+            left.is_empty()
+                .then_some(())
+                .ok_or_else(|| format!("{left:?}"))
+        })
+        .await;
     }
 
     /// The containers of a job that a service gave the id, in any state.

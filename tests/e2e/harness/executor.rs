@@ -265,13 +265,15 @@ impl Running {
                 self.child.wait().await.unwrap()
             }
         };
+        let ended = Instant::now();
         let read = |name| {
             let bytes = std::fs::read(self.directory.path().join(name)).unwrap();
             String::from_utf8_lossy(&bytes).into_owned()
         };
         let outcome = Outcome {
             status,
-            took: self.started.elapsed(),
+            took: ended.duration_since(self.started),
+            ended,
             stdout: read("stdout"),
             stderr: read("stderr"),
             updates: coordinator.updates(),
@@ -289,7 +291,8 @@ impl Running {
 #[derive(Debug)]
 pub(crate) struct Outcome {
     status: ExitStatus,
-    pub(crate) took: Duration,
+    took: Duration,
+    pub(crate) ended: Instant,
     stdout: String,
     stderr: String,
     updates: Vec<Update>,
@@ -383,11 +386,7 @@ impl Outcome {
 
     /// No container of the job, and below `__input__` nothing but complete inputs.
     async fn check_nothing_left(&self, case: &Case) {
-        let containers = case.containers_left().await;
-        self.check(
-            containers.is_empty(),
-            &format!("no container left, not {containers:?}"),
-        );
+        case.no_container_left().await;
         let expected = case.input_checksums();
         let input_dir = self.job_dir.join("__input__");
         for file in files_below(&input_dir) {

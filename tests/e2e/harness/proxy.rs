@@ -81,7 +81,7 @@ impl Proxy {
 
     /// Waits until the fault has struck.
     pub(crate) async fn struck(&self) {
-        eventually("the proxy's fault", Duration::from_secs(60), async || {
+        eventually("the proxy's fault", Duration::from_secs(300), async || {
             if self.faults.load(Ordering::SeqCst) > 0 {
                 Ok(())
             } else {

@@ -16,7 +16,7 @@ use tokio::process::{Child, Command};
 
 use super::{Case, TestService, eventually};
 
-const READY_WITHIN: Duration = Duration::from_secs(30);
+const READY_WITHIN: Duration = Duration::from_secs(120);
 
 /// A server about to be started, running, or killed. Killed when dropped.
 #[derive(Debug)]

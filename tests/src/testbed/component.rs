@@ -60,12 +60,27 @@ pub(super) async fn check<C: Component>(component: &C) -> Result<(), String> {
         .unwrap_or_else(|_| Err("no answer within 10 s".to_owned()))
 }
 
+/// Whether `component` runs and answers, though it may be busy: who starts another one removes the data of this one.
+async fn is_up<C: Component>(component: &C) -> bool {
+    let begun = Instant::now();
+    loop {
+        if check(component).await.is_ok() {
+            return true;
+        }
+        let lives = component.process().is_some_and(ProcessId::is_running);
+        if !lives || begun.elapsed() >= C::READY_WITHIN {
+            return false;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
 /// Makes `component` run: leaves a healthy one alone, else cleans up after it and starts it.
 pub(super) async fn bring_up<C: Component>(
     component: &mut C,
     layout: &Layout,
 ) -> Result<Outcome, TestbedError> {
-    if check(component).await.is_ok() {
+    if is_up(component).await {
         say(format_args!(
             "{} is up already at {}",
             C::NAME,

@@ -1,7 +1,9 @@
 //! Free TCP ports on the loopback interface.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::{Mutex, PoisonError};
 
 use super::error::TestbedError;
 
@@ -9,7 +11,10 @@ use super::error::TestbedError;
 /// a port stays free between here and the component's own bind.
 const RANGE: std::ops::Range<u16> = 20_000..32_000;
 
-/// `N` different ports that are free now.
+/// By this process: between here and the component's own bind nobody listens.
+static HANDED_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
+/// `N` different ports that are free now, and were never handed out by this process.
 ///
 /// # Errors
 /// When the range is used up.
@@ -19,6 +24,7 @@ pub(super) fn free_ports<const N: usize>(
     let length = u64::from(RANGE.end - RANGE.start);
     let offset = u16::try_from(RandomState::new().hash_one(component) % length)
         .expect("the range has fewer than 65536 ports");
+    let mut handed_out = HANDED_OUT.lock().unwrap_or_else(PoisonError::into_inner);
     let mut held = Vec::with_capacity(N);
     let mut ports = [0; N];
     let mut candidates = (RANGE.start + offset..RANGE.end).chain(RANGE.start..RANGE.start + offset);
@@ -26,6 +32,7 @@ pub(super) fn free_ports<const N: usize>(
         // All listeners are kept until the last port is found, so that no port comes twice.
         let (found, listener) = candidates
             .by_ref()
+            .filter(|candidate| !handed_out.contains(candidate))
             .find_map(|candidate| {
                 Some((
                     candidate,
@@ -42,6 +49,7 @@ pub(super) fn free_ports<const N: usize>(
         held.push(listener);
         *port = found;
     }
+    handed_out.extend(ports);
     Ok(ports)
 }
 

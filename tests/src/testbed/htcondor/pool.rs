@@ -14,7 +14,7 @@ use super::super::process::{self, ProcessId, Seen};
 use super::HtCondor;
 
 /// For one command; they take a tenth of a second.
-const COMMAND_WITHIN: Duration = Duration::from_secs(30);
+const COMMAND_WITHIN: Duration = Duration::from_secs(120);
 /// For a daemon to end or to be back.
 const DAEMON_WITHIN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
