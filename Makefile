@@ -72,16 +72,18 @@ lint-containers: ## Lint what containers/ has, with linters from PyPI
 	fi; \
 	echo "containers/: nothing found"
 
-# The static build by the side, for many tests wait; without the release's minutes of optimisation, which no test looks at.
+# The static executor without the release's minutes of optimisation, which no test looks at. Its build and the others fill each
+# other's gaps; no test runs beside them: tests have deadlines.
 .PHONY: test
 test: fmt lint-containers ## Everything: lints, unit, integration and end-to-end tests
-	$(MAKE) --jobs=2 lint-and-unit archive static_profile=quick
+	$(MAKE) --jobs=2 lint-and-build archive static_profile=quick
+	$(MAKE) unit
 	$(MAKE) e2e static_profile=quick
 
-.PHONY: lint-and-unit
-lint-and-unit:
+.PHONY: lint-and-build
+lint-and-build:
 	$(MAKE) lint
-	$(MAKE) unit
+	$(MAKE) build-for-tests
 
 # Of make's job server cargo would only complain.
 .PHONY: unit
@@ -92,11 +94,11 @@ unit: ## Unit, property and integration tests
 build: ## Build the programs for development
 	$(CARGO) build --locked --workspace
 
-# What tests need, the programs too: after `unit` only the end-to-end tests are left to build.
+# What tests need, the programs too.
 .PHONY: build-for-tests
 build-for-tests:
-	$(CARGO) test --locked --workspace --no-run
-	$(CARGO) test --locked --workspace --no-run --test e2e
+	env -u MAKEFLAGS $(CARGO) test --locked --workspace --no-run
+	env -u MAKEFLAGS $(CARGO) test --locked --workspace --no-run --test e2e
 
 # Most tests wait for the pool, a container or a deadline, not for a processor.
 e2e_threads := $(shell threads=$$(nproc); echo $$((threads > 4 ? threads : 4)))
