@@ -233,9 +233,19 @@ async fn a_job_reads_what_the_server_staged() {
     input["params"]["environment"] = json!({});
     input["params"]["args"] = json!(["touch", format!("{MOUNT_POINT}/filler")]);
     input["num_containers"] = json!(1);
-    let job = submit(&service, &input, "kbase").await;
-    let job = service.end_of(&job, JOB_DEADLINE).await;
+    let filler = server.tree(&id).join("filler");
+    let before = std::fs::metadata(&filler).unwrap();
+    let id = submit(&service, &input, "kbase").await;
+    let job = service.end_of(&id, JOB_DEADLINE).await;
     assert_eq!(states(&job).last(), Some(&"error"), "{job}");
+    let codes = format!("/jobs/{id}/exit_codes");
+    let codes = service.call(As::User, Method::GET, &codes, None).await;
+    assert_eq!(codes, json!({"exit_codes": [1]}));
+    let log = format!("/jobs/{id}/log/0/stderr");
+    let log = service.text(As::User, &log).await.unwrap();
+    assert!(log.contains("Read-only file system"), "{log}");
+    let after = std::fs::metadata(&filler).unwrap();
+    assert_eq!(after.modified().unwrap(), before.modified().unwrap());
 }
 
 /// That nobody but root could change a staged tree.

@@ -226,6 +226,10 @@ fn regular(file: File) -> io::Result<File> {
 /// Whether this file is the one at the path.
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let ours = file.metadata()?;
+    // Over NFS a name may be remembered for seconds after its file was removed.
+    if ours.nlink() == 0 {
+        return Ok(false);
+    }
     match fs::symlink_metadata(path) {
         Ok(there) => Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),

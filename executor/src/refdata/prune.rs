@@ -12,6 +12,7 @@ use cts_shared::id::RefdataId;
 use super::error::RefdataError;
 use super::layout::Layout;
 use super::lock::{self, Lock};
+use super::staging::sync_directory;
 use super::status::{self, ItemState, StagedItem};
 use super::unpack::remove_tree;
 
@@ -92,7 +93,11 @@ pub(super) fn clear(layout: &Layout, id: &RefdataId) -> Result<(), RefdataError>
             .map_err(RefdataError::local("move away", &tree))?;
         remove_whole(&removing)?;
     }
-    remove_file(&unfinished)?;
+    if unfinished.exists() {
+        // Only when nothing of the tree can come back after a power cut.
+        sync_directory(&layout.root)?;
+        remove_file(&unfinished)?;
+    }
     remove_file(&layout.fingerprint(id))
 }
 

@@ -317,6 +317,12 @@ impl Staging {
     fn begin_tree(&self, tree: &Path) -> Result<Growing, StagingError> {
         let mark = self.store.layout.unfinished_listing(&self.item.id);
         let listing = File::create_new(&mark).map_err(RefdataError::directory("make", &mark))?;
+        // On the disk before the tree, which may be on another one: else a power cut leaves a tree that is nobody's.
+        let metadata = self.store.layout.metadata_of(&self.item.id);
+        sync_directory(&metadata)?;
+        if let Some(parent) = metadata.parent() {
+            sync_directory(parent)?;
+        }
         fs::create_dir(tree).map_err(RefdataError::directory("make", tree))?;
         let tree = File::open(tree).map_err(RefdataError::local("open", tree))?;
         Ok(Growing { listing, tree })
@@ -430,7 +436,7 @@ impl Growing {
 }
 
 /// Has the names in a directory reach the disk, in the order in which they were given.
-fn sync_directory(directory: &Path) -> Result<(), RefdataError> {
+pub(super) fn sync_directory(directory: &Path) -> Result<(), RefdataError> {
     File::open(directory)
         .and_then(|directory| directory.sync_all())
         .map_err(RefdataError::local("sync", directory))

@@ -32,8 +32,8 @@ const MAX_LIST_BYTES: usize = 64 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 enum PruneError {
     #[error(
-        "the service lists {MAX_LISTED} {what}, which is the most it lists: there may be others; name what is \
-         to stay with --keep"
+        "the service lists {MAX_LISTED} {what}, which is the most it lists: there may be others; run it without --service, \
+         and name everything that is to stay with --keep: the service is then told nothing"
     )]
     Cut { what: &'static str },
 }

@@ -224,7 +224,7 @@ impl Values {
         let s3_url = reader.required(S3_URL.asked, http_url);
         let access_key = reader.required(S3_ACCESS_KEY.asked, non_empty);
         let secret = reader.secret(S3_SECRET_PATH.asked, S3_SECRET.asked);
-        let insecure = reader.required(S3_INSECURE.asked, |text| text.parse().ok());
+        let insecure = reader.required(S3_INSECURE.asked, |text| Some(text == "true"));
         let service = reader.required(SERVICE_URL.asked, http_url);
         let token = reader.secret(TOKEN_PATH.asked, TOKEN.asked);
         let token = token.and_then(|origin| match origin.load() {
@@ -431,7 +431,6 @@ mod tests {
             "S3.url (KBCTS_S3_URL) is not set",
             "S3.access_key (KBCTS_S3_ACCESS_KEY) is not set",
             "neither S3.access_secret_path (KBCTS_S3_ACCESS_SECRET_PATH) nor",
-            "S3.allow_insecure (KBCTS_S3_ALLOW_INSECURE) is \"yes\"",
             "neither CTS.cts_refdata_token_path",
             "Refdata.local_path (KBCTS_REFDATA_LOCAL_PATH) is \"relative\"",
             "Refdata.metadata_path (KBCTS_REFDATA_METADATA_PATH) is not set",

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cts_shared::id::RefdataId;
+use cts_shared::site::Site;
 use cts_shared::state::refdata::RefdataState;
 use cts_shared::wire::refdata::RefdataUpdate;
 use tokio::sync::Semaphore;
@@ -119,7 +120,7 @@ impl Stagings {
                 if matches!(note.outcome, Some(Outcome::Failed(_))) {
                     note.outcome = None;
                 }
-                let told = submitted(note).try_once(&self.0.service);
+                let told = submitted(&note.id, note.site).try_once(&self.0.service);
                 if let Err(error) = self.unless_stopped(told).await? {
                     // It is made up for when the staging is complete.
                     tracing::warn!(refdata.id = %note.id, %error, "cannot report that the staging begins");
@@ -315,10 +316,10 @@ impl Stagings {
 }
 
 /// The word that a staging begins.
-const fn submitted(note: &Note) -> Report<'_> {
+const fn submitted(id: &RefdataId, site: Site) -> Report<'_> {
     Report {
-        id: &note.id,
-        site: note.site,
+        id,
+        site,
         state: RefdataState::DownloadSubmitted,
         failure: None,
     }

@@ -55,10 +55,9 @@ async fn many_asks_make_one_staging() {
     bed.area.end("x", End::Done);
     bed.settled("x", "complete").await;
     assert_eq!(bed.area.begun(), ["x"]);
-    assert_eq!(
-        bed.service.calls(),
-        ["GET x", "download_submitted x", "complete x"]
-    );
+    let mut told = bed.service.calls();
+    told.retain(|call| call != "GET x");
+    assert_eq!(told, ["download_submitted x", "complete x"]);
 }
 
 #[tokio::test]
@@ -176,6 +175,7 @@ async fn an_item_that_was_recovered_meanwhile_is_completed_all_the_same() {
     assert_eq!(bed.ask("x").await.status, 204);
     bed.service.set_state("x", "created");
     assert_eq!(bed.ask("x").await.status, 204);
+    assert_eq!(bed.service.state("x"), "download_submitted");
     bed.area.end("x", End::Done);
     bed.settled("x", "complete").await;
     assert_eq!(bed.area.begun(), ["x"]);

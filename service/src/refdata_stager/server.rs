@@ -192,7 +192,10 @@ impl ServerStager {
         }
         let words = words(&body);
         if may_pass(status) {
-            Err(unavailable(&method, url, &format!("{status}: {words}")))
+            Err(CallError::Unavailable(format!(
+                "the reference data server answers {method} {url} with a fault, {status}: {words}; its log says more (is \
+                 its token one of a refdata service?)"
+            )))
         } else {
             Err(CallError::Refused(format!(
                 "the reference data server refused {method} {url} with {status}: {words}"

@@ -17,6 +17,9 @@ const MAX_BUFFERS: usize = 16;
 /// Space is asked for in steps of this many bytes.
 const SPACE_STEP_BYTES: u64 = 64 * 1024 * 1024;
 
+/// The disk is given out in blocks of this many bytes, nearly everywhere.
+const BLOCK_BYTES: u64 = 4096;
+
 /// Where members go.
 pub(super) struct Sink<'a> {
     how: Unpacking<'a>,
@@ -54,6 +57,7 @@ impl<'a> Sink<'a> {
     }
 
     pub(super) fn directory(&mut self, path: MemberPath) -> Result<(), UnpackError> {
+        self.take_space(0)?;
         self.send(Step::Directory(path))
     }
 
@@ -104,6 +108,7 @@ impl<'a> Sink<'a> {
             .link_target(target)
             .map_err(|reason| refused(name, reason))?
             .to_owned();
+        self.take_space(0)?;
         self.send(Step::Link { path, target })
     }
 
@@ -122,6 +127,13 @@ impl<'a> Sink<'a> {
             let limit = self.limit;
             return Err(refused(name, Reason::TooLarge { limit }));
         }
+        self.take_space(bytes)
+    }
+
+    /// Something with that many bytes is about to take blocks of the disk, one at least: a million of small files
+    /// take more than their bytes.
+    fn take_space(&mut self, bytes: u64) -> Result<(), UnpackError> {
+        let bytes = bytes.max(1).next_multiple_of(BLOCK_BYTES);
         if self.granted < bytes {
             let most = bytes.max(SPACE_STEP_BYTES);
             self.granted = (self.how.has_space)(bytes..=most)?;

@@ -31,8 +31,10 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// How an item that is asked for is found.
 enum Asking {
-    /// It is on its way.
+    /// It is on its way, and its outcome will be told.
     Promised,
+    /// It is on its way.
+    OnItsWay,
     /// It is being checked at the service.
     Underway(Answer),
     /// Its note is about to go: only then it can be asked for.
@@ -60,6 +62,7 @@ impl Stagings {
         loop {
             match self.find_or_accept(&id, site)? {
                 Asking::Promised => return Ok(()),
+                Asking::OnItsWay => return self.tell_again(&id, site).await,
                 Asking::Underway(answer) => return answer.await,
                 Asking::Ending(forgotten) => forgotten.cancelled().await,
             }
@@ -79,7 +82,7 @@ impl Stagings {
                 return Err(other_site(live.site));
             }
             return Ok(match live.phase {
-                Phase::Queued | Phase::Staging => Asking::Promised,
+                Phase::Queued | Phase::Staging => Asking::OnItsWay,
                 Phase::Checking | Phase::Reporting => {
                     live.asked_again = true;
                     live.hurry.notify_one();
@@ -108,6 +111,24 @@ impl Stagings {
         };
         items.asked.insert(id.clone(), asked);
         Ok(Asking::Underway(answer))
+    }
+
+    /// Of an item on its way: the service may have it as created, because it was recovered meanwhile or the word that it
+    /// begins was lost. It would ask again and again, and take this server for one that is away.
+    async fn tell_again(&self, id: &RefdataId, site: Site) -> Result<(), ApiError> {
+        let service = &self.0.service;
+        let telling = async {
+            match standing(service, id, site).await? {
+                Standing::Is(RefdataState::Created) => submitted(id, site).try_once(service).await,
+                // What nobody waits for is found out at its end.
+                Standing::Is(_) | Standing::Gone => Ok(Told::Taken),
+            }
+        };
+        match tokio::time::timeout(ASKING_TIMEOUT, telling).await {
+            Ok(Ok(Told::Taken | Told::Unwanted(_))) => Ok(()),
+            Ok(Err(error)) => Err(from_service(error)),
+            Err(_elapsed) => Err(unavailable("the service is too slow".to_owned())),
+        }
     }
 
     async fn accept(self, id: RefdataId, site: Site) -> Result<(), ApiError> {
@@ -148,7 +169,10 @@ impl Stagings {
             .await
             .map_err(|error| ApiError::Internal(error.to_string()))?;
         let note = written.get_or_init(|| note);
-        match submitted(note).try_once(&self.0.service).await {
+        match submitted(&note.id, note.site)
+            .try_once(&self.0.service)
+            .await
+        {
             Ok(Told::Taken) => Ok(()),
             Ok(Told::Unwanted(why)) => Err(ApiError::refused(
                 ErrorCode::InvalidRefdataState,
