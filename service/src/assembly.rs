@@ -34,6 +34,7 @@ use crate::compute_site::htcondor::HtcondorSite;
 use crate::compute_site::local::{LocalSite, LocalSiteSettings};
 use crate::condor::pool::Pool;
 use crate::condor::reconcile::{Rules, longest_silence};
+use crate::condor::start_up::StartUp;
 use crate::condor::submit_description::SubmitSettings;
 use crate::config::Config;
 use crate::config::settings::{LocalSiteChoice, NotificationSettings};
@@ -50,7 +51,7 @@ use crate::programs::find_executor;
 use crate::readiness::Readiness;
 use crate::refdata_stager::{LocalStager, LocalStagerSettings, RefdataStager, RefdataStagers};
 use crate::role::Role;
-use crate::sites::{SiteStatus, Sites};
+use crate::sites::{SiteGate, SiteStatus, Sites};
 use crate::sqlite::SqliteStore;
 use crate::stores::{StoreSettings, Stores};
 use crate::telemetry::LogLevel;
@@ -264,6 +265,10 @@ pub(crate) struct Parts {
 /// What the site `kbase` is made of.
 #[derive(Debug)]
 pub(crate) struct CondorSiteParts {
+    /// What must be there before it can be used.
+    pub(crate) start_up: StartUp,
+    /// What of that is missing, and what to do.
+    pub(crate) missing: Option<String>,
     pub(crate) submit: SubmitSettings,
     pub(crate) pool: Arc<dyn Pool>,
     pub(crate) refdata: Arc<dyn RefdataStager>,
@@ -323,14 +328,16 @@ impl RunningService {
             metrics.job_transitions(),
         ));
         let leases = parts.stores.leases;
-        let condor = parts.condor_site.as_ref().map(|condor| {
-            Arc::new(HtcondorSite::new(
+        let condor = parts.condor_site.as_ref().map_err(String::clone);
+        let condor = condor.map(|condor| {
+            let site = HtcondorSite::new(
                 condor.submit.clone(),
                 Arc::clone(&condor.pool),
                 Arc::clone(&jobs),
                 Arc::clone(&leases),
                 clock.clone(),
-            ))
+            );
+            Arc::new(SiteGate::new(Arc::new(site), condor.missing.clone()))
         });
         let broker = parts.notifications.as_ref().map(|settings| {
             let broker = KafkaBroker::new(settings.kafka.clone(), metrics.dependency_calls());
@@ -345,7 +352,7 @@ impl RunningService {
             leases: Arc::clone(&leases),
             broker,
             identity: parts.identity,
-            sites: sites(&local, condor.map_err(String::as_str)),
+            sites: sites(&local, condor.as_ref().map_err(String::as_str)),
             refdata_stagers: refdata_stagers.clone(),
             object_store: Arc::new(MeteredObjectStore::new(
                 parts.object_store,
@@ -400,11 +407,18 @@ impl RunningService {
             background.push(("cleaner", tokio::spawn(cleaner)));
             let stager = refdata_stager::run(Arc::clone(&app), background_stop.clone());
             background.push(("refdata stager", tokio::spawn(stager)));
-            if let Ok(condor) = parts.condor_site {
-                let reconciler = reconciler(Arc::clone(&app), leases, condor);
-                let reconciler = reconciler.run(background_stop.clone());
-                background.push(("reconciler", tokio::spawn(reconciler)));
-            }
+        }
+        if let (Ok(condor), Ok(gate)) = (parts.condor_site, condor) {
+            let start_jobs = app.config.start_jobs;
+            let reconciler = reconciler(Arc::clone(&app), leases, &condor);
+            let stop = background_stop.clone();
+            let look_after_jobs = async move {
+                condor.start_up.open(&gate, &stop).await;
+                if start_jobs && !stop.is_cancelled() {
+                    reconciler.run(stop).await;
+                }
+            };
+            background.push(("reconciler", tokio::spawn(look_after_jobs)));
         }
         let server_stop = CancellationToken::new();
         let address = parts.listening.address;
@@ -510,16 +524,17 @@ async fn take_local_site(role: &Role) -> Result<(), String> {
     }
 }
 
-fn reconciler(app: Arc<App>, leases: Arc<dyn LeaseStore>, condor: CondorSiteParts) -> Reconciler {
+fn reconciler(app: Arc<App>, leases: Arc<dyn LeaseStore>, condor: &CondorSiteParts) -> Reconciler {
     let trying = Duration::from_secs(u64::from(condor.submit.job_update_timeout_min) * 60);
     let rules = Rules {
         max_releases: condor.max_releases,
-        client_group: condor.submit.client_group,
+        client_group: condor.submit.client_group.clone(),
         idle: condor.reconcile_interval,
         silence: longest_silence(trying, condor.submit.job_lease),
         lease: condor.submit.job_lease,
     };
-    Reconciler::new(app, condor.pool, leases, rules, condor.reconcile_interval)
+    let pool = Arc::clone(&condor.pool);
+    Reconciler::new(app, pool, leases, rules, condor.reconcile_interval)
 }
 
 fn sender(
@@ -548,7 +563,7 @@ fn sender(
     }
 }
 
-fn sites(local: &Result<Arc<LocalSite>, String>, condor: Result<Arc<HtcondorSite>, &str>) -> Sites {
+fn sites(local: &Result<Arc<LocalSite>, String>, condor: Result<&Arc<SiteGate>, &str>) -> Sites {
     let unavailable = |reason: &str| SiteStatus::Unavailable {
         reason: reason.to_owned(),
     };
@@ -557,7 +572,7 @@ fn sites(local: &Result<Arc<LocalSite>, String>, condor: Result<Arc<HtcondorSite
         Err(reason) => unavailable(reason),
     };
     let condor = match condor {
-        Ok(site) => SiteStatus::Available(site as Arc<dyn ComputeSite>),
+        Ok(gate) => SiteStatus::Gated(Arc::clone(gate)),
         Err(reason) => unavailable(reason),
     };
     let no_nersc = "this service has no connection to NERSC";

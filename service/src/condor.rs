@@ -8,8 +8,9 @@
 //! | [`holds`] | what a held proc means, and who can help |
 //! | [`reconcile`] | what to do where store and pool disagree |
 //! | [`pool`], [`commands`] | the pool as a trait, and by its command line |
+//! | [`start_up`] | what must be there before anything is submitted |
 //!
-//! Only [`commands`] does IO.
+//! Only [`commands`] and [`start_up`] do IO.
 
 pub mod commands;
 pub mod holds;
@@ -18,5 +19,6 @@ pub mod pool;
 pub mod proc_ad;
 mod quoting;
 pub mod reconcile;
+pub mod start_up;
 pub mod statistics;
 pub mod submit_description;

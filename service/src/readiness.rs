@@ -17,7 +17,6 @@ use cts_shared::s3_path::S3Path;
 use crate::app::App;
 use crate::broker::MessageBroker;
 use crate::object_store::ObjectStoreError;
-use crate::sites::SiteStatus;
 
 /// Longest time one check may take.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -93,14 +92,14 @@ async fn check_all(app: &App) -> Report {
         checks.push(check(name, false, stager.check()));
     }
     let mut dependencies = futures::future::join_all(checks).await;
-    dependencies.extend(app.sites.iter().map(|(site, status)| DependencyReport {
-        name: format!("site:{site}"),
-        ok: matches!(status, SiteStatus::Available(_)),
-        required: false,
-        detail: match status {
-            SiteStatus::Available(_) => String::new(),
-            SiteStatus::Unavailable { reason } => reason.clone(),
-        },
+    dependencies.extend(app.sites.iter().map(|(site, status)| {
+        let usable = status.usable().map(drop);
+        DependencyReport {
+            name: format!("site:{site}"),
+            ok: usable.is_ok(),
+            required: false,
+            detail: usable.err().unwrap_or_default(),
+        }
     }));
     Report {
         ready: dependencies

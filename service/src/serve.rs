@@ -17,6 +17,7 @@ use crate::assembly::{
 };
 use crate::cli::{CheckConfigArgs, ServeArgs};
 use crate::condor::commands::CondorCommands;
+use crate::condor::start_up::{LOOK_AGAIN_AFTER, StartUp};
 use crate::config::settings::{
     CondorSiteChoice, IdentitySettings, Loaded, LocalSiteChoice, RefdataStagingChoice, S3Access,
     Settings,
@@ -164,7 +165,7 @@ fn local_site(choice: LocalSiteChoice) -> Result<LocalSiteChoice, StartError> {
     })
 }
 
-/// The pool, if its tools are there. One that does not answer now is no reason not to start: jobs wait for it.
+/// The pool. One that does not answer now is no reason not to start, and neither is that its tools are not there yet.
 async fn condor_site(
     choice: Option<CondorSiteChoice>,
     metrics: &Metrics,
@@ -172,17 +173,6 @@ async fn condor_site(
     let Some(choice) = choice else {
         return Ok(Err("it is switched off by KBCTS_SKIP_KBASE".to_owned()));
     };
-    let commands = CondorCommands::new(choice.commands, metrics.dependency_calls());
-    match commands.version().await {
-        Ok(version) => tracing::info!(version, "found HTCondor's tools"),
-        Err(error) => {
-            tracing::warn!(
-                %error,
-                "site kbase is not available; KBCTS_SKIP_KBASE=true says that it is not wanted"
-            );
-            return Ok(Err("this service has no HTCondor tools".to_owned()));
-        }
-    }
     if !choice.lacking.is_empty() {
         let reason = format!("{} is not set", choice.lacking.join(", and neither "));
         tracing::warn!(
@@ -191,18 +181,28 @@ async fn condor_site(
         );
         return Ok(Err(reason));
     }
-    if let Err(error) = std::fs::create_dir_all(&choice.submit.initial_dir) {
-        let reason = format!(
-            "HTCondor.initialdir: cannot make {}: {error}; correct it, or make it",
-            choice.submit.initial_dir
+    let commands = CondorCommands::new(choice.commands, metrics.dependency_calls());
+    let commands = Arc::new(commands);
+    let start_up = StartUp::new(
+        Arc::clone(&commands),
+        choice.submit.initial_dir.clone(),
+        LOOK_AGAIN_AFTER,
+    );
+    let missing = start_up.check().await.err();
+    if let Some(reason) = &missing {
+        tracing::warn!(
+            reason,
+            "site kbase is not available; it is looked at again every {} s; KBCTS_SKIP_KBASE=true says that it is not \
+             wanted",
+            LOOK_AGAIN_AFTER.as_secs()
         );
-        tracing::warn!(reason, "site kbase is not available");
-        return Ok(Err(reason));
     }
     Ok(Ok(CondorSiteParts {
+        start_up,
+        missing,
         refdata: refdata_stager(choice.refdata, metrics)?,
         submit: choice.submit,
-        pool: Arc::new(commands),
+        pool: commands,
         reconcile_interval: choice.reconcile_interval,
         max_releases: choice.max_releases,
     }))

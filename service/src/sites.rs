@@ -1,7 +1,7 @@
 //! The sites jobs can be sent to, and which of them can be used.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cts_shared::error_code::ErrorCode;
 use cts_shared::site::Site;
@@ -15,11 +15,74 @@ use crate::site_store::SiteStore;
 pub enum SiteStatus {
     /// Jobs can be sent there.
     Available(Arc<dyn ComputeSite>),
-    /// It is known but cannot be used now.
+    /// It is known but cannot be used while this service runs.
     Unavailable {
         /// Why, for users.
         reason: String,
     },
+    /// Whether it can be used may change.
+    Gated(Arc<SiteGate>),
+}
+
+impl SiteStatus {
+    /// The site, if it can be used; else why not.
+    ///
+    /// # Errors
+    /// The reason, for users.
+    pub fn usable(&self) -> Result<&Arc<dyn ComputeSite>, String> {
+        match self {
+            Self::Available(site) => Ok(site),
+            Self::Unavailable { reason } => Err(reason.clone()),
+            Self::Gated(gate) => match &*gate.closed() {
+                None => Ok(&gate.site),
+                Some(reason) => Err(reason.clone()),
+            },
+        }
+    }
+}
+
+/// A site that may not be usable yet.
+#[derive(Debug)]
+pub struct SiteGate {
+    site: Arc<dyn ComputeSite>,
+    /// Why it cannot be used.
+    closed: Mutex<Option<String>>,
+}
+
+impl SiteGate {
+    /// Open, or closed for a reason.
+    #[must_use]
+    pub fn new(site: Arc<dyn ComputeSite>, closed: Option<String>) -> Self {
+        Self {
+            site,
+            closed: Mutex::new(closed),
+        }
+    }
+
+    fn closed(&self) -> MutexGuard<'_, Option<String>> {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the site cannot be used.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed().is_some()
+    }
+
+    /// From now on the site can be used.
+    pub fn open(&self) {
+        if self.closed().take().is_some() {
+            tracing::info!("a site that could not be used can be used now");
+        }
+    }
+
+    /// The site cannot be used, for a reason that users are told.
+    pub fn close(&self, reason: String) {
+        let last = self.closed().replace(reason.clone());
+        if last.as_ref() != Some(&reason) {
+            tracing::warn!(reason, "a site cannot be used; it is looked at again");
+        }
+    }
 }
 
 /// All sites by name.
@@ -41,15 +104,17 @@ impl Sites {
     /// # Errors
     /// 60020, with the reason.
     pub fn available(&self, site: Site) -> Result<&Arc<dyn ComputeSite>, Error> {
-        let reason = match self.statuses.get(&site) {
-            Some(SiteStatus::Available(compute_site)) => return Ok(compute_site),
-            Some(SiteStatus::Unavailable { reason }) => reason.as_str(),
-            None => "this service is not connected to it",
-        };
-        Err(Error::refused(
-            ErrorCode::JobFlowUnavailable,
-            format!("site {site} is unavailable: {reason}"),
-        ))
+        let status = self.statuses.get(&site);
+        let usable = status.map_or_else(
+            || Err("this service is not connected to it".to_owned()),
+            SiteStatus::usable,
+        );
+        usable.map_err(|reason| {
+            Error::refused(
+                ErrorCode::JobFlowUnavailable,
+                format!("site {site} is unavailable: {reason}"),
+            )
+        })
     }
 
     /// The site, if it takes new jobs. Only new ones: what an administrator switches off finishes the

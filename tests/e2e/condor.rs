@@ -165,6 +165,21 @@ async fn a_job_completes_and_its_use_is_told() {
     let log = format!("/jobs/{id}/log/0/stdout");
     let text = service.text(As::User, &log).await.unwrap();
     assert_eq!(text, "hello\n");
+    // HTCondor took every line of the description: of one that it does not know it says nothing.
+    let ads = case.testbed.htcondor.pool().history(&constraint(&id)).await;
+    let ad = &ads.unwrap()[0];
+    for name in [
+        "JobMaxVacateTime",
+        "AllowedExecuteDuration",
+        "RequestDisk",
+        "JobLeaseDuration",
+    ] {
+        let value = ad.get(name).and_then(Value::as_u64);
+        assert!(value > Some(0), "{name}: {ad:?}");
+    }
+    let batch_name = ad.get("JobBatchName");
+    assert_eq!(batch_name, Some(&json!(format!("cts {id}"))), "{ad:?}");
+    assert_eq!(ad.get("WantGracefulRemoval"), Some(&json!(true)), "{ad:?}");
     nothing_left(&case, &id).await;
     service.stop().await;
 }

@@ -12,7 +12,6 @@ use cts_shared::site::Site;
 use crate::app::App;
 use crate::error::Error;
 use crate::identity::Role;
-use crate::sites::SiteStatus;
 
 use super::checks::only_path;
 use super::error::ApiError;
@@ -47,10 +46,7 @@ pub async fn list(State(app): State<Arc<App>>) -> Result<Json<SitesView>, ApiErr
         .iter()
         .map(|(site, status)| {
             let limits = site.limits();
-            let unavailable_reason = match status {
-                SiteStatus::Available(_) => None,
-                SiteStatus::Unavailable { reason } => Some(reason.clone()),
-            };
+            let unavailable_reason = status.usable().err();
             SiteView {
                 cluster: site,
                 nodes: limits.nodes,

@@ -110,6 +110,8 @@ pub struct Reconciler {
     awake: Option<UtcTime>,
     /// Executors could be heard from then on.
     listening_since: UtcTime,
+    /// When the pool was last asked for its queue.
+    asked: UtcTime,
 }
 
 impl Reconciler {
@@ -139,6 +141,7 @@ impl Reconciler {
             taken: now,
             awake: None,
             listening_since: now,
+            asked: now,
         }
     }
 
@@ -169,6 +172,8 @@ impl Reconciler {
             Err(error) => {
                 // Executors may not have got through either.
                 self.awake = None;
+                // What is missing twice in a row must be so in two whole rounds.
+                self.suspects.clear();
                 Err(error)
             }
         }
@@ -198,6 +203,7 @@ impl Reconciler {
             return Ok(None);
         }
         // Before the records: what an executor reported before it ended is in them then.
+        self.asked = self.app.clock.now();
         let queue = self.pool.queue(Procs::All).await?;
         self.listen();
         let held: HashSet<ProcName> = queue

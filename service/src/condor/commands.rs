@@ -30,6 +30,9 @@ use super::proc_ad::{DECISIVE, PROJECTION, ProcAd, ProcName, ProcStatus};
 /// How long one command may take unless told otherwise.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// What is said of a tool that did not end in time.
+const NO_ANSWER: &str = "gave no answer within";
+
 /// Commands running at the same time. Each is a process that talks to a daemon with one thread.
 const CONCURRENT: usize = 4;
 
@@ -172,7 +175,7 @@ impl CondorCommands {
                 .await
                 .unwrap_or_else(|_elapsed| {
                     Err(PoolError::Unavailable(format!(
-                        "{tool} gave no answer within {} s; check the schedd and the collector",
+                        "{tool} {NO_ANSWER} {} s; check the schedd and the collector",
                         deadline.as_secs_f64()
                     )))
                 })
@@ -234,17 +237,20 @@ impl CondorCommands {
             .await
             .map_err(|error| PoolError::Unavailable(format!("cannot read from {tool}: {error}")))?;
         if status.success() {
+            // Of a line of the description that it does not know, for one.
+            if tool == "condor_submit" && !stderr.iter().all(u8::is_ascii_whitespace) {
+                let said = one_line(&stderr, &[]);
+                tracing::warn!(said, "condor_submit has submitted a job, and complains");
+            }
             return Ok(stdout);
         }
         let said = one_line(&stderr, &stdout);
         let message = format!("{tool} ended with {status}: {said}");
-        Err(
-            if tool == "condor_submit" && !is_about_the_connection(&said) {
-                PoolError::Refused(message)
-            } else {
-                PoolError::Unavailable(message)
-            },
-        )
+        Err(if tool == "condor_submit" && !may_pass(&said) {
+            PoolError::Refused(message)
+        } else {
+            PoolError::Unavailable(message)
+        })
     }
 
     /// Acts on procs: `condor_rm` and the like. `is_done` tells the procs on which nothing is left to be done.
@@ -269,8 +275,13 @@ impl CondorCommands {
             if let Err(error) = acted {
                 // The tools fail in the same words when there was nothing to do.
                 if !self.query(selection, &DECISIVE).await?.iter().all(is_done) {
-                    // The schedd has just answered.
-                    return Err(PoolError::Refused(error.to_string()));
+                    // The schedd has just answered. What had no time to be done may be done the next time.
+                    return Err(match error {
+                        PoolError::Unavailable(said) if said.contains(NO_ANSWER) => {
+                            PoolError::Unavailable(said)
+                        }
+                        error => PoolError::Refused(error.to_string()),
+                    });
                 }
             }
         }
@@ -563,25 +574,26 @@ fn cluster(text: &str) -> Option<i64> {
     })
 }
 
-/// Whether the complaint is that the schedd or the collector cannot be talked to now.
-fn is_about_the_connection(said: &str) -> bool {
+/// Whether the complaint of `condor_submit` is that the schedd or the collector cannot be talked to now, or is
+/// full for now.
+fn may_pass(said: &str) -> bool {
     let said = said.to_lowercase();
-    [
-        "connect",
-        "can't find address",
-        "unable to locate",
-        "timed out",
-        "timeout",
-        "authenticat",
-        "communicat",
-        "commit",
-        "queue transaction",
-        "maximum",
-        "max_jobs",
-        "disk",
-    ]
-    .iter()
-    .any(|words| said.contains(words))
+    // The schedd's own reason, such as that of a SUBMIT_REQUIREMENT, comes after these words, if it gives one.
+    let gives_no_reason = said.ends_with("failed to commit job submission into the queue.");
+    gives_no_reason
+        || [
+            "connect",
+            "can't find address",
+            "unable to locate",
+            "timed out",
+            "authenticat",
+            "communicat",
+            "max_jobs_submitted",
+            "max_jobs_per_owner",
+            "no space left",
+        ]
+        .iter()
+        .any(|words| said.contains(words))
 }
 
 /// What a tool said, on one line.

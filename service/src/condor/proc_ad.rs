@@ -97,7 +97,7 @@ pub const PROJECTION: [&str; 79] = [
 
 /// The attributes that [`super::reconcile`] decides by. Every proc of every job is asked for these, again and
 /// again; the others would be a hundred megabytes for a busy pool.
-pub const DECISIVE: [&str; 22] = [
+pub const DECISIVE: [&str; 23] = [
     "ClusterId",
     "ProcId",
     "CTSJobID",
@@ -107,6 +107,7 @@ pub const DECISIVE: [&str; 22] = [
     "EnteredCurrentStatus",
     "JobCurrentStartDate",
     "JobDisconnectedDate",
+    "JobLeaseDuration",
     "RemoteHost",
     "LastRemoteHost",
     "HoldReason",

@@ -62,6 +62,8 @@ pub struct JobFacts<'a> {
     pub refused_releases: &'a HashMap<ProcName, u32>,
     /// Nobody could be heard before: when this service began to listen.
     pub listening_since: UtcTime,
+    /// When the pool was asked for its queue. What began since, the ads do not know.
+    pub asked: UtcTime,
 }
 
 /// What to do about a job.
@@ -108,7 +110,10 @@ pub fn own_procs(clusters: &[i64], queue: &[ProcAd], owners: &mut BTreeSet<Strin
     };
     let is_known = |ad: &ProcAd| ad.cluster().is_some_and(|cluster| known.contains(&cluster));
     let named = queue.iter().filter(|ad| is_known(ad));
-    owners.extend(named.filter_map(|ad| ad.text("Owner").map(ToOwned::to_owned)));
+    // Of one that is only taken for the job's they are not remembered: it may be anybody's.
+    if !clusters.is_empty() {
+        owners.extend(named.filter_map(|ad| ad.text("Owner").map(ToOwned::to_owned)));
+    }
     let is_own =
         |ad: &&ProcAd| is_known(ad) || ad.text("Owner").is_some_and(|owner| owners.contains(owner));
     queue.iter().filter(is_own).cloned().collect()
@@ -156,7 +161,12 @@ pub fn decide(job: &JobFacts<'_>, rules: &Rules, now: UtcTime) -> Decision {
     let (mut ended, mut notices) = (Vec::new(), Vec::new());
     let running: BTreeMap<ContainerNumber, &ContainerRecord> = running(job.record).collect();
     for (number, container) in &running {
+        let has_begun_since = container
+            .current_attempt()
+            .is_some_and(|attempt| attempt.started > job.asked);
         let finding = match (history.get(number), queue.get(number)) {
+            // Released or rerun meanwhile: the next round sees it.
+            _ if has_begun_since => Finding::Fine,
             // In both lists for a moment: it has left.
             (Some(ad), _) => Finding::End(why_it_left(ad)),
             (None, Some(ad)) => in_queue(ad, container, job, rules, now),
@@ -298,9 +308,22 @@ fn is_idle(ad: &ProcAd, rules: &Rules, now: UtcTime) -> bool {
             .is_none_or(|since| since <= now.minus(rules.idle).timestamp().as_second())
 }
 
-/// What `HTCondor` does about a worker that it has lost, if it has.
-fn lost_contact(ad: &ProcAd, lease: Duration) -> Option<String> {
-    let since = Timestamp::from_second(ad.integer("JobDisconnectedDate")?).ok()?;
+/// What `HTCondor` does about a worker that it has lost, if it has. `configured` is the lease where the ad does not say.
+fn lost_contact(ad: &ProcAd, configured: Duration) -> Option<String> {
+    let since = ad.integer("JobDisconnectedDate")?;
+    // The date of an earlier run stays when the proc runs again.
+    if ad
+        .integer("JobCurrentStartDate")
+        .is_some_and(|started| since < started)
+    {
+        return None;
+    }
+    let since = Timestamp::from_second(since).ok()?;
+    // That of the day on which it was submitted.
+    let own = ad
+        .integer("JobLeaseDuration")
+        .and_then(|seconds| u64::try_from(seconds).ok());
+    let lease = own.map_or(configured, Duration::from_secs);
     Some(format!(
         "HTCondor has lost contact with {} since {}; it starts the container again elsewhere if that machine has \
          not come back within {} minutes",
@@ -438,6 +461,7 @@ mod tests {
             suspects: &none.0,
             refused_releases: &none.1,
             listening_since: at(0),
+            asked: at(NOW),
         }
     }
 
@@ -559,6 +583,27 @@ mod tests {
         assert!(notice.ends_with("(and 3 more containers)"), "{notice}");
     }
 
+    /// It was released by hand after the queue was read.
+    #[test]
+    fn an_attempt_that_began_since_is_not_judged_by_what_was_before() {
+        let mut record = record(1);
+        let held = ad(0, 5, json!({"HoldReasonCode": 1, "HoldReason": "by hand"}));
+        let executor = Announcement {
+            instance: "a".to_owned(),
+            host: None,
+        };
+        let _change = record.announce(0, &executor, at(NOW - 5)).unwrap();
+        let queue = [held];
+        let none = Default::default();
+        let asked = |second| JobFacts {
+            asked: at(second),
+            ..facts(&record, &queue, &[], &none)
+        };
+        let before = decide(&asked(NOW - 10), &rules(), at(NOW));
+        assert_eq!(before, Decision::default());
+        assert_eq!(decide(&asked(NOW), &rules(), at(NOW)).ends.len(), 1);
+    }
+
     #[test]
     fn held_procs_of_ended_containers_are_removed() {
         let mut record = record(2);
@@ -633,7 +678,14 @@ mod tests {
         assert_eq!(own(&[47], &[]), [48, 47]);
         assert_eq!(own(&[5], &[]), [0; 0]);
         assert_eq!(own(&[5], &["cts"]), [48, 47]);
-        assert_eq!(own(&[], &[]), [46, 49], "the oldest is adopted");
+        assert_eq!(own(&[], &[]), [46], "the oldest is adopted");
+        let mut owners = BTreeSet::new();
+        let _adopted = own_procs(&[], &queue, &mut owners);
+        assert_eq!(
+            owners,
+            BTreeSet::new(),
+            "whose it is, is not known for certain"
+        );
     }
 
     #[test]
@@ -657,6 +709,15 @@ mod tests {
             "{notice}"
         );
         assert!(notice.ends_with("come back within 720 minutes"), "{notice}");
+
+        // Submitted when the lease was another; and back at work, elsewhere.
+        let lost = json!({
+            "JobDisconnectedDate": NOW - 60, "JobCurrentStartDate": NOW - 90, "JobLeaseDuration": 2400,
+        });
+        let notice = decide_with(&record(1), &[ad(0, 2, lost)], &[]).notice;
+        assert!(notice.unwrap().ends_with("within 40 minutes"));
+        let back = json!({"JobDisconnectedDate": NOW - 60, "JobCurrentStartDate": NOW - 30});
+        assert_eq!(decide_with(&record(1), &[ad(0, 2, back)], &[]).notice, None);
     }
 
     #[test]

@@ -51,6 +51,10 @@ pub async fn start_on_site(app: &Arc<App>, site: Site, id: JobId) -> Result<(), 
         Err(SiteError::Refused(cause)) => {
             let now = app.clock.now();
             let admin_error = format!("site {site} does not take the job: {cause}");
+            let notice = SiteNotice {
+                message: format!("{admin_error}; ask the service's administrators"),
+                since: now,
+            };
             tracing::error!(job.id = %id, %admin_error, "the job fails");
             change(app, id, move |record| {
                 match record.fail(UNEXPECTED_ERROR, &admin_error, None, now) {
@@ -60,7 +64,7 @@ pub async fn start_on_site(app: &Arc<App>, site: Site, id: JobId) -> Result<(), 
                 }
             })
             .await?;
-            app.jobs.set_site_notice(id, None).await?;
+            app.jobs.set_site_notice(id, Some(notice)).await?;
             Ok(())
         }
     }

@@ -47,6 +47,7 @@ fn decision(queue: &[ProcAd], history: &[ProcAd]) -> Decision {
         suspects: &BTreeSet::new(),
         refused_releases: &HashMap::new(),
         listening_since: at(0),
+        asked: at(NOW),
     };
     let rules = Rules {
         max_releases: 3,

@@ -1,16 +1,22 @@
 //! The pool by its command line, with shell scripts as the tools.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cts_service::condor::commands::{CommandSettings, CondorCommands};
 use cts_service::condor::pool::{Pool, PoolError, Procs};
 use cts_service::condor::proc_ad::ProcName;
+use cts_service::condor::start_up::StartUp;
 use cts_service::metrics::DependencyCalls;
+use cts_service::sites::{SiteGate, SiteStatus, Sites};
+use cts_shared::site::Site;
 use cts_shared::timestamp::UtcTime;
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use crate::installed::install;
+use crate::test_app::RecordingSite;
 
 /// A directory with tools of the test's own. Each notes the arguments of its last call, one a line with
 /// its end marked.
@@ -108,8 +114,16 @@ async fn a_refused_description_is_told_from_a_schedd_that_is_away() {
         ("ERROR: Can't find address of schedd x", false),
         ("ERROR: Failed to connect to queue manager", false),
         (
-            "ERROR: Failed submission: Number of jobs would exceed MAXIMUM",
+            "ERROR: Failed to create cluster / ERROR: Number of submitted jobs would exceed MAX_JOBS_SUBMITTED",
             false,
+        ),
+        (
+            "ERROR: Failed to commit job submission into the queue.",
+            false,
+        ),
+        (
+            "ERROR: Failed to commit job submission into the queue. / ERROR: Jobs must ask for less than 1 TB of disk",
+            true,
         ),
     ] {
         let script = format!("echo; echo \"{said}\" >&2; exit 1");
@@ -130,6 +144,54 @@ async fn a_refused_description_is_told_from_a_schedd_that_is_away() {
         error.contains("without naming a cluster: Submitting job(s)."),
         "{error}"
     );
+}
+
+/// Contract service.md, section 6: what is not there at the start is looked for again.
+#[tokio::test]
+async fn a_site_is_opened_once_its_tools_and_its_directory_are_there() {
+    let tools = Tools::new(&[]);
+    let initial_dir = tools.path("logs/cts");
+    let start_up = StartUp::new(
+        Arc::new(tools.commands()),
+        initial_dir.display().to_string(),
+        Duration::from_millis(5),
+    );
+    let missing = start_up.check().await.unwrap_err();
+    assert!(missing.contains("cannot run"), "{missing}");
+    assert!(missing.contains("HTCondor.command_dir"), "{missing}");
+
+    let site = Arc::new(RecordingSite::default());
+    let gate = Arc::new(SiteGate::new(site, Some(missing)));
+    let sites = Sites::new([(Site::Kbase, SiteStatus::Gated(Arc::clone(&gate)))]);
+    let reason = || {
+        let available = sites.available(Site::Kbase).map(drop);
+        available.map_or_else(|error| error.to_string(), |()| "available".to_owned())
+    };
+    assert!(reason().contains("site kbase is unavailable: cannot run"));
+
+    let stop = CancellationToken::new();
+    let opening = start_up.open(&gate, &stop);
+    let come_late = async {
+        std::fs::write(tools.path("logs"), "in the way").unwrap();
+        tools.put("condor_version", "echo '$CondorVersion: 23.0.0 $'");
+        crate::pool_app::eventually("the directory is missed", async || {
+            reason().contains("HTCondor.initialdir: cannot make")
+        })
+        .await;
+        std::fs::remove_file(tools.path("logs")).unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(60), async {
+        tokio::join!(opening, come_late)
+    })
+    .await
+    .unwrap();
+    assert_eq!(reason(), "available");
+    assert!(initial_dir.is_dir());
+    // It is not looked at for ever.
+    stop.cancel();
+    gate.close("gone".to_owned());
+    start_up.open(&gate, &stop).await;
+    assert!(gate.is_closed());
 }
 
 #[tokio::test]
@@ -247,6 +309,16 @@ async fn an_action_that_failed_is_done_if_nothing_is_left_to_do() {
         let released = commands.release(one(), "x".to_owned()).await;
         assert_eq!(released.is_ok(), is_released, "{queue}: {released:?}");
     }
+}
+
+/// Each refusal counts towards giving a held proc up.
+#[tokio::test]
+async fn what_had_no_time_to_be_done_was_not_refused() {
+    let queue = "echo '[{\"ClusterId\": 47, \"ProcId\": 3, \"JobStatus\": 5}]'";
+    let tools = Tools::new(&[("condor_release", "exec sleep 600"), ("condor_q", queue)]);
+    let commands = tools.commands_with(|settings| settings.deadline = Duration::from_secs(2));
+    let error = unavailable(commands.release(one(), "x".to_owned()).await);
+    assert!(error.contains("condor_release gave no answer"), "{error}");
 }
 
 #[tokio::test]

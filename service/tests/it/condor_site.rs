@@ -233,7 +233,11 @@ async fn what_the_pool_refuses_fails_after_an_hour() {
         app.job(&job).await["error"],
         "An unexpected error occurred."
     );
-    assert_eq!(app.notice(&job).await, "");
+    // The owner learns no more than that from the error.
+    assert_eq!(
+        app.notice(&job).await,
+        "site kbase does not take the job: ERROR: too big for this schedd; ask the service's administrators"
+    );
 }
 
 /// What a schedd says that has just come back is no reason to give up what has waited for it.

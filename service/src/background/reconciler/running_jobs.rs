@@ -75,6 +75,7 @@ impl Reconciler {
             suspects: self.suspects.get(&id).unwrap_or(&none),
             refused_releases: &self.refused_releases,
             listening_since: self.listening_since,
+            asked: self.asked,
         };
         let decision = decide(&facts, &self.rules, now);
         if !decision.suspects.is_empty() {
