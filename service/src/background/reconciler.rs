@@ -72,7 +72,7 @@ impl RoundError {
     /// Whether the next job would fare no better.
     fn is_about_all_jobs(&self) -> bool {
         match self {
-            Self::Pool(PoolError::Unavailable(_))
+            Self::Pool(PoolError::Unavailable(_) | PoolError::TimedOut(_))
             | Self::Store(Error::Unavailable { .. })
             | Self::Lost
             | Self::StoodStill => true,

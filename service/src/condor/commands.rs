@@ -30,9 +30,6 @@ use super::proc_ad::{DECISIVE, PROJECTION, ProcAd, ProcName, ProcStatus};
 /// How long one command may take unless told otherwise.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What is said of a tool that did not end in time.
-const NO_ANSWER: &str = "gave no answer within";
-
 /// Commands running at the same time. Each is a process that talks to a daemon with one thread.
 const CONCURRENT: usize = 4;
 
@@ -174,15 +171,15 @@ impl CondorCommands {
             tokio::time::timeout(deadline, call)
                 .await
                 .unwrap_or_else(|_elapsed| {
-                    Err(PoolError::Unavailable(format!(
-                        "{tool} {NO_ANSWER} {} s; check the schedd and the collector",
+                    Err(PoolError::TimedOut(format!(
+                        "{tool} gave no answer within {} s; check the schedd and the collector",
                         deadline.as_secs_f64()
                     )))
                 })
         };
         self.calls
             .measure(Dependency::Condor, tool, call, |error| match error {
-                PoolError::Unavailable(_) => Outcome::Unavailable,
+                PoolError::Unavailable(_) | PoolError::TimedOut(_) => Outcome::Unavailable,
                 PoolError::Refused(_) => Outcome::Refused,
             })
             .await
@@ -277,9 +274,7 @@ impl CondorCommands {
                 if !self.query(selection, &DECISIVE).await?.iter().all(is_done) {
                     // The schedd has just answered. What had no time to be done may be done the next time.
                     return Err(match error {
-                        PoolError::Unavailable(said) if said.contains(NO_ANSWER) => {
-                            PoolError::Unavailable(said)
-                        }
+                        PoolError::TimedOut(_) => error,
                         error => PoolError::Refused(error.to_string()),
                     });
                 }

@@ -32,6 +32,9 @@ pub enum PoolError {
     /// It did not answer, or a tool is missing: trying again may help.
     #[error("{0}")]
     Unavailable(String),
+    /// It had no time to answer, and may have done it all the same: trying again may help.
+    #[error("{0}")]
+    TimedOut(String),
     /// It answered that it will not.
     #[error("{0}")]
     Refused(String),

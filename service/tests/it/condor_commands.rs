@@ -85,7 +85,7 @@ const ONE: &str = "(ClusterId == 47 && ProcId == 3)";
 #[track_caller]
 fn unavailable<T: std::fmt::Debug>(result: Result<T, PoolError>) -> String {
     match result {
-        Err(PoolError::Unavailable(message)) => message,
+        Err(PoolError::Unavailable(message) | PoolError::TimedOut(message)) => message,
         other => panic!("{other:?}"),
     }
 }
@@ -317,7 +317,10 @@ async fn what_had_no_time_to_be_done_was_not_refused() {
     let queue = "echo '[{\"ClusterId\": 47, \"ProcId\": 3, \"JobStatus\": 5}]'";
     let tools = Tools::new(&[("condor_release", "exec sleep 600"), ("condor_q", queue)]);
     let commands = tools.commands_with(|settings| settings.deadline = Duration::from_secs(2));
-    let error = unavailable(commands.release(one(), "x".to_owned()).await);
+    let released = commands.release(one(), "x".to_owned()).await;
+    let Err(PoolError::TimedOut(error)) = released else {
+        panic!("{released:?}");
+    };
     assert!(error.contains("condor_release gave no answer"), "{error}");
 }
 
