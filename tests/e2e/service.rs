@@ -76,10 +76,6 @@ async fn a_canceled_job_loses_its_container() {
         ["canceling", "canceled"],
         "{job}"
     );
-    eventually("its container gone", within, async || {
-        let left = case.containers_of(&id).await;
-        left.is_empty().then_some(()).ok_or(format!("{left:?}"))
-    })
-    .await;
+    case.no_container_of(&id).await;
     service.stop().await;
 }

@@ -29,6 +29,8 @@ use cts_executor::transfer::TransferRuntime;
 use cts_shared::crc64nvme::Crc64Nvme;
 use serde_json::{Value, json};
 
+use super::refdata::names;
+
 /// No test of a run takes longer.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -519,8 +521,9 @@ impl Bed {
         let input = self.path().join("__input__");
         let begun = Instant::now();
         // A run ends although a file system takes its time; what it began to remove it does remove.
-        while let Some(partial) = names(&input).find(|name| name.starts_with(".cts-partial-")) {
-            assert!(begun.elapsed() < DEADLINE, "{partial} is left");
+        let is_partial = |name: &String| name.starts_with(".cts-partial-");
+        while input.is_dir() && names(&input).iter().any(is_partial) {
+            assert!(begun.elapsed() < DEADLINE, "{:?} is left", names(&input));
             std::thread::yield_now();
         }
         for stream in ["out", "err"] {
@@ -550,10 +553,4 @@ pub(crate) async fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
         );
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-}
-
-/// Names in a directory; none if it is not there.
-fn names(directory: &std::path::Path) -> impl Iterator<Item = String> + use<> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten();
-    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap())
 }

@@ -25,7 +25,7 @@ use cts_shared::id::RefdataId;
 use cts_shared::wire::refdata::RefdataLocalState;
 use tokio_util::sync::CancellationToken;
 
-use super::bed::DEADLINE;
+use super::bed::{DEADLINE, eventually};
 
 /// Files of an archive by path.
 pub(crate) const FILES: [(&str, &str); 3] = [
@@ -86,16 +86,6 @@ pub(crate) fn names(directory: &Path) -> BTreeSet<String> {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect()
-}
-
-/// Polls `happened` until it is so.
-async fn within_deadline(happened: impl Fn() -> bool) {
-    let polling = async {
-        while !happened() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, polling).await.unwrap();
 }
 
 /// Of the streams.
@@ -590,7 +580,7 @@ async fn a_tree_that_was_replaced_while_it_grew_is_not_published() {
     let growing = bed.root().join(".staging-x");
     let replace = async {
         // Not before: where there is no directory yet to unpack into, that fails of itself.
-        within_deadline(|| growing.join("db").exists()).await;
+        eventually("the tree grows", || growing.join("db").exists()).await;
         fs::rename(&growing, bed.root().join(".gone")).unwrap();
         fs::create_dir(&growing).unwrap();
         fs::write(growing.join("half"), "half").unwrap();
@@ -765,7 +755,10 @@ async fn cancelling_leaves_nothing_within_seconds() {
     let item = bed.item("db.tar.gz", &archive());
     let cancel = bed.cancel.clone();
     let begun = async {
-        within_deadline(|| bed.counters.snapshot().downloaded_bytes > 0).await;
+        eventually("the first bytes", || {
+            bed.counters.snapshot().downloaded_bytes > 0
+        })
+        .await;
         cancel.cancel();
         Instant::now()
     };
@@ -774,7 +767,10 @@ async fn cancelling_leaves_nothing_within_seconds() {
     let error = staged.unwrap_err();
     assert!(error.is_cancelled(), "{error}");
     // Where the file system takes longer than the caller waits, it is removed all the same.
-    within_deadline(|| names(&bed.root()) == set([".metadata"])).await;
+    eventually("nothing is left", || {
+        names(&bed.root()) == set([".metadata"])
+    })
+    .await;
     bed.assert_nothing_is_left();
 }
 
@@ -785,7 +781,10 @@ async fn dropping_the_future_leaves_nothing_and_frees_the_lock() {
     let item = bed.item("db.tar.gz", &archive());
     let begun = async {
         // The stalled one must have been asked for: else it is the second staging that meets it.
-        within_deadline(|| bed.counters.snapshot().downloaded_bytes > 0 && bed.gets() >= 2).await;
+        eventually("the second question", || {
+            bed.counters.snapshot().downloaded_bytes > 0 && bed.gets() >= 2
+        })
+        .await;
     };
     tokio::select! {
         _ = bed.stage(&item) => panic!("it stalls"),

@@ -234,8 +234,13 @@ impl Case {
 
     /// Waits until no container of this job is left: what an engine does not remove in time, a guardian does.
     pub(crate) async fn no_container_left(&self) {
+        self.no_container_of(&self.job_id).await;
+    }
+
+    /// The same, of a job that a service gave the id.
+    pub(crate) async fn no_container_of(&self, job_id: &str) {
         eventually("no container left", CONTAINER_GONE_WITHIN, async || {
-            let left = self.containers_left().await;
+            let left = self.containers_of(job_id).await;
             left.is_empty()
                 .then_some(())
                 .ok_or_else(|| format!("{left:?}"))

@@ -61,18 +61,10 @@ pub(super) async fn check<C: Component>(component: &C) -> Result<(), String> {
 }
 
 /// Whether `component` runs and answers, though it may be busy: who starts another one removes the data of this one.
-async fn is_up<C: Component>(component: &C) -> bool {
-    let begun = Instant::now();
-    loop {
-        if check(component).await.is_ok() {
-            return true;
-        }
-        let lives = component.process().is_some_and(ProcessId::is_running);
-        if !lives || begun.elapsed() >= C::READY_WITHIN {
-            return false;
-        }
-        tokio::time::sleep(POLL).await;
-    }
+async fn is_up<C: Component>(component: &C, layout: &Layout) -> bool {
+    let lives = || component.process().is_some_and(ProcessId::is_running);
+    check(component).await.is_ok()
+        || lives() && wait_ready(component, layout, Instant::now()).await.is_ok()
 }
 
 /// Makes `component` run: leaves a healthy one alone, else cleans up after it and starts it.
@@ -80,7 +72,7 @@ pub(super) async fn bring_up<C: Component>(
     component: &mut C,
     layout: &Layout,
 ) -> Result<Outcome, TestbedError> {
-    if is_up(component).await {
+    if is_up(component, layout).await {
         say(format_args!(
             "{} is up already at {}",
             C::NAME,
